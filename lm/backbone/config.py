@@ -1,0 +1,112 @@
+"""What a backbone looks like. GPT-2, BERT, Llama and Qwen3 are each a set of these values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lm.errors import UserError
+
+GATED = ("swiglu", "geglu")
+
+
+@dataclass
+class BackboneConfig:
+    """The shape of a Transformer. Every field can be set in YAML or as `--model.init_args.backbone.FIELD`.
+
+    Args:
+        hidden_size: width of the residual stream.
+        num_layers: number of blocks.
+        num_heads: query heads of each attention.
+        num_kv_heads: key/value heads, shared by groups of query heads (arXiv:2305.13245); as many as
+            `num_heads` where it is null.
+        head_dim: width of a head; `hidden_size / num_heads` where it is null.
+        mlp: the feed-forward network: gated (swiglu, geglu; arXiv:2002.05202), gelu (exact), gelu_tanh
+            (GPT-2's approximation) or relu2 (squared ReLU, arXiv:2109.08668).
+        mlp_hidden_size: its inner width; 4 times the hidden size where it is null.
+        vocab_size: pieces of the tokenizer; the data sets it.
+        max_seq_len: longest sequence; the data sets it.
+        causal: each position sees only itself and what stands before it (GPT), or everything (BERT).
+        window: a position sees no further than this many positions; null for no limit.
+        positions: rotary (arXiv:2104.09864) or learned embeddings.
+        rope_theta: base of the rotary wavelengths.
+        norm: rms (arXiv:1910.07467) or layer (arXiv:1607.06450).
+        norm_position: before each sublayer (GPT-2, Llama) or after its residual sum (BERT).
+        norm_eps: added to the variance.
+        qk_norm: RMS-normalise each head's queries and keys (arXiv:2302.05442).
+        embedding_norm: normalise the embeddings' sum (BERT).
+        segments: kinds of segment embeddings (BERT: 2); 0 for none.
+        bias: biases in the linear layers and the layer norms.
+        tie_embeddings: one matrix for the token embeddings and the head.
+        dropout: probability, on embeddings, attention weights and each sublayer's output.
+        init_std: standard deviation of the initial weights.
+        residual_init: projections back into the residual stream start scaled by 1/sqrt(2 num_layers)
+            (GPT-2) or at zero (arXiv:2203.03466).
+    """
+
+    hidden_size: int = 256
+    num_layers: int = 6
+    num_heads: int = 4
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    mlp_hidden_size: int | None = None
+    vocab_size: int = 4096
+    max_seq_len: int = 256
+    causal: bool = True
+    window: int | None = None
+    positions: Literal["rotary", "learned"] = "rotary"
+    rope_theta: float = 10000.0
+    norm: Literal["rms", "layer"] = "rms"
+    norm_position: Literal["before", "after"] = "before"
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    embedding_norm: bool = False
+    segments: int = 0
+    bias: bool = False
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    init_std: float = 0.02
+    residual_init: Literal["scaled", "zero"] = "scaled"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise UserError(f"backbone.{name} is {getattr(self, name)}: it must be at least 1", status=2)
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise UserError(
+                f"backbone.num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}: "
+                "change one of them, or give backbone.head_dim",
+                status=2,
+            )
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"backbone.num_kv_heads {self.num_kv_heads} does not divide backbone.num_heads {self.num_heads}",
+                status=2,
+            )
+        if self.positions == "rotary" and self.dim_per_head % 2:
+            raise UserError(
+                f"backbone.head_dim is {self.dim_per_head}: rotary positions need an even one", status=2
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"backbone.dropout is {self.dropout}: it must be from 0 to below 1", status=2)
+        if self.window is not None and self.window < 1:
+            raise UserError(f"backbone.window is {self.window}: it must be at least 1, or null", status=2)
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def dim_per_head(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Inner width of the feed-forward network."""
+        return self.mlp_hidden_size or 4 * self.hidden_size
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward network has a gate beside its inner projection."""
+        return self.mlp in GATED

@@ -1,0 +1,149 @@
+"""A run's `last.ckpt` and `best.ckpt`, written whole or not at all, and stopping without losing a step."""
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from lm import checkpoint as checkpoints
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Stopped(BaseException):
+    """Training was asked to stop and has saved its state.
+
+    Args:
+        signal: the signal's number.
+        step: the optimizer step that was saved.
+    """
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signal} at step {step}")
+        self.signal, self.step = signal, step
+
+
+class RunCheckpointIO(TorchCheckpointIO):
+    """Reads and writes through `lm.checkpoint`: atomic, flushed, refusing foreign pickles.
+
+    Args:
+        configuration: the run's whole configuration as YAML, kept in every checkpoint.
+    """
+
+    def __init__(self, configuration: str = "") -> None:
+        super().__init__()
+        self.configuration = configuration
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it whole or not at all."""
+        if "lm" in checkpoint:
+            checkpoint["lm"]["configuration"] = self.configuration
+        checkpoints.write(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Plain values and tensors only, whatever `weights_only` says."""
+        return checkpoints.read(path, mmap=False)
+
+
+class RunCheckpoints(Checkpoint):
+    """Saves `last.ckpt` regularly, at the end and when asked to stop; `best.ckpt`, the weights alone, whenever
+    the validation loss is the lowest so far.
+
+    The first Ctrl-C, SIGTERM or SIGUSR1 (what Slurm sends before it takes a machine back) finishes the step,
+    saves and stops. A second Ctrl-C stops at once.
+
+    Args:
+        folder: of the run.
+        every_n_steps: optimizer steps between two savings of `last.ckpt`.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int = 200) -> None:
+        self.folder, self.every_n_steps = Path(folder), every_n_steps
+        self.best = math.inf
+        self.best_step = -1
+        self.saved_step = -1
+        self._signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def last_path(self) -> Path:
+        """The newest state of the run."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """The weights with the lowest validation loss."""
+        return self.folder / "best.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which weights were best so far."""
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals wait for the end of a step."""
+        self.saved_step = trainer.global_step
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every N steps, and before stopping.
+
+        Raises:
+            Stopped: a signal came; the state is saved.
+        """
+        step = trainer.global_step
+        if trainer.fit_loop.epoch_loop._should_accumulate() or step == self.saved_step:
+            return
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        if step % self.every_n_steps == 0 or stop:
+            self._save_last(trainer)
+        if stop:
+            raise Stopped(self._signal or signal.SIGTERM, step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and loss < self.best:
+            self.best, self.best_step = loss, trainer.global_step
+            trainer.save_checkpoint(self.best_path, weights_only=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end."""
+        if self.saved_step != trainer.global_step:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(self.last_path, weights_only=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._restore_signals()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._restore_signals()
+
+    def _restore_signals(self) -> None:
+        restore: Callable[[int, Any], Any] = signal.signal
+        for number, handler in self._previous.items():
+            restore(number, handler)
+        self._previous = {}

@@ -1,0 +1,144 @@
+"""What TensorBoard shows of a run: loss, speed, learning rates, gradients, how well the device is used."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+# Dense bf16 operations per second without sparsity, from the makers' data sheets.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 5090": 210e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+
+
+def known_peak(device: torch.device) -> float | None:
+    """Peak operations per second of a GPU, or null where it is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
+@dataclass
+class Rates:
+    """What the last few steps looked like.
+
+    Args:
+        loss: nats per token.
+        tokens_per_second: over all processes.
+        history: (seconds, tokens) at the last steps.
+    """
+
+    loss: float = float("nan")
+    tokens_per_second: float = 0.0
+    history: list[tuple[float, int]] = field(default_factory=list)
+
+
+class Monitor(Callback):
+    """Counts tokens and time, and logs the figures of training every `trainer.log_every_n_steps`.
+
+    Args:
+        peak_flops: operations per second the device can do at best, for the utilisation; looked up by the
+            GPU's name where it is null.
+        window: steps that the speed is measured over, without validation and saving.
+    """
+
+    def __init__(self, peak_flops: float | None = None, window: int = 20) -> None:
+        self.peak_flops, self.window = peak_flops, window
+        self.tokens_seen = 0
+        self.train_seconds = 0.0
+        self.rates = Rates()
+        self.validated_step = -1
+        self._step_started = 0.0
+        self._nats: list[torch.Tensor] = []
+        self._tokens: list[torch.Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted."""
+        return {"tokens_seen": self.tokens_seen, "train_seconds": self.train_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self.tokens_seen, self.train_seconds = state_dict["tokens_seen"], state_dict["train_seconds"]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean speed of the whole run's training, all processes together."""
+        return self.tokens_seen / self.train_seconds if self.train_seconds else 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock; waiting for data is part of the time."""
+        if not self._step_started:
+            self._step_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; log at the end of every n-th optimizer step."""
+        now = time.perf_counter()
+        windows, length = batch["tokens"].shape
+        tokens = windows * (length - 1) * trainer.world_size
+        seconds = now - self._step_started
+        self._step_started = now
+        self.tokens_seen += tokens
+        self.train_seconds += seconds
+        self.rates.history = [*self.rates.history[-self.window :], (seconds, tokens)]
+        spent = sum(s for s, _ in self.rates.history)
+        self.rates.tokens_per_second = sum(t for _, t in self.rates.history) / spent
+        self._nats.append(outputs["nats"])
+        self._tokens.append(outputs["tokens"])
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps == 0 and not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._log(trainer, pl_module, step, length - 1)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, step: int, seq_len: int) -> None:
+        # The only place that waits for the device: losses stay there until they are logged.
+        nats, tokens = torch.stack(self._nats).double().sum(), torch.stack(self._tokens).sum()
+        self._nats, self._tokens = [], []
+        self.rates.loss = (nats / tokens.clamp(min=1)).item()
+        figures = {
+            "train/loss": self.rates.loss,
+            "train/perplexity": torch.tensor(self.rates.loss).exp().item(),
+            "progress/tokens_seen": self.tokens_seen,
+            "progress/epoch": trainer.current_epoch,
+            "speed/tokens_per_second": self.rates.tokens_per_second,
+        }
+        bytes_per_token = getattr(trainer.datamodule, "bytes_per_token", None)
+        if bytes_per_token:
+            figures["train/bits_per_byte"] = self.rates.loss / bytes_per_token / torch.log(torch.tensor(2.0)).item()
+        norm = getattr(pl_module, "gradient_norm", None)
+        if norm is not None:
+            figures["optimizer/gradient_norm"] = float(norm)
+        for group in trainer.optimizers[0].param_groups:
+            figures[f"optimizer/learning_rate_{group.get('kind', 'all')}"] = float(group["lr"])
+        peak = self.peak_flops or known_peak(pl_module.device)
+        if peak:
+            flops = pl_module.net.training_flops_per_token(seq_len) * self.rates.tokens_per_second
+            figures["speed/model_flops_utilisation"] = flops / (peak * trainer.world_size)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(figures, step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is not training time."""
+        self._step_started = 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the validation figures at the optimizer step, not at Lightning's count of batches."""
+        self.validated_step = trainer.global_step
+        if trainer.logger is not None and not trainer.sanity_checking:
+            figures = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            trainer.logger.log_metrics(figures, trainer.global_step)

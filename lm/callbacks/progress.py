@@ -1,0 +1,99 @@
+"""A person sees how the run goes: one line that moves in a terminal, a line now and then in a log file."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lm.callbacks.monitor import Monitor
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 75 s is `1:15`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def quantity(number: float) -> str:
+    """A number with three digits and a unit: 12,345 is `12.3k`."""
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 1000 or unit == "G":
+            return f"{number:.3g}{unit}" if number < 999.5 else f"{number:.0f}{unit}"
+        number /= 1000
+    raise AssertionError
+
+
+class Progress(Callback):
+    """Step, loss, tokens per second and time left, on stderr.
+
+    Args:
+        monitor: where the figures come from.
+        lines: how many lines a log file gets over the whole run.
+    """
+
+    def __init__(self, monitor: Monitor, lines: int = 20) -> None:
+        self.monitor, self.lines = monitor, lines
+        self._terminal = sys.stderr.isatty()
+        self._shown = 0.0
+        self._first_step = 0
+        self._started = 0.0
+
+    def _print(self, text: str, moving: bool = False) -> None:
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{text}" + ("" if moving else "\n"))
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember where this process began, for the time left."""
+        self._first_step, self._started = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the step: ten times a second at most in a terminal, `lines` times in all in a log."""
+        step, total = trainer.global_step, trainer.max_steps
+        if not trainer.is_global_zero or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        now = time.monotonic()
+        due = now - self._shown > 0.1 if self._terminal else step % max(1, total // self.lines) == 0
+        if not due and step != total:
+            return
+        self._shown = now
+        done = max(1, step - self._first_step)
+        left = (now - self._started) / done * (total - step)
+        loss = self.monitor.rates.loss
+        if loss != loss:  # nothing logged yet
+            loss = (outputs["nats"] / outputs["tokens"].clamp(min=1)).item()
+        speed = quantity(self.monitor.rates.tokens_per_second)
+        width = len(str(total))
+        self._print(
+            f"step {step:{width}}/{total}  loss {loss:.3f}  {speed} tok/s  {duration(left)} left", moving=True
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the figures of the held-out split."""
+        if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._print(f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the moving line."""
+        if trainer.is_global_zero and self._terminal:
+            sys.stderr.write("\r\x1b[K")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the line as it is."""
+        if trainer.is_global_zero and self._terminal:
+            sys.stderr.write("\n")
+
+
+def figures_line(trainer: Trainer) -> str:
+    """The validation figures in one line."""
+    figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items()}
+    return (
+        f"loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}, "
+        f"{figures['bits_per_byte']:.4f} bits per byte, accuracy {figures['accuracy']:.1%}"
+    )

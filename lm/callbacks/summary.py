@@ -1,0 +1,101 @@
+"""The figures of the end: `summary.json` for scripts, hyperparameters with their metrics on TensorBoard."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lm.callbacks.checkpoints import RunCheckpoints
+from lm.callbacks.monitor import Monitor
+
+FILE = "summary.json"
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """A run's figures, or null where it has not finished."""
+    try:
+        return json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; class paths by their last name, lists as text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            plain = value if isinstance(value, int | float | bool | str) else str(value)
+            flat[f"{prefix}{key}"] = plain
+    return {k.replace(".init_args", ""): v for k, v in flat.items()}
+
+
+class Summary(Callback):
+    """Writes `summary.json` when a run is finished.
+
+    Args:
+        folder: of the run.
+        configuration: the run's, for TensorBoard.
+        monitor: counts of tokens and time.
+        checkpoints: which weights were best.
+        started: seconds since the epoch when the command was typed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        configuration: dict[str, Any],
+        monitor: Monitor,
+        checkpoints: RunCheckpoints,
+        started: float,
+    ) -> None:
+        self.folder, self.configuration, self.started = Path(folder), configuration, started
+        self.monitor, self.checkpoints = monitor, checkpoints
+        self._earlier = 0.0  # wall seconds of the processes before this one
+
+    def state_dict(self) -> dict[str, Any]:
+        """Wall time up to now, over all processes of the run."""
+        return {"wall_seconds": self.wall_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self._earlier = state_dict["wall_seconds"]
+
+    @property
+    def wall_seconds(self) -> float:
+        """Since the command was typed, preparing included; of all the run's processes in turn."""
+        return self._earlier + time.time() - self.started
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Write and return the figures. Losses are of the last weights; `best_val_loss` of `best.ckpt`."""
+        figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+        summary = {
+            "finished": True,
+            "steps": trainer.global_step,
+            "val_loss": figures.get("loss"),
+            "perplexity": figures.get("perplexity"),
+            "bits_per_byte": figures.get("bits_per_byte"),
+            "val_accuracy": figures.get("accuracy"),
+            "best_val_loss": self.checkpoints.best,
+            "best_step": self.checkpoints.best_step,
+            "tokens_seen": self.monitor.tokens_seen,
+            "tokens_per_second": round(self.monitor.tokens_per_second, 1),
+            "train_seconds": round(self.monitor.train_seconds, 2),
+            "wall_seconds": round(self.wall_seconds, 2),
+            "parameters": pl_module.net.num_parameters(),
+            "training_flops_per_token": pl_module.net.training_flops_per_token(trainer.datamodule.seq_len),
+            "corpus": str(trainer.datamodule.corpus_folder),
+        }
+        if trainer.is_global_zero:
+            if trainer.logger is not None:
+                metrics = {f"final/{k}": float(v) for k, v in figures.items()}
+                trainer.logger.log_hyperparams(flatten(self.configuration), metrics)
+                trainer.logger.save()
+            partial = self.folder / f".{FILE}.partial"
+            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.folder / FILE)
+        return summary

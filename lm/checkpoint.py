@@ -1,0 +1,164 @@
+"""The one place that reads and writes a model with its tokenizer and configuration.
+
+A checkpoint is one file that `torch.load(weights_only=True)` opens: plain Python values and tensors. Beside
+what Lightning keeps there (`state_dict`, optimizer states, loops), `checkpoint["lm"]` holds what it takes to
+use the model anywhere: the backbone's shape, the tokenizer's bytes, the task, the run's configuration.
+"""
+
+import os
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lm
+from lm.backbone import BackboneConfig, LanguageModel
+from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+
+FORMAT = 1
+MODEL_PREFIX = "net."  # where a task keeps its LanguageModel
+
+
+@dataclass
+class Loaded:
+    """A model that was read from a checkpoint.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the one it was trained with.
+        record: what `make_record` wrote, without the tokenizer's bytes.
+        step: optimizer steps it was trained for.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    record: dict[str, Any]
+    step: int
+
+
+def make_record(
+    task: str, config: BackboneConfig, tokenizer: Tokenizer, figures: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint says of its model, in plain values and tensors.
+
+    Args:
+        task: class path of the task that trained it.
+        figures: validation figures at the time of saving.
+    """
+    return {
+        "format": FORMAT,
+        "version": lm.__version__,
+        "task": task,
+        "backbone": asdict(config),
+        "tokenizer": torch.frombuffer(bytearray(tokenizer.to_bytes()), dtype=torch.uint8),
+        "figures": dict(figures or {}),
+    }
+
+
+def write(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Write a checkpoint under its final name only when it is whole and on the disk.
+
+    Raises:
+        UserError: it can't be written; what lay under the name before is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        # torch wraps the system's reason in an error of its own.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        kept = "the checkpoint before it is kept" if path.exists() else "nothing was kept"
+        raise UserError(f"cannot write {path} ({reason}): make room and run again; {kept}") from error
+
+
+def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
+    """The whole content of a checkpoint, tensors on the CPU.
+
+    Args:
+        mmap: leave the tensors on the disk until they are used.
+
+    Raises:
+        UserError: no such file, no checkpoint, cut short, or a pickle that would run foreign code.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no such checkpoint: {path}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best.ckpt'}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise UserError(
+                f"{path} holds pickled Python objects, which could run anything: refused. "
+                "Checkpoints of lm hold tensors and plain values only."
+            ) from error
+        raise UserError(f"{path} is not a checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        what = "is cut short or damaged" if start[:2] == b"PK" else "is not a checkpoint"
+        raise UserError(f"{path} {what}: use another, or train again") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """`checkpoint["lm"]`, checked.
+
+    Raises:
+        UserError: another program's checkpoint, or one of a newer lm.
+    """
+    record = checkpoint.get("lm")
+    if not isinstance(record, dict) or "backbone" not in record:
+        raise UserError(f"{path} is a checkpoint, but not one of lm: it does not say what its model looks like")
+    if record["format"] > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer lm ({record['version']}): this is {lm.__version__}; "
+            "upgrade to read it"
+        )
+    return record
+
+
+def load_tokenizer(record: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a checkpoint carries."""
+    return Tokenizer.from_bytes(record["tokenizer"].numpy().tobytes())
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
+    """The model of a checkpoint, with nothing but that file.
+
+    Raises:
+        UserError: see `read` and `read_record`; or its weights don't fit its own description.
+    """
+    checkpoint = read(path)
+    record = read_record(checkpoint, path)
+    known = {f.name for f in fields(BackboneConfig)}
+    config = BackboneConfig(**{k: v for k, v in record["backbone"].items() if k in known})
+    weights = {
+        name.removeprefix(MODEL_PREFIX).replace("_orig_mod.", ""): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(MODEL_PREFIX)
+    }
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    try:
+        model.load_weights(weights, device)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} don't fit its own description: {error}") from error
+    tokenizer = load_tokenizer(record)
+    described = {k: v for k, v in record.items() if k != "tokenizer"}
+    return Loaded(model.eval(), tokenizer, described, checkpoint.get("global_step", 0))

@@ -1,0 +1,92 @@
+"""Documents to token ids, in several processes where there is enough text for that to pay."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+
+import numpy as np
+
+from lm.data.corpus.shards import token_dtype
+from lm.tokenizer import Tokenizer
+
+PARALLEL_BYTES = 20_000_000  # below this, starting processes takes longer than they save
+_MOST_PROCESSES = 8
+_BATCH = 1_000_000  # characters that a process gets at once
+
+Part = tuple[str, str]  # split, text
+Encoded = tuple[str, np.ndarray, int]  # split, ids, bytes of text
+
+
+def encoded(
+    parts: Iterable[Part], tokenizer: Tokenizer, total_bytes: int, processes: int | None = None
+) -> Iterator[Encoded]:
+    """Encodes each part as `[bos] pieces [eos]`; the same ids in the same order, however many processes do it.
+
+    Args:
+        parts: (split, text), read as they are needed.
+        tokenizer: one without bos or eos leaves them out.
+        total_bytes: of all texts, to decide whether processes are worth it.
+        processes: None for as many as there are cores, at most 8, or 1 below 20 MB.
+
+    Yields:
+        split, ids (uint16 or uint32, `(n,)`), bytes of the text.
+    """
+    if processes is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = min(cores, _MOST_PROCESSES) if total_bytes >= PARALLEL_BYTES else 1
+    if processes == 1:
+        for part in parts:
+            yield _encode(tokenizer, part)
+        return
+    # Spawned, because a fork of a process that runs torch's threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.to_bytes(),)) as pool:
+        # Only a few batches are in flight: an executor's own map would read the whole corpus into memory first.
+        batches = _batches(parts)
+        pending = deque(pool.submit(_encode_batch, batch) for batch in islice(batches, 2 * processes))
+        try:
+            while pending:
+                done = pending.popleft().result()
+                pending.extend(pool.submit(_encode_batch, batch) for batch in islice(batches, 1))
+                yield from done
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch, size = [], 0
+    for part in parts:
+        batch.append(part)
+        size += len(part[1])
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(tokenizer: Tokenizer, part: Part) -> Encoded:
+    split, text = part
+    ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    if tokenizer.bos_id is None or tokenizer.eos_id is None:
+        ids = [id for id in ids if id is not None]
+    return split, np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(text.encode())
+
+
+_worker_tokenizer: Tokenizer
+
+
+def _start_worker(model: bytes) -> None:
+    global _worker_tokenizer  # noqa: PLW0603 - a worker process has one tokenizer for its life
+    _worker_tokenizer = Tokenizer.from_bytes(model)
+    # A killed parent cannot tell its workers to end; without this they would wait for ever.
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _encode_batch(batch: list[Part]) -> list[Encoded]:
+    return [_encode(_worker_tokenizer, part) for part in batch]

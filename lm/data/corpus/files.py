@@ -1,0 +1,141 @@
+"""Bytes on disk to text: compression and encodings, whatever the file turns out to hold."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lm.errors import UserError
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
+_HAN = re.compile("[\u4e00-\u9fff]")
+_BOMS = (  # UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def plain_suffix(path: Path) -> str:
+    """The ending that says what the file holds, without that of its compression: ".jsonl" for "a.JSONL.gz"."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+@contextmanager
+def open_binary(path: Path):
+    """Opens a file for reading, decompressed by its ending (.gz, .bz2, .xz, .zst).
+
+    Yields:
+        a binary file object.
+
+    Raises:
+        UserError: the file cannot be opened, or, while it is being read, the compressed data is cut short or damaged,
+            or `zstandard` is missing.
+    """
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
+    suffix = path.suffix.lower()
+    damage = (EOFError, zlib.error, lzma.LZMAError, OSError)
+    try:
+        with openers.get(suffix, open)(path, "rb") as file:
+            yield file
+    except damage as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"{path} is cut short or damaged ({error}): get it again.") from error
+
+
+def _open_zst(path: Path, mode: str) -> BinaryIO:
+    return io.BufferedReader(_ZstReader(path), buffer_size=1 << 20)
+
+
+class _ZstReader(io.RawIOBase):
+    """Zstandard frames one after another; `zstandard`'s own reader ends silently where a file was cut short."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise UserError(f"{path} needs the zstandard package: pip install 'lm[zst]'.") from error
+        self._file = path.open("rb")
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._damage = zstandard.ZstdError
+        self._frame = self._new_frame()
+        self._started = False  # whether the current frame has had input
+        self._compressed = b""
+        self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not self._plain and self._more():
+            pass
+        size = min(len(buffer), len(self._plain))
+        buffer[:size] = self._plain[:size]
+        self._plain = self._plain[size:]
+        return size
+
+    def _more(self) -> bool:
+        """Decompresses the next piece; False at a proper end."""
+        if self._frame.eof:
+            self._compressed = self._frame.unused_data
+            self._frame, self._started = self._new_frame(), False
+        self._compressed = self._compressed or self._file.read(1 << 17)
+        if not self._compressed:
+            if self._started:
+                raise EOFError("it ends in the middle of a frame")
+            return False
+        try:
+            self._plain = self._frame.decompress(self._compressed)
+        except self._damage as error:
+            raise EOFError(str(error)) from error
+        self._compressed, self._started = b"", True
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def decode(data: bytes) -> tuple[str, str] | None:
+    """The text in some bytes of unknown encoding, with its line ends as they are.
+
+    UTF-8 is believed where it is valid, UTF-16 and UTF-32 by their byte order mark. Else GB 18030 (the usual
+    encoding of old Chinese files) where that gives mostly Chinese, else Windows-1252 or Latin-1.
+
+    Returns:
+        the text and the encoding's name; None where the bytes look like no text at all.
+    """
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            try:
+                return data[len(mark) :].decode(encoding), encoding
+            except UnicodeDecodeError:
+                return None
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    control = len(data) - len(data.translate(None, _CONTROL))
+    if b"\0" in data or control > len(data) / 20:
+        return None
+    for encoding in ("gb18030", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        foreign = sum(char > "\x7f" for char in text)
+        if encoding != "gb18030" or len(_HAN.findall(text)) > max(foreign / 2, len(text) / 10):
+            return text, encoding
+    return data.decode("latin-1"), "latin-1"

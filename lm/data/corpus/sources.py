@@ -1,0 +1,225 @@
+"""Where documents come from: the standard library, text and code files, JSON lines, Parquet; plain or compressed."""
+
+import glob
+import json
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lm.data.corpus.files import decode, open_binary, plain_suffix
+from lm.errors import UserError
+
+STDLIB = "stdlib"
+JSON_LINES = {".jsonl", ".ndjson"}
+PARQUET = {".parquet"}
+# What a folder is searched for; a file that is named itself may have any ending.
+TEXT_SUFFIXES = frozenset(
+    ".txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .yaml .yml .toml .ini .cfg .csv .tsv .srt "
+    ".py .pyi .pyx .ipynb .js .mjs .ts .jsx .tsx .vue .css .scss .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m .mm .java "
+    ".kt .scala .go .rs .swift .rb .php .pl .pm .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .f90 .f "
+    ".cs .fs .vb .dart .zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .cmake .mk .gradle .tf".split()
+)
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
+_MOST_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that stands by itself.
+
+    Attributes:
+        text: valid Unicode, never empty; line ends as in the source.
+        source: the entry of the corpus specification that it came from.
+    """
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of a corpus specification, resolved to files.
+
+    Attributes:
+        name: the entry as it was given: a path, a glob or "stdlib".
+        files: in the order of reading; for "stdlib" its modules.
+        named: whether the entry names one file, which then must be readable text.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    named: bool = False
+
+
+class Warnings:
+    """Says the first few warnings on stderr and counts the rest."""
+
+    def __init__(self, to: Callable[[str], object] | None = None) -> None:
+        self._to = to or (lambda line: print(line, file=sys.stderr))
+        self.count = 0
+
+    def __call__(self, message: str) -> None:
+        self.count += 1
+        if self.count <= _MOST_WARNINGS:
+            self._to(f"warning: {message}")
+
+    def finish(self) -> None:
+        """Says how many were left unsaid."""
+        if self.count > _MOST_WARNINGS:
+            self._to(f"warning: {self.count - _MOST_WARNINGS} more of this kind")
+
+
+def resolve(spec: str | list[str]) -> list[Source]:
+    """The files that a corpus specification means, in the order in which they are read.
+
+    Args:
+        spec: "stdlib" (the running interpreter's standard library and language reference), a file, a folder (searched
+            for text, code, JSON lines and Parquet; hidden files left out), a glob, or a list of these.
+
+    Raises:
+        UserError: an entry names nothing.
+    """
+    entries = [spec] if isinstance(spec, str) else list(spec)
+    if not entries:
+        raise UserError("the corpus names no file: give --data.corpus a file, a folder, a glob or stdlib.")
+    return [_stdlib() if entry == STDLIB else _resolve_path(str(entry)) for entry in entries]
+
+
+def _stdlib() -> Source:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [path for path in root.rglob("*.py") if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)]
+    if not files:
+        raise UserError(f"this Python has no standard library sources in {root}: name text files of your own.")
+    return Source(STDLIB, tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())))
+
+
+def _resolve_path(entry: str) -> Source:
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        files = tuple(sorted(_search(path), key=lambda file: file.relative_to(path).as_posix()))
+        if not files:
+            raise UserError(f"nothing to read in {entry}: no text, code, JSON lines or Parquet files.")
+        return Source(entry, files)
+    if path.exists():
+        return Source(entry, (path,), named=True)
+    if glob.has_magic(entry):
+        found = (Path(name) for name in glob.glob(str(path), recursive=True))
+        files = tuple(sorted(file for file in found if file.is_file()))
+        if not files:
+            raise UserError(f"{entry} matches no file.")
+        return Source(entry, files)
+    raise UserError(f"no such file or folder: {entry}")
+
+
+def _search(folder: Path) -> Iterator[Path]:
+    """Files with a known ending under a folder; nothing hidden."""
+    for path in folder.rglob("*"):
+        known = plain_suffix(path) in TEXT_SUFFIXES | JSON_LINES | PARQUET
+        if known and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def documents(
+    sources: list[Source], text_field: str = "text", warn: Callable[[str], object] = lambda _: None
+) -> Iterator[Document]:
+    """The documents of all sources in order, one at a time in memory (a Parquet file: a row group's batch).
+
+    Args:
+        sources: from `resolve`.
+        text_field: the key (JSON lines) or column (Parquet) that holds the text.
+        warn: is told about files that were skipped, or read in another encoding than UTF-8.
+
+    Raises:
+        UserError: a file cannot be read, is no text although it was named, or has a broken line; names file and line.
+    """
+    for source in sources:
+        empty = True
+        for path in source.files:
+            for text in _texts(path, text_field, source.named, warn):
+                if text:
+                    empty = False
+                    yield Document(text, source.name)
+        if source.name == STDLIB:
+            from pydoc_data.topics import topics
+
+            yield from (Document(topics[key], STDLIB) for key in sorted(topics))
+        elif empty:
+            raise UserError(f"nothing to read in {source.name}: it is empty.")
+
+
+def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], object]) -> Iterator[str]:
+    suffix = plain_suffix(path)
+    if suffix in JSON_LINES:
+        yield from _json_lines(path, text_field)
+    elif suffix in PARQUET:
+        yield from _parquet(path, text_field)
+    else:
+        with open_binary(path) as file:
+            data = file.read()
+        decoded = decode(data)
+        if decoded is None:
+            if named:
+                raise UserError(f"{path} is not text: it looks like a binary file.")
+            warn(f"skipped {path}: it looks like a binary file")
+            return
+        text, encoding = decoded
+        if encoding != "utf-8":
+            warn(f"{path} is not UTF-8; it was read as {encoding}")
+        yield text
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with open_binary(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where}: the line is not UTF-8.") from error
+            except ValueError as error:
+                raise UserError(f"{where}: the line is not JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise UserError(f'{where}: the line is not an object with a text, such as {{"{field}": "..."}}.')
+            if field not in row:
+                raise UserError(
+                    f"{where}: there is no field {field!r}, only {_listed(row)}: name one with --data.text_field."
+                )
+            if not isinstance(row[field], str):
+                raise UserError(f"{where}: the field {field!r} is not a text: name one with --data.text_field.")
+            # JSON can spell half a surrogate pair, which no UTF-8 can hold.
+            yield row[field].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs the pyarrow package: pip install 'lm[parquet]'.") from error
+    with open_binary(path) as file:
+        if path.suffix.lower() not in PARQUET:
+            file = pyarrow.BufferReader(file.read())
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            columns = table.schema_arrow.names
+            if field not in columns:
+                raise UserError(
+                    f"{path}: there is no column {field!r}, only {_listed(columns)}: name one with --data.text_field."
+                )
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    if text is not None and not isinstance(text, str):
+                        raise UserError(
+                            f"{path}: the column {field!r} is not text: name one with --data.text_field."
+                        )
+                    yield text or ""
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path} is not a Parquet file, or it is damaged ({error}).") from error
+
+
+def _listed(names) -> str:
+    return ", ".join(map(repr, names)) or "none at all"

@@ -1,0 +1,150 @@
+"""The datamodule of pretraining: a corpus, as batches of token windows."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from lm.data.corpus.prepare import CorpusSettings, prepare
+from lm.data.corpus.shards import MANIFEST, Corpus
+from lm.data.loading import ResumableLoader, validation_loader
+from lm.data.windows import TrainingWindows, ValidationWindows
+from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+
+
+class PretrainingData(pl.LightningDataModule):
+    """Windows of tokens from a corpus, which is prepared on first use.
+
+    Batches are dicts: `tokens` int64 and `documents` int32, both `(batch_size, seq_len + 1)`, and `key` int64
+    `(batch_size,)`; see `lm.data.windows`.
+
+    Args:
+        corpus: what to learn from: "stdlib" (the standard library of the Python that runs), a text, code, JSON lines
+            or Parquet file, a folder or a glob of them, a list of these, or a corpus that `lm prepare` made.
+        seq_len: tokens that a window predicts.
+        batch_size: windows in a batch, on each device.
+        vocab_size: pieces of the tokenizer that is trained on the corpus.
+        tokenizer: a SentencePiece model to use instead; vocab_size is then its own.
+        text_field: the field or column that holds the text, in JSON lines and Parquet.
+        val_fraction: the share held out for validation; by default 5% of the documents, or, of fewer than 20
+            documents, the last 10% of the text.
+        seed: decides the order of the windows, and what is masked in them.
+        num_workers: processes that read ahead; reading is fast enough for none on most machines.
+        data_dir: where prepared corpora lie.
+    """
+
+    def __init__(
+        self,
+        corpus: str | list[str] = "stdlib",
+        seq_len: int = 256,
+        batch_size: int = 16,
+        vocab_size: int = 4096,
+        tokenizer: str | None = None,
+        text_field: str = "text",
+        val_fraction: float | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        data_dir: str = "data",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("seq_len", seq_len, 1), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"--data.{name} {value} is too small: it must be at least {least}", status=2)
+        self.seq_len = seq_len
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.settings = CorpusSettings(corpus, vocab_size, tokenizer, text_field, val_fraction, data_dir)
+        self.corpus: Corpus | None = None
+        self.corpus_folder: Path | None = None
+        self._loader: ResumableLoader | None = None
+        self._state: dict[str, int] = {}
+        if isinstance(corpus, str) and (Path(corpus).expanduser() / MANIFEST).is_file():
+            self.corpus_folder = Path(corpus).expanduser()
+            self.vocab_size = Corpus.open(self.corpus_folder, verify=False).vocab_size
+        else:
+            self.vocab_size = Tokenizer.load(tokenizer).vocab_size if tokenizer else vocab_size
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The corpus's tokenizer; after `setup`."""
+        return self._opened().tokenizer
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part; after `setup`."""
+        return len(self.train_windows.stream)
+
+    def prepare_data(self) -> None:
+        """Prepares the corpus, on one process; quick where it is prepared already."""
+        if self.corpus_folder is None:
+            self.corpus_folder = prepare(self.settings)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens and checks the corpus, on every process; a second time does nothing.
+
+        Raises:
+            UserError: the corpus is damaged, or smaller than one window.
+        """
+        if self.corpus is not None:
+            return
+        self.prepare_data()  # finds the folder on the processes that did not prepare it
+        self.corpus = Corpus.open(self.corpus_folder)
+        train, val = self.corpus.split("train"), self.corpus.split("val")
+        if len(train) < self.seq_len + 1:
+            raise UserError(
+                f"the corpus has {len(train)} training tokens, too few for one window of {self.seq_len} + 1: "
+                f"give more text, or --data.seq_len {max(len(train) - 1, 1)} or less"
+            )
+        self.train_windows = TrainingWindows(train, self.seq_len, self.batch_size, self.seed)
+        self.val_windows = ValidationWindows(val, self.seq_len, self.batch_size)
+
+    def _opened(self) -> Corpus:
+        if self.corpus is None:
+            raise RuntimeError("call prepare_data() and setup() first")
+        return self.corpus
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The training windows from where `load_state_dict` says, else from the first epoch's start."""
+        trainer = self.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        self._loader = ResumableLoader(
+            self.train_windows,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+            finished=lambda: progress.total.processed,
+            repeat=bool(trainer.overfit_batches),
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
+        )
+        if self._state:
+            self._loader.load_state_dict(self._state)
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out tokens, each a target once, in their order."""
+        trainer = self.trainer
+        return validation_loader(
+            self.val_windows, trainer.global_rank, trainer.world_size, self.num_workers, self._on_cuda()
+        )
+
+    def test_dataloader(self) -> DataLoader:
+        """The held-out tokens too: there is one held-out part."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The held-out tokens too."""
+        return self.val_dataloader()
+
+    def _on_cuda(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
+
+    def state_dict(self) -> dict[str, int]:
+        """The training loader's state: Lightning restores its own copy of it only in some of the cases."""
+        return self._loader.state_dict() if self._loader is not None else self._state
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The training loader goes on from there."""
+        self._state = dict(state)

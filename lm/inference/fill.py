@@ -1,0 +1,63 @@
+"""Filling masks with a BERT."""
+
+import torch
+
+from lm.backbone import LanguageModel
+from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+
+MASK = "<mask>"
+
+
+@torch.no_grad()
+def fill(model: LanguageModel, tokenizer: Tokenizer, text: str, best: int = 5) -> list[list[tuple[str, float]]]:
+    """The best guesses for each `<mask>` in a text.
+
+    Args:
+        best: how many guesses for each.
+
+    Returns:
+        For each mask, pairs of text and probability, the likeliest first.
+
+    Raises:
+        UserError: the model writes from left to right, the text has no mask, or it is too long.
+    """
+    if model.config.causal:
+        raise UserError("this model writes from left to right: use `lm generate`; `lm fill` needs a BERT")
+    parts = text.split(MASK)
+    if len(parts) == 1:
+        raise UserError(f"there is no {MASK} in the text: put one where a piece is to be guessed", status=2)
+    ids = [tokenizer.bos_id]
+    for i, part in enumerate(parts):
+        ids += ([tokenizer.mask_id] if i else []) + tokenizer.encode(part)
+    ids.append(tokenizer.eos_id)
+    if len(ids) > model.config.max_seq_len:
+        raise UserError(f"the text has {len(ids)} pieces, the model sees {model.config.max_seq_len}: shorten it")
+    tokens = torch.tensor([ids], device=model.head.weight.device)
+    logits = model(tokens)[0].float()  # (T, V)
+    logits[:, torch.from_numpy(tokenizer.byte_lengths() == 0)] = float("-inf")  # control pieces are no text
+    guesses = []
+    for position in (tokens[0] == tokenizer.mask_id).nonzero().flatten().tolist():
+        top = logits[position].softmax(-1).topk(min(best, logits.shape[-1]))
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        guesses.append([(tokenizer.decode([i]), p) for i, p in pairs])
+    return guesses
+
+
+@torch.no_grad()
+def show_guesses(model: LanguageModel, tokenizer: Tokenizer, ids: list[int], every: int = 6) -> str:
+    """A text with every n-th piece masked and the guess beside it: `[piece→guess]`, or `[piece]` if right."""
+    was_training = model.training
+    model.eval()
+    lengths = tokenizer.byte_lengths()
+    masked = [i % every == every - 1 and lengths[t] > 0 for i, t in enumerate(ids)]
+    inputs = [tokenizer.mask_id if hidden else t for t, hidden in zip(ids, masked, strict=True)]
+    logits = model(torch.tensor([inputs], device=model.head.weight.device))[0]
+    model.train(was_training)
+    guesses = logits.argmax(-1).tolist()
+    shown = []
+    for truth, guess, hidden in zip(ids, guesses, masked, strict=True):
+        text = tokenizer.decode([truth])
+        right = text if truth == guess else f"{text}→{tokenizer.decode([guess])}"
+        shown.append(f"[{right}]" if hidden else text)
+    return "".join(shown)

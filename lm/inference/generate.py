@@ -1,0 +1,204 @@
+"""Writing: from a prompt to pieces, one at a time, with or without a cache of keys and values."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm.backbone import KVCache, LanguageModel
+from lm.errors import UserError
+from lm.tokenizer import StreamDecoder, Tokenizer
+
+
+@dataclass
+class Sampling:
+    """How the next piece is chosen from the logits.
+
+    Args:
+        temperature: divides the logits; 0 always takes the likeliest piece.
+        top_k: only this many likeliest pieces; 0 for all.
+        top_p: only the likeliest pieces that make up this probability (arXiv:1904.09751); 1 for all.
+        min_p: only pieces at least this many times as likely as the likeliest (arXiv:2407.01082); 0 for all.
+        repetition_penalty: logits of pieces that stand in the context are divided by it where positive and
+            multiplied where negative (arXiv:1909.05858); 1 for none.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+        ):
+            if not good:
+                raise UserError(f"--{name} {getattr(self, name)}: it must be {wanted}", status=2)
+
+    def choose(self, logits: Tensor, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The next piece of each of N samples: (N,) from logits (N, V) and the pieces so far (N, T)."""
+        logits = logits.float()
+        if self.repetition_penalty != 1:
+            seen = logits.gather(1, context)
+            seen = torch.where(seen > 0, seen / self.repetition_penalty, seen * self.repetition_penalty)
+            logits = logits.scatter(1, context, seen)
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        logits = logits / self.temperature
+        if self.top_k:
+            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < least, float("-inf"))
+        if self.top_p < 1:
+            ordered, order = logits.sort(dim=-1, descending=True)
+            before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+            dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= self.top_p)
+            logits = logits.masked_fill(dropped, float("-inf"))
+        probabilities = logits.softmax(dim=-1)
+        if self.min_p:
+            least = probabilities.max(dim=-1, keepdim=True).values * self.min_p
+            probabilities = probabilities.masked_fill(probabilities < least, 0)
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+def context_start(length: int, limit: int) -> int:
+    """Where the context of a text of `length` pieces starts, for a model that sees `limit` of them. Once the
+    text is longer, the context is cut to half of the limit and grows again, so that a cache lasts a while."""
+    if length <= limit:
+        return 0
+    half = limit // 2
+    step = limit - half
+    return -(-(length - limit) // step) * step
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompt: list[int],
+    tokens: int,
+    sampling: Sampling,
+    samples: int = 1,
+    seed: int = 0,
+    end: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[list[int]]:
+    """Write up to `tokens` pieces after `prompt`, for several samples at once.
+
+    Args:
+        prompt: ids; at least one.
+        end: the piece that ends a text; a sample that has ended goes on as `end`, and all are done once every
+            sample has ended.
+        use_cache: keep keys and values; without it every step computes everything anew, to the same result.
+
+    Yields:
+        The next piece of each sample.
+    """
+    device = model.head.weight.device
+    limit = model.config.max_seq_len
+    generator = torch.Generator(device=device).manual_seed(seed)
+    text = torch.tensor([prompt] * samples, device=device)
+    ended = torch.zeros(samples, dtype=torch.bool, device=device)
+    cache: KVCache | None = None
+    cached_from = -1
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(tokens):
+            start = context_start(text.shape[1], limit)
+            if not use_cache:
+                logits = model(text[:, start:])[:, -1]
+            else:
+                if cache is None or start != cached_from:
+                    dtype = model.head.weight.dtype
+                    room = min(limit, len(prompt) + tokens)
+                    cache, cached_from = KVCache(model.config, samples, room, device, dtype), start
+                logits = model(text[:, start + cache.length :], cache=cache)[:, -1]
+            chosen = sampling.choose(logits, text, generator)
+            if end is not None:
+                chosen = torch.where(ended, end, chosen)
+                ended |= chosen == end
+            text = torch.cat((text, chosen[:, None]), dim=1)
+            yield chosen.tolist()
+            if bool(ended.all()):
+                return
+    finally:
+        model.train(was_training)
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A prompt as the model knows text: the start of a document, then its pieces."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return start + tokenizer.encode(prompt) or [tokenizer.eos_id or 0]
+
+
+def stream_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    sampling: Sampling,
+    samples: int = 1,
+    seed: int = 0,
+    stops: tuple[str, ...] = (),
+    use_cache: bool = True,
+) -> Iterator[tuple[int, str]]:
+    """Text after `prompt` as it is written.
+
+    Args:
+        stops: a sample ends before the first of these strings.
+
+    Yields:
+        (sample, text that is certain by now); text that may be the start of a stop string is held back.
+    """
+    decoders = [StreamDecoder(tokenizer) for _ in range(samples)]
+    held = [""] * samples
+    open_samples = set(range(samples))
+    longest = max((len(s) for s in stops), default=1) - 1
+
+    def settle(sample: int, final: bool) -> str:
+        """The part of a sample's held text that can be shown."""
+        text = held[sample]
+        found = [at for at in (text.find(s) for s in stops) if at >= 0]
+        if found:
+            open_samples.discard(sample)
+            held[sample] = ""
+            return text[: min(found)]
+        # Only an end that could still grow into a stop string has to wait.
+        waits = max((n for n in range(1, longest + 1) if any(s.startswith(text[-n:]) for s in stops)), default=0)
+        cut = len(text) if final else len(text) - min(waits, len(text))
+        held[sample] = text[cut:]
+        return text[:cut]
+
+    pieces = generate(
+        model, prompt_ids(tokenizer, prompt), tokens, sampling, samples, seed, tokenizer.eos_id, use_cache
+    )
+    for step in pieces:
+        for sample in sorted(open_samples):
+            if step[sample] == tokenizer.eos_id:
+                held[sample] += decoders[sample].flush()
+                yield sample, settle(sample, final=True)
+                open_samples.discard(sample)
+                continue
+            held[sample] += decoders[sample].feed(step[sample])
+            ready = settle(sample, final=False)
+            if ready:
+                yield sample, ready
+        if not open_samples:
+            return
+    for sample in sorted(open_samples):
+        held[sample] += decoders[sample].flush()
+        ready = settle(sample, final=True)
+        if ready:
+            yield sample, ready
+
+
+def generate_text(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, sampling: Sampling, seed: int = 0
+) -> str:
+    """The prompt and what one sample writes after it."""
+    return prompt + "".join(t for _, t in stream_text(model, tokenizer, prompt, tokens, sampling, seed=seed))

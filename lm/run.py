@@ -1,0 +1,393 @@
+"""A run: what `lm fit`, `validate`, `test` and `predict` do with a configuration and a folder.
+
+The folder `checkpoints/<name>/` is the run. `fit` continues what it finds there unfinished, leaves what is
+finished alone, and refuses a folder that belongs to another configuration.
+"""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI causes them itself
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lm import checkpoint as checkpoints
+from lm.callbacks import Monitor, Progress, RandomState, RunCheckpoints, Samples, Stopped, Summary
+from lm.callbacks.checkpoints import RunCheckpointIO
+from lm.callbacks.progress import figures_line
+from lm.callbacks.summary import read_summary
+from lm.errors import UserError
+from lm.usage import explain
+
+RUNS = Path("checkpoints")
+# What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
+NOT_LEARNED = (
+    "config",
+    "ckpt_path",
+    "weights_only",
+    "name",
+    "data.init_args.num_workers",
+    "data.init_args.data_dir",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.default_root_dir",
+    "trainer.profiler",
+    "trainer.val_check_interval",
+    "trainer.limit_val_batches",
+    "checkpoint",
+    "monitor",
+    "sample",
+)
+
+
+class Parser(LightningArgumentParser):
+    """Wrong usage becomes one or two lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise what jsonargparse found, in fewer words."""
+        raise UserError(explain(message), status=2) from ex
+
+
+def _is_rank_zero() -> bool:
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
+
+
+def _quiet() -> None:
+    """Keep Lightning from talking over the run; what goes wrong is still said."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*LeafSpec.*",
+        ".*already configured with model summary.*",
+        ".*Skipping device.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
+    """The value under a dotted key, or null; taken out of the tree if asked."""
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.get(part) or {}
+    return tree.pop(last, None) if remove else tree.get(last)
+
+
+def identity(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What has to stay the same for a run to go on: all that decides what is learned. Micro-batches and
+    processes may be cut otherwise, as long as a step has as many samples."""
+    tree = json.loads(json.dumps(configuration, default=str))
+    processes = 1
+    for key in ("trainer.devices", "trainer.num_nodes"):
+        count = str(_nested(tree, key))
+        processes *= int(count) if count.isdigit() else 1
+    batch = _nested(tree, "data.init_args.batch_size", remove=True) or 1
+    accumulate = _nested(tree, "trainer.accumulate_grad_batches", remove=True) or 1
+    for key in NOT_LEARNED:
+        _nested(tree, key, remove=True)
+    for key in list(tree.get("trainer", {})):
+        if key.startswith(("enable_", "callbacks")):
+            tree["trainer"].pop(key)
+    tree["samples of a step"] = batch * accumulate * processes
+    return tree
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        found = [
+            differences(ours.get(k), theirs.get(k), f"{path}.{k}" if path else k)
+            for k in sorted({*ours, *theirs}, key=str)
+        ]
+        return [key for keys in found for key in keys]
+    return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI with runs as folders. `started`: seconds since the epoch when the command was typed."""
+
+    def __init__(self, argv: list[str], started: float) -> None:
+        self.started = started
+        self._lock: FileLock | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "check_val_every_n_epoch": None,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "log_every_n_steps": 10,
+                "gradient_clip_val": 1.0,
+            },
+            args=argv,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's name, what is reported, and what flows from the data to the model."""
+        parser.add_argument("--name", default="run", help="folder of the run under checkpoints/")
+        parser.add_class_arguments(RunCheckpoints, "checkpoint", skip={"folder"})
+        parser.add_class_arguments(Monitor, "monitor")
+        parser.add_class_arguments(Samples, "sample")
+        backbone = "model.init_args.backbone.init_args"
+        for source, target in (("vocab_size", "vocab_size"), ("seq_len", "max_seq_len")):
+            parser.link_arguments(
+                f"data.{source}", f"{backbone}.{target}".replace(".backbone.init_args", ".backbone"), apply_on="instantiate"
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words of the command line that were given."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Not as Lightning: a checkpoint's hyperparameters never override what the person typed."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return RUNS / self._get(self.config, "name")
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the run's folder before anything costs time."""
+        name = self._get(self.config, "name")
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"--name {name!r}: it must be a folder's name under {RUNS}/", status=2)
+        self.configuration = yaml.safe_load(
+            self._parser(self.subcommand).dump(
+                self._get_subconfig(), skip_link_targets=True, skip_none=False, format="yaml"
+            )
+        )
+        self.resume_from = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit":
+            self._look_at_folder()
+        elif self.resume_from is None:
+            self.resume_from = next(
+                (str(p) for n in ("best.ckpt", "last.ckpt") if (p := self.folder / n).exists()), None
+            )
+            if self.resume_from is None:
+                raise UserError(f"no checkpoint in {self.folder}: train first, or give --ckpt_path FILE")
+        if self.resume_from is not None:
+            checkpoint = checkpoints.read(self.resume_from)
+            checkpoints.read_record(checkpoint, self.resume_from)
+            self.resume_step = checkpoint.get("global_step", 0)
+
+    def _get_subconfig(self) -> Any:
+        return self.config[self.subcommand]
+
+    def _look_at_folder(self) -> None:
+        """Finished: say so. Another configuration's: refuse. Unfinished: go on."""
+        last, saved = self.folder / "last.ckpt", self.folder / "config.yaml"
+        if saved.exists() and last.exists() and self.resume_from is None:
+            try:
+                theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise UserError(f"{saved} can't be read ({error}): choose another --name") from error
+            changed = differences(identity(self.configuration), identity(theirs or {}))
+            if changed:
+                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+                raise UserError(
+                    f"{self.folder} belongs to another configuration: {', '.join(changed[:3])}{more}.\n"
+                    "Choose another --name, delete the folder, or give the first configuration again.",
+                )
+            summary = read_summary(self.folder)
+            if summary is not None and summary.get("finished"):
+                raise Finished(self.folder, summary)
+            self.resume_from = str(last)
+        if _is_rank_zero():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(f"another process is training in {self.folder}: choose another --name") from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer with the callbacks that every run has."""
+        config = self._get_subconfig()
+        init = self.config_init[self.subcommand]
+        self.monitor = Monitor(**init["monitor"])
+        self.checkpoints = RunCheckpoints(self.folder, **init["checkpoint"])
+        self.samples = Samples(**init["sample"])
+        self.summary = Summary(self.folder, self.configuration, self.monitor, self.checkpoints, self.started)
+        trainer = init["trainer"]
+        callbacks = trainer.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        if self.subcommand == "fit":
+            ours = [self.monitor, Progress(self.monitor), self.samples, self.summary, RandomState()]
+            callbacks = [*ours, *callbacks, self.checkpoints]
+        plugins = trainer.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        plugins.append(RunCheckpointIO(yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)))
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # our own handler saves and stops
+        logger = trainer.get("logger")
+        if self.subcommand == "fit" and logger in (None, True):
+            step = getattr(self, "resume_step", None)
+            # What a killed process logged after its last checkpoint is logged again: drop it.
+            logger = TensorBoardLogger(
+                RUNS, name=str(config["name"]), version="", default_hp_metric=False, purge_step=step and step + 1
+            )
+        elif self.subcommand != "fit":
+            logger = False
+        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger)
+
+    def fit(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
+        """Train, or go on; then say what came of it."""
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+        datamodule.prepare_data()  # before the run is announced; Lightning's own call finds it done
+        self._announce(model, datamodule)
+        if _is_rank_zero():
+            self._write_configuration()
+        try:
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.resume_from)
+        except Stopped as stopped:
+            self._say_stopped(stopped)
+        if self.trainer.global_step < self.trainer.max_steps:
+            raise UserError("training ended before trainer.max_steps: a callback or a limit stopped it")
+        if self.monitor.validated_step != self.trainer.global_step:
+            self.trainer.validate(model, datamodule=datamodule, verbose=False)
+        summary = self.summary.write(self.trainer, model)
+        if _is_rank_zero():
+            report(self.folder, summary, self.samples.latest, model.config.causal)
+
+    def _announce(self, model: Any, datamodule: Any) -> None:
+        if not _is_rank_zero():
+            return
+        parameters, steps = model.net.num_parameters(), self.trainer.max_steps
+        verb = f"goes on from step {self.resume_step}" if self.resume_from else "starts"
+        print(
+            f"run {self.folder} {verb}: {parameters:,} parameters, {steps} steps, "
+            f"on {self.trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}"
+            f" ({self.trainer.num_devices} process{'es' if self.trainer.num_devices > 1 else ''})",
+            file=sys.stderr,
+        )
+
+    def _write_configuration(self) -> None:
+        """`config.yaml`, or where it is there and differs `config-2.yaml`, `config-3.yaml` …"""
+        text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
+        paths = [self.folder / "config.yaml", *(self.folder / f"config-{n}.yaml" for n in range(2, 1000))]
+        if self.resume_from is None or not paths[0].exists():
+            paths[0].write_text(text, encoding="utf-8")
+            return
+        for path in paths:
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+                return
+            if path.read_text(encoding="utf-8") == text:
+                return
+
+    def _say_stopped(self, stopped: Stopped) -> None:
+        if _is_rank_zero():
+            print(
+                f"stopped at step {stopped.step} of {self.trainer.max_steps}; {self.checkpoints.last_path} is kept. "
+                "The same command goes on from there.",
+                file=sys.stderr,
+            )
+        sys.exit(128 + stopped.signal)
+
+    def validate(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
+        """The figures of a checkpoint on the held-out part."""
+        self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.resume_from, verbose=False)
+        self._say_figures()
+
+    def test(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
+        """The figures of a checkpoint on the test part."""
+        self.trainer.test(model, datamodule=datamodule, ckpt_path=self.resume_from, verbose=False)
+        self._say_figures()
+
+    def _say_figures(self) -> None:
+        if _is_rank_zero():
+            print(f"{self.resume_from}: {figures_line(self.trainer)}")
+
+    def predict(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
+        """Predictions for every example of the test part, a line of JSON each."""
+        batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.resume_from)
+        rank = f"-{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = self.folder / f"predictions{rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            for row in (row for batch in batches or [] for row in batch):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        partial.replace(path)
+        print(f"predictions: {path}")
+
+
+class Finished(Exception):
+    """The run has nothing left to do.
+
+    Args:
+        folder: of the run.
+        summary: its figures.
+    """
+
+    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
+        super().__init__(str(folder))
+        self.folder, self.summary = folder, summary
+
+
+def report(folder: Path, summary: dict[str, Any], sample: str, causal: bool) -> None:
+    """What a person sees at the end: a sample, the figures, where everything is, what to type next."""
+    print(f"\n--- sample ---\n{sample}\n--- end of sample ---\n")
+    print(
+        f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
+        f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
+    )
+    print(
+        f"{summary['tokens_seen']:,} tokens at {summary['tokens_per_second']:,.0f} a second; "
+        f"{summary['wall_seconds']:.0f} s in all; {summary['parameters']:,} parameters"
+    )
+    use = '--prompt "def "' if causal else '"import <mask>"'
+    print(
+        f"\nrun folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)\n"
+        f"use it            lm {'generate' if causal else 'fill'} {folder / 'best.ckpt'} {use}\n"
+        f"see how it went   tensorboard --logdir {RUNS}\n"
+        f"what it is        lm info {folder / 'best.ckpt'}\n"
+        "your own text     lm fit --config FILE --data.corpus PATH --name NAME"
+    )
+
+
+def main(argv: list[str], started: float) -> None:
+    """The commands that train and evaluate.
+
+    Args:
+        argv: the command's name and its options.
+        started: seconds since the epoch when the command was typed.
+    """
+    _quiet()
+    try:
+        RunCLI(argv, started)
+    except Finished as run:
+        print(
+            f"{run.folder} is finished (validation loss {run.summary['val_loss']:.4f}, "
+            f"{run.summary['bits_per_byte']:.4f} bits per byte): nothing to do.\n"
+            f"To train anew choose another --name, or delete the folder."
+        )

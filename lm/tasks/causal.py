@@ -1,0 +1,36 @@
+"""Pretraining a GPT: predict each next piece."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm.tasks.base import IGNORED, Example, Task, several_documents
+
+
+class CausalPretraining(Task):
+    """Predict each next piece of a document. Documents packed into one window don't see each other, and the
+    first piece of a document is not predicted from the one before it."""
+
+    def example(self, batch: dict[str, Tensor], training: bool) -> Example:
+        """T inputs and T targets one further, of windows of T + 1 tokens."""
+        tokens, documents = batch["tokens"], batch["documents"]
+        targets = tokens[:, 1:]
+        same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
+        targets = torch.where(same, targets, IGNORED)
+        return Example(tokens[:, :-1], targets, several_documents(documents[:, :-1]), targets.numel())
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
+        """How well the model foresees each window: its loss in nats per token, its tokens and bytes."""
+        example = self.example(batch, training=False)
+        logits = self.net(example.inputs, example.documents)
+        nats = F.cross_entropy(
+            logits.float().flatten(0, 1), example.targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        counted = example.targets >= 0
+        rows = zip(
+            nats.view_as(example.targets).sum(1).tolist(),
+            counted.sum(1).tolist(),
+            (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum(1).tolist(),
+            strict=True,
+        )
+        return [{"loss": nats / tokens, "tokens": tokens, "bytes": size} for nats, tokens, size in rows if tokens]

@@ -1,0 +1,85 @@
+"""Which pieces a BERT has to guess: a pure function of each window's key, the same on every device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lm.tasks.base import IGNORED
+
+
+def _signed(value: int) -> int:
+    """A 64-bit constant as the signed integer that torch wants."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+# splitmix64's constants, as Java's SplittableRandom mixes them.
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniform(key: Tensor, index: Tensor, stream: int) -> Tensor:
+    """Numbers from 0 to below 1 that depend on `key`, `index` (int64, broadcast) and `stream` alone: fp64."""
+    x = key + (index * 8 + stream + 1) * _GAMMA
+    for bits, factor in _MIX:
+        x = (x ^ _shift(x, bits)) * factor
+    return _shift(x ^ _shift(x, 31), 11).double() / (1 << 53)
+
+
+class Masked(NamedTuple):
+    """Inputs with masks and the targets under them, (B, T) each."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+def mask_tokens(
+    tokens: Tensor,
+    key: Tensor,
+    rate: float,
+    mask_id: int,
+    maskable: Tensor,
+    vocab_size: int,
+    words: Tensor | None = None,
+) -> Masked:
+    """Choose `rate` of each row's maskable pieces; of those, 80% become the mask, 10% a random piece, and 10%
+    stay (BERT, arXiv:1810.04805).
+
+    The number chosen is fixed, rounded from the rate, so that every row weighs the same. With whole words it
+    may fall short by part of a word.
+
+    Args:
+        tokens: (B, T).
+        key: (B,) int64, of each window.
+        maskable: (B, T), False where a piece must stay.
+        words: (B, T) number of each piece's word within its row; null to choose single pieces.
+    """
+    T = tokens.shape[1]
+    key, index = key[:, None], torch.arange(T, device=tokens.device)[None]
+    score = uniform(key, index if words is None else words, stream=0)
+    score = torch.where(maskable, score, 2.0)
+    rank = score.argsort(dim=1, stable=True).argsort(dim=1)
+    if words is not None:  # a word is as late as its last piece
+        last = torch.zeros_like(rank).scatter_reduce(1, words, torch.where(maskable, rank, 0), "amax")
+        rank = torch.where(maskable, last.gather(1, words), T)
+    budget = (maskable.sum(1, keepdim=True) * rate).round()
+    chosen = maskable & (rank < budget)
+    how = uniform(key, index, stream=1)
+    random = (uniform(key, index, stream=2) * vocab_size).long().clamp(max=vocab_size - 1)
+    inputs = torch.where(chosen & (how < 0.8), mask_id, tokens)
+    inputs = torch.where(chosen & (how >= 0.9), random, inputs)
+    return Masked(inputs, torch.where(chosen, tokens, IGNORED))
+
+
+def word_numbers(tokens: Tensor, opens: Tensor, closes: Tensor) -> Tensor:
+    """Number of each piece's word within its row, (B, T) from (B, T), by which pieces of the vocabulary open
+    and close a word (V,)."""
+    starts = opens[tokens].clone()
+    starts[:, 1:] |= closes[tokens[:, :-1]]
+    starts[:, 0] = True
+    return starts.long().cumsum(1) - 1
