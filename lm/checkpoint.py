@@ -81,6 +81,20 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
         raise UserError(f"cannot write {path} ({reason}): make room and run again; {kept}") from error
 
 
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    archive = (
+        start == b"PK"
+    )  # what torch writes; before that format it was a bare pickle, which begins with 0x80
+    if start[:1] == b"\x80" or (archive and isinstance(error, pickle.UnpicklingError)):
+        return (
+            f"{path} holds pickled Python objects, which could run anything: refused. "
+            "Checkpoints of lm hold tensors and plain values only."
+        )
+    return f"{path} {'is cut short or damaged' if archive else 'is not a checkpoint'}: use another, or train again"
+
+
 def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
     """The whole content of a checkpoint, tensors on the CPU.
 
@@ -97,20 +111,8 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best.ckpt'}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
-            raise UserError(
-                f"{path} holds pickled Python objects, which could run anything: refused. "
-                "Checkpoints of lm hold tensors and plain values only."
-            ) from error
-        raise UserError(f"{path} is not a checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        with path.open("rb") as file:
-            start = file.read(4)
-        what = "is cut short or damaged" if start[:2] == b"PK" else "is not a checkpoint"
-        raise UserError(f"{path} {what}: use another, or train again") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(_why_unreadable(path, error)) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
     return checkpoint
@@ -124,7 +126,9 @@ def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """
     record = checkpoint.get("lm")
     if not isinstance(record, dict) or "backbone" not in record:
-        raise UserError(f"{path} is a checkpoint, but not one of lm: it does not say what its model looks like")
+        raise UserError(
+            f"{path} is a checkpoint, but not one of lm: it does not say what its model looks like"
+        )
     if record["format"] > FORMAT:
         raise UserError(
             f"{path} was written by a newer lm ({record['version']}): this is {lm.__version__}; "

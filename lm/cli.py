@@ -15,7 +15,11 @@ COMMANDS = {
     "validate": ("the figures on the held-out part", "lm.run", "main"),
     "test": ("the figures on the test part", "lm.run", "main"),
     "predict": ("predictions of the test part, into a file", "lm.run", "main"),
-    "prepare": ("make a corpus of token shards from text, without training", "lm.data.corpus.command", "main"),
+    "prepare": (
+        "make a corpus of token shards from text, without training",
+        "lm.data.corpus.command",
+        "main",
+    ),
     "generate": ("write on from a prompt", "lm.inference.command", "generate"),
     "fill": ("guess what stands under a <mask>", "lm.inference.command", "fill"),
     "info": ("say what a checkpoint, a run or a corpus is", "lm.info", "main"),

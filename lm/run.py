@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,20 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise what jsonargparse found, in fewer words."""
-        raise UserError(explain(message), status=2) from ex
+        cause: BaseException | None = ex
+        while cause is not None:  # said by our own code, somewhere inside
+            if isinstance(cause, UserError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
+        subparsers = [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices.values()]
+        options = [action.dest for parser in (self, *subparsers) for action in parser._actions]
+        raise UserError(explain(message, options), status=2) from ex
 
 
 def _is_rank_zero() -> bool:
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
+    return all(
+        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")
+    )
 
 
 def _quiet() -> None:
@@ -122,11 +132,16 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 class RunCLI(LightningCLI):
-    """LightningCLI with runs as folders. `started`: seconds since the epoch when the command was typed."""
+    """LightningCLI with runs as folders.
 
-    def __init__(self, argv: list[str], started: float) -> None:
-        self.started = started
-        self._lock: FileLock | None = None
+    Args:
+        argv: the command's name and its options.
+        started: seconds since the epoch when the command was typed.
+        held: what has to be given back when the command ends.
+    """
+
+    def __init__(self, argv: list[str], started: float, held: ExitStack) -> None:
+        self.started, self._held = started, held
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -153,13 +168,11 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's name, what is reported, and what flows from the data to the model."""
         parser.add_argument("--name", default="run", help="folder of the run under checkpoints/")
-        parser.add_class_arguments(RunCheckpoints, "checkpoint", skip={"folder"})
-        parser.add_class_arguments(Monitor, "monitor")
-        parser.add_class_arguments(Samples, "sample")
-        backbone = "model.init_args.backbone.init_args"
+        for key, callback in (("checkpoint", RunCheckpoints), ("monitor", Monitor), ("sample", Samples)):
+            parser.add_class_arguments(callback, key, skip={"folder"}, instantiate=False)
         for source, target in (("vocab_size", "vocab_size"), ("seq_len", "max_seq_len")):
             parser.link_arguments(
-                f"data.{source}", f"{backbone}.{target}".replace(".backbone.init_args", ".backbone"), apply_on="instantiate"
+                f"data.{source}", f"model.init_args.backbone.{target}", apply_on="instantiate"
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -222,11 +235,12 @@ class RunCLI(LightningCLI):
             self.resume_from = str(last)
         if _is_rank_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".lock")
             try:
-                self._lock.acquire(timeout=0)
+                self._held.enter_context(FileLock(self.folder / ".lock", timeout=0))
             except Timeout:
-                raise UserError(f"another process is training in {self.folder}: choose another --name") from None
+                raise UserError(
+                    f"another process is training in {self.folder}: choose another --name"
+                ) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer with the callbacks that every run has."""
@@ -244,7 +258,9 @@ class RunCLI(LightningCLI):
             callbacks = [*ours, *callbacks, self.checkpoints]
         plugins = trainer.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
-        plugins.append(RunCheckpointIO(yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)))
+        plugins.append(
+            RunCheckpointIO(yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True))
+        )
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # our own handler saves and stops
         logger = trainer.get("logger")
@@ -252,7 +268,11 @@ class RunCLI(LightningCLI):
             step = getattr(self, "resume_step", None)
             # What a killed process logged after its last checkpoint is logged again: drop it.
             logger = TensorBoardLogger(
-                RUNS, name=str(config["name"]), version="", default_hp_metric=False, purge_step=step and step + 1
+                RUNS,
+                name=str(config["name"]),
+                version="",
+                default_hp_metric=False,
+                purge_step=step and step + 1,
             )
         elif self.subcommand != "fit":
             logger = False
@@ -262,7 +282,8 @@ class RunCLI(LightningCLI):
         """Train, or go on; then say what came of it."""
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
-        datamodule.prepare_data()  # before the run is announced; Lightning's own call finds it done
+        datamodule.prepare_data()  # before the run is announced; Lightning's own calls find it done
+        datamodule.setup("fit")
         self._announce(model, datamodule)
         if _is_rank_zero():
             self._write_configuration()
@@ -307,8 +328,8 @@ class RunCLI(LightningCLI):
     def _say_stopped(self, stopped: Stopped) -> None:
         if _is_rank_zero():
             print(
-                f"stopped at step {stopped.step} of {self.trainer.max_steps}; {self.checkpoints.last_path} is kept. "
-                "The same command goes on from there.",
+                f"stopped at step {stopped.step} of {self.trainer.max_steps}; "
+                f"{self.checkpoints.last_path} is kept. The same command goes on from there.",
                 file=sys.stderr,
             )
         sys.exit(128 + stopped.signal)
@@ -384,7 +405,13 @@ def main(argv: list[str], started: float) -> None:
     """
     _quiet()
     try:
-        RunCLI(argv, started)
+        with ExitStack() as held:
+            RunCLI(argv, started, held)
+    except ValueError as error:
+        # What a class says while it is made, inside jsonargparse's account of it.
+        if "Does not validate" not in str(error):
+            raise
+        raise UserError(explain(str(error)), status=2) from error
     except Finished as run:
         print(
             f"{run.folder} is finished (validation loss {run.summary['val_loss']:.4f}, "

@@ -1,9 +1,10 @@
 """Text to token ids and back, without loss: a SentencePiece byte-pair model with byte fallback.
 
 What this wrapper adds to SentencePiece (Kudo & Richardson 2018):
-- special pieces with fixed ids (`<pad>` 0, `<unk>` 1, `<s>` 2, `</s>` 3, `<mask>` 4, then the chat markers) that
-  are put in by id and never parsed out of text, so that no text can forge one;
-- an exact round trip for every string of valid Unicode, U+2581 (SentencePiece's own space marker) and NUL included;
+- special pieces with fixed ids (`<pad>` 0, `<unk>` 1, `<s>` 2, `</s>` 3, `<mask>` 4, then the chat markers),
+  put in by id and never parsed out of text, so that no text can forge one;
+- an exact round trip for every string of valid Unicode, with NUL and U+2581, SentencePiece's own space
+  marker;
 - how many bytes of text each piece stands for, which makes bits per byte comparable between tokenizers;
 - where words begin and end, for whole-word masking.
 
@@ -29,7 +30,7 @@ SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end
 SPACE = "\u2581"  # how SentencePiece writes a space inside its pieces
 _TRAIN_CHUNK = 16_000  # characters: one "sentence" for the trainer
 _ENCODE_CHUNK = 65_536  # characters: SentencePiece's merge queue slows down by 2.5 times on whole books
-_REPLACED_IN_TRAINING = str.maketrans({"\0": " ", "\u2047": " "})  # the trainer drops any sentence with one of them
+_RESERVED = "\u2585"  # the trainer drops a sentence with this character
 
 
 class Tokenizer:
@@ -46,11 +47,11 @@ class Tokenizer:
     def __init__(self, model: bytes, name: str = "the tokenizer") -> None:
         self._model = bytes(model)
         if not model:
-            raise UserError(f"{name} is empty, not a SentencePiece model; give the .model file.")
+            raise UserError(f"{name} is empty, not a SentencePiece model; give the .model file")
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except RuntimeError as error:
-            raise UserError(f"{name} is not a SentencePiece model; give the .model file.") from error
+            raise UserError(f"{name} is not a SentencePiece model; give the .model file") from error
         self.vocab_size = len(self._sp)
         self.pad_id = self._special(PAD, self._sp.pad_id())
         self.unk_id = self._special(UNK, self._sp.unk_id())
@@ -63,7 +64,7 @@ class Tokenizer:
         self._marker = [self.id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     def _special(self, piece: str, known: int) -> int | None:
-        """The id of a special piece: the model's own declaration first, else a control piece of that spelling."""
+        """The id of a special piece: what the model declares, else a control piece of that spelling."""
         if known >= 0:
             return known
         found = self.id(piece)
@@ -74,18 +75,17 @@ class Tokenizer:
         """Learns a byte-pair model; the same texts in the same order give the same bytes.
 
         Args:
-            texts: documents, read once. All of them are held in memory by the trainer (at some 10 times their size),
-                so bound them.
+            texts: documents, read once. The trainer holds them all, in some 10 times their size: bound them.
             vocab_size: pieces in all, with the 9 special and the 256 byte pieces.
 
         Raises:
-            UserError: the texts have too few different pieces for `vocab_size`, or too many different characters.
+            UserError: the texts have fewer different pieces than `vocab_size`, or more characters.
         """
-        chunks = (chunk.translate(_REPLACED_IN_TRAINING) for t in texts for chunk in split_lines(t, _TRAIN_CHUNK))
+        chunks = (chunk for text in texts for chunk in split_lines(_valid_unicode(text), _TRAIN_CHUNK))
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(chunk for chunk in map(_valid_unicode, chunks) if chunk.strip()),
+                sentence_iterator=(chunk.replace(_RESERVED, " ") for chunk in chunks if chunk.strip()),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type="bpe",
@@ -122,7 +122,7 @@ class Tokenizer:
         try:
             model = Path(path).read_bytes()
         except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}.") from error
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
         return cls(model, name=str(path))
 
     @classmethod
@@ -154,7 +154,7 @@ class Tokenizer:
         return Tokenizer, (self._model,)
 
     def id(self, piece: str) -> int | None:
-        """The id of a piece as the model spells it (`"<mask>"`, `"\u2581the"`, `"<0x0A>"`), None if it has none."""
+        """The id of a piece as the model spells it (`"<mask>"`, `"<0x0A>"`), None if it has none."""
         found = self._sp.piece_to_id(piece)
         return found if self._sp.id_to_piece(found) == piece else None
 
@@ -209,19 +209,19 @@ class Tokenizer:
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`.
 
-        Special pieces have 0, byte pieces 1, so the sum over `encode(text)` is `len(text.encode())`. (A brought model
-        that normalises text or adds a space in front is off by what it changed.)
+        Special pieces have 0, byte pieces 1, so the sum over `encode(text)` is `len(text.encode())`. (A
+        brought model that normalises text or adds a space in front is off by what it changed.)
         """
         lengths = [0 if self._is_special(id) else len(b) for id, b in enumerate(self._piece_bytes)]
         return np.array(lengths, dtype=np.int64)
 
     def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which pieces begin and end a word, for whole-word masking (as BERT's, Devlin et al. 2018, after release).
+        """Which pieces begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
 
         Returns:
             `opens` and `closes`, bool `(vocab_size,)` each. In a sequence, piece t begins a new word if
-            `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation mark and
-            each Chinese or Japanese character is a word of its own, unless a piece holds several.
+            `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation
+            mark and each Chinese or Japanese character is a word of its own, unless a piece holds several.
         """
         opens = np.ones(self.vocab_size, dtype=bool)
         closes = np.ones(self.vocab_size, dtype=bool)
@@ -230,14 +230,16 @@ class Tokenizer:
                 continue
             if self._sp.is_byte(id):
                 byte = self._piece_bytes[id][0]
-                # Two-byte characters are letters (Latin, Greek, Cyrillic ...) and may stand inside a word; three and
-                # four bytes are mostly Chinese characters and emoji. A character's last byte is not known as such.
-                opens[id] = byte < 0x80 or byte >= 0xE0
-                closes[id] = byte < 0x80
+                # Two-byte characters are letters (Latin, Greek, Cyrillic ...) that may stand inside a word;
+                # those of three and four are mostly Chinese and emoji. Which byte is the last one is not
+                # known.
+                alone = byte < 0x80 and _stands_alone(chr(byte))
+                opens[id], closes[id] = alone or byte >= 0xE0, alone
             else:
                 piece = self._sp.id_to_piece(id)
                 opens[id] = _stands_alone(piece[0])
-                closes[id] = _stands_alone(piece[-1]) and piece[-1] != SPACE  # a space belongs to the word after it
+                # A space belongs to the word after it.
+                closes[id] = _stands_alone(piece[-1]) and piece[-1] != SPACE
         return opens, closes
 
 
@@ -303,13 +305,13 @@ def _training_error(message: str, vocab_size: int) -> UserError:
     if most := re.search(r"too high .*<= (\d+)", message):
         return UserError(
             f"the corpus is too small for a vocabulary of {vocab_size} pieces: "
-            f"give --data.vocab_size {most[1]} or less, or more text."
+            f"give --data.vocab_size {most[1]} or less, or more text"
         )
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
             f"a vocabulary of {vocab_size} pieces cannot hold the corpus's characters: "
-            f"give --data.vocab_size {least[1]} or more."
+            f"give --data.vocab_size {least[1]} or more"
         )
     if "sentences_.empty()" in message:
-        return UserError("there is no text to train a tokenizer on.")
+        return UserError("there is no text to train a tokenizer on")
     return UserError(f"SentencePiece cannot train a vocabulary of {vocab_size} pieces: {message}")

@@ -6,4 +6,12 @@ from lm.backbone.heads import LanguageModel, Pooler
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, Block
 
-__all__ = ["Backbone", "BackboneConfig", "Block", "KVCache", "LanguageModel", "Pooler", "linear_cross_entropy"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "Block",
+    "KVCache",
+    "LanguageModel",
+    "Pooler",
+    "linear_cross_entropy",
+]

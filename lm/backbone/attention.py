@@ -3,9 +3,10 @@
 Shapes: B sequences, T query positions, S key positions, H query heads, K key/value heads, D a head's width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,13 @@ class Rotary(nn.Module):
         angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] / self.theta**exponents
         self.register_buffer("cos", angles.cos(), persistent=False)  # (length, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Go to another device, but never to another precision: `model.to(torch.bfloat16)` ends up here."""
+        super()._apply(fn, recurse)
+        if self.cos.dtype != torch.float32:
+            self.fill(len(self.cos), self.cos.device)
+        return self
 
     def forward(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., T, D / 2) of integer `positions` (..., T), all below `length`."""
@@ -59,7 +67,12 @@ class Pattern:
 
 
 def pattern(
-    config: BackboneConfig, queries: int, keys: int, documents: Tensor | None, device: torch.device, flex: bool
+    config: BackboneConfig,
+    queries: int,
+    keys: int,
+    documents: Tensor | None,
+    device: torch.device,
+    flex: bool,
 ) -> Pattern:
     """The attention pattern of `queries` positions that stand at the end of `keys` positions.
 
@@ -78,7 +91,7 @@ def pattern(
     def sees(b: Any, _head: Any, query: Any, key: Any) -> Any:
         """Whether position `query` of sequence `b` sees position `key`."""
         query = query + (keys - queries)
-        seen = query >= key if config.causal else query == query
+        seen = query >= key if config.causal else query >= 0
         if config.window is not None:
             seen = seen & ((query - key).abs() < config.window)
         if documents is not None:

@@ -71,10 +71,14 @@ class BackboneConfig:
         for name in ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"backbone.{name} is {getattr(self, name)}: it must be at least 1", status=2)
+        for name in ("num_kv_heads", "head_dim", "mlp_hidden_size", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"backbone.{name} is {value}: it must be at least 1, or null", status=2)
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise UserError(
-                f"backbone.num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}: "
-                "change one of them, or give backbone.head_dim",
+                f"backbone.num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}"
+                ": change one of them, or give backbone.head_dim",
                 status=2,
             )
         if self.num_heads % self.kv_heads:
@@ -88,8 +92,6 @@ class BackboneConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"backbone.dropout is {self.dropout}: it must be from 0 to below 1", status=2)
-        if self.window is not None and self.window < 1:
-            raise UserError(f"backbone.window is {self.window}: it must be at least 1, or null", status=2)
 
     @property
     def kv_heads(self) -> int:

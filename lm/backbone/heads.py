@@ -21,10 +21,14 @@ class Head(nn.Module):
 
     def __init__(self, config: BackboneConfig, transform: bool, tied: nn.Parameter | None) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias) if transform else None
+        self.dense = (
+            nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias) if transform else None
+        )
         self.norm = make_norm(config) if transform else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if transform and config.bias else None
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if tied is None else tied
+        self.weight = (
+            nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if tied is None else tied
+        )
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., hidden_size) as the projection wants them."""

@@ -83,7 +83,7 @@ def linear_cross_entropy(
         bias: (V,) or null.
         rows: tokens a chunk; chosen by the device where it is null.
     """
-    train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    train = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     return _LinearCrossEntropy.apply(
         hidden, weight, bias, targets, rows or _chunk_rows(hidden, len(weight)), train
     )

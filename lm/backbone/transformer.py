@@ -42,7 +42,9 @@ class MLP(nn.Module):
         super().__init__()
         self.kind = config.mlp
         self.up = nn.Linear(config.hidden_size, config.mlp_width, bias=config.bias)
-        self.gate = nn.Linear(config.hidden_size, config.mlp_width, bias=config.bias) if config.gated else None
+        self.gate = (
+            nn.Linear(config.hidden_size, config.mlp_width, bias=config.bias) if config.gated else None
+        )
         self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,8 +133,8 @@ class Backbone(nn.Module):
 
         Args:
             tokens: ids of the pieces.
-            documents: ids that are the same within a document and differ between neighbours, (B, T);
-                null where each sequence is one document.
+            documents: ids that are the same within a document and differ between the documents of a
+                sequence, (B, T); null where each sequence is one document.
             segments: segment of each token (B, T), for backbones that have segment embeddings.
             cache: what earlier calls left; the new tokens stand after it and are added to it.
 
@@ -196,5 +198,6 @@ def training_flops_per_token(module: nn.Module, config: BackboneConfig, seq_len:
     if head is not None:
         looked_up.discard(id(head.weight))
     weights = sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in looked_up)
-    seen = min(seq_len, config.window or seq_len)
+    reach = seq_len if config.window is None else config.window if config.causal else 2 * config.window - 1
+    seen = min(seq_len, reach)
     return 6 * weights + 12 * config.num_layers * config.num_heads * config.dim_per_head * seen

@@ -53,8 +53,8 @@ class RunCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoints(Checkpoint):
-    """Saves `last.ckpt` regularly, at the end and when asked to stop; `best.ckpt`, the weights alone, whenever
-    the validation loss is the lowest so far.
+    """Saves `last.ckpt` regularly, at the end and when asked to stop; `best.ckpt`, the weights alone,
+    whenever the validation loss is the lowest so far.
 
     The first Ctrl-C, SIGTERM or SIGUSR1 (what Slurm sends before it takes a machine back) finishes the step,
     saves and stops. A second Ctrl-C stops at once.

@@ -80,7 +80,9 @@ class Monitor(Callback):
         """Mean speed of the whole run's training, all processes together."""
         return self.tokens_seen / self.train_seconds if self.train_seconds else 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Start the clock; waiting for data is part of the time."""
         if not self._step_started:
             self._step_started = time.perf_counter()
@@ -119,7 +121,9 @@ class Monitor(Callback):
         }
         bytes_per_token = getattr(trainer.datamodule, "bytes_per_token", None)
         if bytes_per_token:
-            figures["train/bits_per_byte"] = self.rates.loss / bytes_per_token / torch.log(torch.tensor(2.0)).item()
+            figures["train/bits_per_byte"] = (
+                self.rates.loss / bytes_per_token / torch.log(torch.tensor(2.0)).item()
+            )
         norm = getattr(pl_module, "gradient_norm", None)
         if norm is not None:
             figures["optimizer/gradient_norm"] = float(norm)

@@ -1,5 +1,6 @@
 """A person sees how the run goes: one line that moves in a terminal, a line now and then in a log file."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -66,7 +67,7 @@ class Progress(Callback):
         done = max(1, step - self._first_step)
         left = (now - self._started) / done * (total - step)
         loss = self.monitor.rates.loss
-        if loss != loss:  # nothing logged yet
+        if math.isnan(loss):  # nothing logged yet
             loss = (outputs["nats"] / outputs["tokens"].clamp(min=1)).item()
         speed = quantity(self.monitor.rates.tokens_per_second)
         width = len(str(total))
@@ -77,7 +78,9 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the figures of the held-out split."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._print(f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}")
+            self._print(
+                f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the moving line."""

@@ -2,7 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lm.inference import Sampling, generate_text, show_guesses
+from lm.inference.fill import show_guesses
+from lm.inference.generate import Sampling, generate_text
 
 
 class Samples(Callback):

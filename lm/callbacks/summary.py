@@ -1,7 +1,6 @@
 """The figures of the end: `summary.json` for scripts, hyperparameters with their metrics on TensorBoard."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,9 @@ class Summary(Callback):
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Write and return the figures. Losses are of the last weights; `best_val_loss` of `best.ckpt`."""
-        figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+        figures = {
+            k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k
+        }
         summary = {
             "finished": True,
             "steps": trainer.global_step,
@@ -97,5 +98,5 @@ class Summary(Callback):
                 trainer.logger.save()
             partial = self.folder / f".{FILE}.partial"
             partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self.folder / FILE)
+            partial.replace(self.folder / FILE)
         return summary

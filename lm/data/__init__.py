@@ -1,6 +1,7 @@
 """Data: `lm.data.corpus` turns documents into token shards, the rest feeds them to a model.
 
-Importing this package imports no torch, so that `lm prepare` starts fast: names are looked up when first used.
+Importing this package imports no torch, so that `lm prepare` starts fast: names are looked up when first
+used.
 """
 
 from importlib import import_module

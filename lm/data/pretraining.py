@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
-from lm.data.corpus.prepare import CorpusSettings, prepare
+from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.shards import MANIFEST, Corpus
 from lm.data.loading import ResumableLoader, validation_loader
 from lm.data.windows import TrainingWindows, ValidationWindows
@@ -20,8 +20,9 @@ class PretrainingData(pl.LightningDataModule):
     `(batch_size,)`; see `lm.data.windows`.
 
     Args:
-        corpus: what to learn from: "stdlib" (the standard library of the Python that runs), a text, code, JSON lines
-            or Parquet file, a folder or a glob of them, a list of these, or a corpus that `lm prepare` made.
+        corpus: what to learn from: "stdlib" (the standard library of the Python that runs), a text, code,
+            JSON lines or Parquet file, a folder or a glob of them, a list of these, or a corpus that `lm
+            prepare` made.
         seq_len: tokens that a window predicts.
         batch_size: windows in a batch, on each device.
         vocab_size: pieces of the tokenizer that is trained on the corpus.
@@ -34,7 +35,7 @@ class PretrainingData(pl.LightningDataModule):
         data_dir: where prepared corpora lie.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the command makes each an option by name
         self,
         corpus: str | list[str] = "stdlib",
         seq_len: int = 256,
@@ -48,9 +49,10 @@ class PretrainingData(pl.LightningDataModule):
         data_dir: str = "data",
     ) -> None:
         super().__init__()
-        for name, value, least in (("seq_len", seq_len, 1), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise UserError(f"--data.{name} {value} is too small: it must be at least {least}", status=2)
+        least = {"seq_len": 1, "batch_size": 1, "num_workers": 0}
+        for name, value in ("seq_len", seq_len), ("batch_size", batch_size), ("num_workers", num_workers):
+            if value < least[name]:
+                raise UserError(f"--data.{name} {value} is too small: give at least {least[name]}", status=2)
         self.seq_len = seq_len
         self.batch_size = batch_size
         self.seed = seed
@@ -76,6 +78,11 @@ class PretrainingData(pl.LightningDataModule):
         """Tokens of the training part; after `setup`."""
         return len(self.train_windows.stream)
 
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text that a training token stands for; after `setup`."""
+        return self.train_windows.stream.bytes / len(self.train_windows.stream)
+
     def prepare_data(self) -> None:
         """Prepares the corpus, on one process; quick where it is prepared already."""
         if self.corpus_folder is None:
@@ -89,7 +96,8 @@ class PretrainingData(pl.LightningDataModule):
         """
         if self.corpus is not None:
             return
-        self.prepare_data()  # finds the folder on the processes that did not prepare it
+        if self.corpus_folder is None:  # another process prepared it
+            self.corpus_folder = locate(self.settings)
         self.corpus = Corpus.open(self.corpus_folder)
         train, val = self.corpus.split("train"), self.corpus.split("val")
         if len(train) < self.seq_len + 1:
@@ -125,9 +133,12 @@ class PretrainingData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The held-out tokens, each a target once, in their order."""
-        trainer = self.trainer
         return validation_loader(
-            self.val_windows, trainer.global_rank, trainer.world_size, self.num_workers, self._on_cuda()
+            self.val_windows,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
         )
 
     def test_dataloader(self) -> DataLoader:

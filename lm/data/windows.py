@@ -1,7 +1,8 @@
 """Which tokens come next: a pure function of (seed, epoch, sample index), the same on every rank and machine.
 
-An epoch cuts the token stream into windows, beginning at a random offset, and goes through them in a random order.
-Neither needs memory in proportion to the corpus: the order is a Feistel permutation, computed where it is needed.
+An epoch cuts the token stream into windows, beginning at a random offset, and goes through them in a random
+order. Neither needs memory in proportion to the corpus: the order is a Feistel permutation, computed where it
+is needed.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from lm.data.corpus.shards import TokenStream
 
 PADDING = -1  # the document id of positions that hold no token
 _ROUNDS = 8
-_KEYS, _OFFSET, _VALIDATION = range(3)  # what a random number is for
+_ORDER, _OFFSET, _KEYS, _VALIDATION = range(4)  # what a random number is for
 
 
 def mix(values: np.ndarray | int) -> np.ndarray:
@@ -35,7 +36,9 @@ def stream_hash(*words: int) -> np.uint64:
 
 
 class Permutation:
-    """A random order of 0 .. n-1 that costs no memory: a Feistel network with cycle walking (Black & Rogaway 2002).
+    """A random order of 0 .. n-1 that costs no memory.
+
+    A Feistel network with cycle walking (Black & Rogaway 2002).
 
     Args:
         n: how many, from 1 to 2^62.
@@ -54,7 +57,8 @@ class Permutation:
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         """Where the indices (int64, any shape, each in [0, n)) go, int64 of the same shape."""
         values = self._network(np.asarray(indices).astype(np.uint64))
-        # The network permutes a power of two; whoever lands outside goes on until inside, which is a bijection still.
+        # The network permutes a power of two; whoever lands outside goes on until inside, which is a
+        # bijection still.
         while (outside := values >= self.n).any():
             values[outside] = self._network(values[outside])
         return values.astype(np.int64)
@@ -78,8 +82,8 @@ class TrainingWindows(Dataset):
     """Batches of windows of `seq_len + 1` tokens at stride `seq_len`, in an order of their own in each epoch.
 
     Indexed with `(epoch, first sample)`: the batch of that and the samples after it, a dict of
-    - `tokens` int64 `(batch_size, seq_len + 1)`: a window's last token is the next window's first, so that every
-      token but one is a target once an epoch;
+    - `tokens` int64 `(batch_size, seq_len + 1)`: a window's last token is the next window's first, so that
+      every token but one is a target once an epoch;
     - `documents` int32 `(batch_size, seq_len + 1)`: which document of the window a token belongs to, from 0;
     - `key` int64 `(batch_size,)`: a random number for (seed, epoch, sample), below 2^63.
 
@@ -96,7 +100,8 @@ class TrainingWindows(Dataset):
         self.batch_size = batch_size
         self.seed = seed
         tokens = len(stream)
-        # One window less than would fit leaves room for any offset, so that borders fall elsewhere in each epoch.
+        # One window less than would fit leaves room for any offset, so that borders fall elsewhere in each
+        # epoch.
         self.windows = max((tokens - seq_len) // seq_len, 1)
         self._room = min(seq_len - 1, tokens - 1 - self.windows * seq_len)
         self._epoch: tuple[int, int, Permutation] | None = None
@@ -105,7 +110,7 @@ class TrainingWindows(Dataset):
         """The first token of each sample's window, int64; samples beyond an epoch's windows begin again."""
         if self._epoch is None or self._epoch[0] != epoch:
             offset = int(stream_hash(self.seed, epoch, _OFFSET)) % (self._room + 1)
-            self._epoch = epoch, offset, Permutation(self.windows, int(stream_hash(self.seed, epoch)))
+            self._epoch = epoch, offset, Permutation(self.windows, int(stream_hash(self.seed, epoch, _ORDER)))
         _, offset, order = self._epoch
         return offset + order(samples % self.windows) * self.seq_len
 
@@ -123,8 +128,8 @@ class TrainingWindows(Dataset):
 class ValidationWindows(Dataset):
     """The held-out tokens in their order, each but the first a target exactly once.
 
-    Indexed with a batch's number; the batches are like those of `TrainingWindows`, but always the same. Positions
-    after the end have token 0 and document -1; whole windows of them fill the last batch.
+    Indexed with a batch's number; the batches are like those of `TrainingWindows`, but always the same.
+    Positions after the end have token 0 and document -1; whole windows of them fill the last batch.
 
     Args:
         stream: the corpus's held-out part.

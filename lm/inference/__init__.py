@@ -1,6 +1,4 @@
-"""Using a model: writing with a cache, filling masks."""
+"""Using a model: `generate` writes with a cache, `fill` guesses masks, `command` serves the shell.
 
-from lm.inference.fill import fill, show_guesses
-from lm.inference.generate import Sampling, generate, generate_text, stream_text
-
-__all__ = ["Sampling", "fill", "generate", "generate_text", "show_guesses", "stream_text"]
+Nothing is imported here: `lm generate --help` answers without torch.
+"""

@@ -40,15 +40,25 @@ def generate(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="lm generate", description="Write on from a prompt.")
     parser.add_argument("checkpoint", help="such as checkpoints/gpt-nano/best.ckpt; nothing else is needed")
     parser.add_argument("--prompt", help="what to go on from; standard input where it is not given")
-    parser.add_argument("--tokens", type=int, default=200, help="pieces to write at most (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=200, help="pieces to write at most (default: %(default)s)"
+    )
     parser.add_argument("--samples", type=int, default=1, help="how many texts to write")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)"
+    )
     parser.add_argument("--top_k", type=int, default=50, help="of this many likeliest; 0: all (default: 50)")
-    parser.add_argument("--top_p", type=float, default=1.0, help="of the likeliest with this probability in all")
-    parser.add_argument("--min_p", type=float, default=0.0, help="of those this many times as likely as the best")
+    parser.add_argument(
+        "--top_p", type=float, default=1.0, help="of the likeliest with this probability in all"
+    )
+    parser.add_argument(
+        "--min_p", type=float, default=0.0, help="of those this many times as likely as the best"
+    )
     parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less")
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: 0)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable"
+    )
     parser.add_argument("--no_cache", action="store_true", help="compute every step anew: slow, to compare")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -91,7 +101,9 @@ def fill(argv: list[str]) -> None:
     """The command `lm fill`."""
     parser = argparse.ArgumentParser(prog="lm fill", description="Guess what stands under each <mask>.")
     parser.add_argument("checkpoint", help="such as checkpoints/bert-nano/best.ckpt")
-    parser.add_argument("text", nargs="?", help="a text with <mask> in it; standard input where it is not given")
+    parser.add_argument(
+        "text", nargs="?", help="a text with <mask> in it; standard input where it is not given"
+    )
     parser.add_argument("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each mask")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")

@@ -10,7 +10,9 @@ MASK = "<mask>"
 
 
 @torch.no_grad()
-def fill(model: LanguageModel, tokenizer: Tokenizer, text: str, best: int = 5) -> list[list[tuple[str, float]]]:
+def fill(
+    model: LanguageModel, tokenizer: Tokenizer, text: str, best: int = 5
+) -> list[list[tuple[str, float]]]:
     """The best guesses for each `<mask>` in a text.
 
     Args:
@@ -20,26 +22,31 @@ def fill(model: LanguageModel, tokenizer: Tokenizer, text: str, best: int = 5) -
         For each mask, pairs of text and probability, the likeliest first.
 
     Raises:
-        UserError: the model writes from left to right, the text has no mask, or it is too long.
+        UserError: the model writes from left to right, its tokenizer has no mask, the text has none or is
+            too long.
     """
     if model.config.causal:
         raise UserError("this model writes from left to right: use `lm generate`; `lm fill` needs a BERT")
+    if tokenizer.mask_id is None:
+        raise UserError(f"this model's tokenizer has no {MASK} piece: it was not trained to fill gaps")
     parts = text.split(MASK)
     if len(parts) == 1:
         raise UserError(f"there is no {MASK} in the text: put one where a piece is to be guessed", status=2)
-    ids = [tokenizer.bos_id]
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for i, part in enumerate(parts):
         ids += ([tokenizer.mask_id] if i else []) + tokenizer.encode(part)
-    ids.append(tokenizer.eos_id)
+    ids += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     if len(ids) > model.config.max_seq_len:
-        raise UserError(f"the text has {len(ids)} pieces, the model sees {model.config.max_seq_len}: shorten it")
+        raise UserError(
+            f"the text has {len(ids)} pieces, the model sees {model.config.max_seq_len}: shorten it"
+        )
     tokens = torch.tensor([ids], device=model.head.weight.device)
     logits = model(tokens)[0].float()  # (T, V)
-    logits[:, torch.from_numpy(tokenizer.byte_lengths() == 0)] = float("-inf")  # control pieces are no text
+    pieces = torch.from_numpy(tokenizer.byte_lengths().nonzero()[0])  # control pieces are no text
     guesses = []
     for position in (tokens[0] == tokenizer.mask_id).nonzero().flatten().tolist():
-        top = logits[position].softmax(-1).topk(min(best, logits.shape[-1]))
-        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        top = logits[position].cpu()[pieces].softmax(-1).topk(min(best, len(pieces)))
+        pairs = zip(pieces[top.indices].tolist(), top.values.tolist(), strict=True)
         guesses.append([(tokenizer.decode([i]), p) for i, p in pairs])
     return guesses
 

@@ -86,6 +86,7 @@ def generate(
     seed: int = 0,
     end: int | None = None,
     use_cache: bool = True,
+    vocab_size: int | None = None,
 ) -> Iterator[list[int]]:
     """Write up to `tokens` pieces after `prompt`, for several samples at once.
 
@@ -94,6 +95,7 @@ def generate(
         end: the piece that ends a text; a sample that has ended goes on as `end`, and all are done once every
             sample has ended.
         use_cache: keep keys and values; without it every step computes everything anew, to the same result.
+        vocab_size: pieces of the tokenizer, where the model has room for more; no others are chosen.
 
     Yields:
         The next piece of each sample.
@@ -118,7 +120,7 @@ def generate(
                     room = min(limit, len(prompt) + tokens)
                     cache, cached_from = KVCache(model.config, samples, room, device, dtype), start
                 logits = model(text[:, start + cache.length :], cache=cache)[:, -1]
-            chosen = sampling.choose(logits, text, generator)
+            chosen = sampling.choose(logits[:, :vocab_size], text, generator)
             if end is not None:
                 chosen = torch.where(ended, end, chosen)
                 ended |= chosen == end
@@ -169,13 +171,23 @@ def stream_text(
             held[sample] = ""
             return text[: min(found)]
         # Only an end that could still grow into a stop string has to wait.
-        waits = max((n for n in range(1, longest + 1) if any(s.startswith(text[-n:]) for s in stops)), default=0)
+        waits = max(
+            (n for n in range(1, longest + 1) if any(s.startswith(text[-n:]) for s in stops)), default=0
+        )
         cut = len(text) if final else len(text) - min(waits, len(text))
         held[sample] = text[cut:]
         return text[:cut]
 
     pieces = generate(
-        model, prompt_ids(tokenizer, prompt), tokens, sampling, samples, seed, tokenizer.eos_id, use_cache
+        model,
+        prompt_ids(tokenizer, prompt),
+        tokens,
+        sampling,
+        samples,
+        seed,
+        tokenizer.eos_id,
+        use_cache,
+        tokenizer.vocab_size,
     )
     for step in pieces:
         for sample in sorted(open_samples):

@@ -38,8 +38,8 @@ class Muon(torch.optim.Optimizer):
     Update of a matrix: `−lr · sqrt(max(1, rows / columns)) · orthogonalize(momentum)`.
 
     Args:
-        params: parameters, or groups as `lm.optim.parameter_groups` makes them, whose `kind` says which are
-            matrices; without it, those of two dimensions are.
+        params: parameters, of which those of two dimensions are matrices; or groups as
+            `lm.optim.parameter_groups` makes them, whose `kind` says which are.
         lr: learning rate of the matrices.
         adamw_lr: learning rate of everything else.
         momentum: of the matrices' gradients, with Nesterov's look-ahead.
@@ -62,8 +62,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         groups = list(params)
         if groups and not isinstance(groups[0], dict):
-            kinds = {"matrix": [p for p in groups if p.ndim == 2], "vector": [p for p in groups if p.ndim != 2]}
+            kinds = {
+                "matrix": [p for p in groups if p.ndim == 2],
+                "vector": [p for p in groups if p.ndim != 2],
+            }
             groups = [{"kind": kind, "params": members} for kind, members in kinds.items() if members]
+        if any("kind" not in g for g in groups):
+            raise ValueError("Muon needs groups with a `kind`, as lm.optim.parameter_groups makes them")
         groups = [{**g, "lr": g.get("lr", lr if g["kind"] == "matrix" else adamw_lr)} for g in groups]
         defaults = {
             "lr": lr,
@@ -114,10 +119,13 @@ class Muon(torch.optim.Optimizer):
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for p in parameters:
-            if not self.state[p]:
-                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                self.state[p]["exp_avg"] = torch.zeros_like(p)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+            state = self.state[p]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                state["exp_avg"] = torch.zeros_like(p)
+                state["exp_avg_sq"] = torch.zeros_like(p)
+            # Loading a state leaves the step on the CPU, where the fused kernel of a GPU can't read it.
+            state["step"] = state["step"].to(p.device)
         states = [self.state[p] for p in parameters]
         beta1, beta2 = group["betas"]
         adamw(

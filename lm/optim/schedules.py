@@ -11,18 +11,18 @@ class Schedule:
 
     Args:
         warmup: steps in which the factor rises linearly from 0 to 1.
-        final: the factor at the last step.
+        final: the factor when the last step is done: what a step after it would have.
     """
 
     def __init__(self, warmup: int = 0, final: float = 0.0) -> None:
         self.warmup, self.final = warmup, final
 
     def after_warmup(self, progress: float) -> float:
-        """The factor at `progress`, from 0 (end of the warm-up) to 1 (the last step)."""
+        """The factor at `progress`, from 0 (end of the warm-up) to 1 (the last step is done)."""
         raise NotImplementedError
 
     def factor(self, step: int, total: int) -> float:
-        """The factor at `step` (from 0) of `total`; after the last one it stays."""
+        """The factor at `step` (0 to `total` − 1); from `total` on it stays."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         progress = (step - self.warmup) / max(1, total - self.warmup)
@@ -63,7 +63,7 @@ class WarmupStableDecay(Schedule):
     Args:
         warmup: steps in which the factor rises linearly from 0 to 1.
         decay: part of the steps after the warm-up in which it falls.
-        final: the factor at the last step.
+        final: the factor when the last step is done: what a step after it would have.
     """
 
     def __init__(self, warmup: int = 0, decay: float = 0.6, final: float = 0.0) -> None:

@@ -66,7 +66,9 @@ class Task(LightningModule):
         self.compile_blocks = compile
         self.net = LanguageModel(backbone)
         self.validation_loss = TokenLoss()
-        self.register_buffer("byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False)
+        self.register_buffer(
+            "byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False
+        )
         self.tokenizer: Any = None
         self._sharded = False
 
@@ -118,7 +120,8 @@ class Task(LightningModule):
         """Log the figures of the whole held-out split under `val/`."""
         figures = self.validation_loss.compute()
         self.validation_loss.reset()
-        self.log_dict({f"val/{name}": value.float() for name, value in figures.items()})
+        # Not to the logger: the monitor puts them at the optimizer step.
+        self.log_dict({f"val/{name}": value.float() for name, value in figures.items()}, logger=False)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
@@ -137,7 +140,10 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm over all parameters, also with a fused optimizer in mixed precision, and keep the
         norm to be reported."""

@@ -33,4 +33,6 @@ class CausalPretraining(Task):
             (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum(1).tolist(),
             strict=True,
         )
-        return [{"loss": nats / tokens, "tokens": tokens, "bytes": size} for nats, tokens, size in rows if tokens]
+        return [
+            {"loss": nats / tokens, "tokens": tokens, "bytes": size} for nats, tokens, size in rows if tokens
+        ]

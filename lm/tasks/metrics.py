@@ -30,7 +30,8 @@ class TokenLoss(Metric):
             bytes_: UTF-8 bytes of the original text that those targets stand for.
             hits: targets that had the largest logit.
         """
-        self.nats += nats.double()
+        # Not in place: a model that is converted to bf16 takes its metrics' states along.
+        self.nats = self.nats.double() + nats.double()
         self.tokens += tokens
         self.bytes += bytes_
         self.hits += hits

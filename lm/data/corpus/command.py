@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lm.data.corpus.prepare import CorpusSettings, prepare
 from lm.data.corpus.sources import STDLIB
+from lm.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "corpus",
         nargs="*",
         metavar="CORPUS",
-        help="text, Markdown or code files, JSON lines, Parquet (each plain or .gz, .bz2, .xz, .zst), folders or "
-        "globs of them, or stdlib, the default: the standard library of the Python that runs",
+        help="text, Markdown or code files, JSON lines, Parquet (each plain or .gz, .bz2, .xz, .zst), "
+        "folders or globs of them, or stdlib, the default: the standard library of the Python that runs",
     )
     parser.add_argument(
         "--vocab_size",
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="pieces of the tokenizer that is trained (%(default)s)",
     )
-    parser.add_argument("--tokenizer", metavar="FILE", help="use this SentencePiece model instead of training one")
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a SentencePiece model to use instead of training one"
+    )
     parser.add_argument(
         "--text_field",
         default=defaults.text_field,
@@ -49,13 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--val_fraction",
         type=float,
         metavar="X",
-        help="share held out for validation (5%% of the documents; of fewer than 20 the last 10%% of the text)",
+        help="share held out (5%% of the documents; of fewer than 20, the last 10%% of the text)",
     )
     parser.add_argument(
-        "--data_dir", default=defaults.data_dir, metavar="DIR", help="where prepared corpora lie (%(default)s)"
+        "--data_dir",
+        default=defaults.data_dir,
+        metavar="DIR",
+        help="where prepared corpora lie (%(default)s)",
     )
     options = vars(parser.parse_args(argv))
-    print(prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB})))
+    try:
+        folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
+    except UserError as error:
+        # The messages name the options of `lm fit`; here they have no prefix.
+        raise UserError(str(error).replace("--data.", "--"), error.status) from error
+    print(folder)
     return 0
 
 

@@ -24,7 +24,8 @@ Encoded = tuple[str, np.ndarray, int]  # split, ids, bytes of text
 def encoded(
     parts: Iterable[Part], tokenizer: Tokenizer, total_bytes: int, processes: int | None = None
 ) -> Iterator[Encoded]:
-    """Encodes each part as `[bos] pieces [eos]`; the same ids in the same order, however many processes do it.
+    """Encodes each part as `[bos] pieces [eos]`; the same ids in the same order, however many processes do
+    it.
 
     Args:
         parts: (split, text), read as they are needed.
@@ -45,7 +46,8 @@ def encoded(
     # Spawned, because a fork of a process that runs torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.to_bytes(),)) as pool:
-        # Only a few batches are in flight: an executor's own map would read the whole corpus into memory first.
+        # Only a few batches are in flight: an executor's own map would read the whole corpus into memory
+        # first.
         batches = _batches(parts)
         pending = deque(pool.submit(_encode_batch, batch) for batch in islice(batches, 2 * processes))
         try:

@@ -25,7 +25,7 @@ _BOMS = (  # UTF-32's begins with UTF-16's
 
 
 def plain_suffix(path: Path) -> str:
-    """The ending that says what the file holds, without that of its compression: ".jsonl" for "a.JSONL.gz"."""
+    """The ending that says what a file holds: ".jsonl" for "a.JSONL.gz"."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -40,8 +40,8 @@ def open_binary(path: Path):
         a binary file object.
 
     Raises:
-        UserError: the file cannot be opened, or, while it is being read, the compressed data is cut short or damaged,
-            or `zstandard` is missing.
+        UserError: the file cannot be opened, or, while it is being read, the compressed data is cut short or
+            damaged, or `zstandard` is missing.
     """
     openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
     suffix = path.suffix.lower()
@@ -51,8 +51,8 @@ def open_binary(path: Path):
             yield file
     except damage as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"cannot read {path}: {error.strerror}.") from error
-        raise UserError(f"{path} is cut short or damaged ({error}): get it again.") from error
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
 
 
 def _open_zst(path: Path, mode: str) -> BinaryIO:
@@ -60,13 +60,13 @@ def _open_zst(path: Path, mode: str) -> BinaryIO:
 
 
 class _ZstReader(io.RawIOBase):
-    """Zstandard frames one after another; `zstandard`'s own reader ends silently where a file was cut short."""
+    """Zstandard frames one after another; `zstandard`'s own reader is silent about a file cut short."""
 
     def __init__(self, path: Path) -> None:
         try:
             import zstandard
         except ImportError as error:
-            raise UserError(f"{path} needs the zstandard package: pip install 'lm[zst]'.") from error
+            raise UserError(f"{path} needs the zstandard package: pip install 'lm[zst]'") from error
         self._file = path.open("rb")
         self._new_frame = zstandard.ZstdDecompressor().decompressobj
         self._damage = zstandard.ZstdError
@@ -130,12 +130,21 @@ def decode(data: bytes) -> tuple[str, str] | None:
     control = len(data) - len(data.translate(None, _CONTROL))
     if b"\0" in data or control > len(data) / 20:
         return None
-    for encoding in ("gb18030", "cp1252"):
+    for encoding, plausible in ("gb18030", _mostly_chinese), ("cp1252", bool):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        foreign = sum(char > "\x7f" for char in text)
-        if encoding != "gb18030" or len(_HAN.findall(text)) > max(foreign / 2, len(text) / 10):
+        if plausible(text):
             return text, encoding
     return data.decode("latin-1"), "latin-1"
+
+
+def _mostly_chinese(text: str) -> bool:
+    """Whether decoding as GB 18030 gave Chinese, and not the nonsense it makes of other encodings."""
+    han = _HAN.findall(text)
+    if len(han) < sum(char > "\x7f" for char in text) / 2 or len(han) < len(text) / 10:
+        return False
+    # Nonsense hits rare characters; Chinese is mostly of GB 2312's first level, whose first byte is B0 to D7.
+    leads = "".join(han[:10_000]).encode("gb2312", "ignore")[::2]
+    return sum(0xB0 <= lead <= 0xD7 for lead in leads) > min(len(han), 10_000) / 2

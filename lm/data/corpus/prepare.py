@@ -1,7 +1,7 @@
 """Documents to token shards, in one go that either leaves a whole corpus or nothing.
 
-Three passes over the documents, each with one document in memory at a time: a survey (how many, how large, which are
-held out), the tokenizer's training on the training part, and the encoding.
+Three passes over the documents, each with one document in memory at a time: a survey (how many, how large,
+which are held out), the tokenizer's training on the training part, and the encoding.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,12 +20,12 @@ import lm
 from lm.data.corpus.encoding import encoded
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, token_dtype
-from lm.data.corpus.sources import STDLIB, Source, Warnings, documents, resolve
+from lm.data.corpus.sources import STDLIB, Source, resolve
+from lm.data.corpus.survey import Survey
 from lm.data.corpus.writing import ShardWriter, fsync_folder, write_synced
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer, split_lines
 
-_FEW = 20  # with fewer documents than this, the held-out part is the end of the text
 _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sample where there is more
 _SAMPLED_CHUNK = 16_000  # characters
 
@@ -39,8 +39,8 @@ class CorpusSettings:
         vocab_size: pieces of the tokenizer; without meaning where `tokenizer` is given.
         tokenizer: a SentencePiece model to use instead of training one.
         text_field: the field or column that holds the text, in JSON lines and Parquet.
-        val_fraction: the share held out for validation, None for the usual: 5% of the documents, chosen by a hash of
-            their text, or, of fewer than 20 documents, the last 10% of the text.
+        val_fraction: the share held out for validation, None for the usual: 5% of the documents, chosen by a
+            hash of their text, or, of fewer than 20 documents, the last 10% of the text.
         data_dir: where prepared corpora lie.
         shard_tokens: a shard is closed after the document that reaches so many tokens.
     """
@@ -56,10 +56,10 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(
-                f"--data.val_fraction {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%.", status=2
+                f"--data.val_fraction {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%", status=2
             )
         if self.tokenizer is None and self.vocab_size < 1:
-            raise UserError(f"--data.vocab_size {self.vocab_size} is not a number of pieces.", status=2)
+            raise UserError(f"--data.vocab_size {self.vocab_size} is not a number of pieces", status=2)
 
 
 def prepare(settings: CorpusSettings) -> Path:
@@ -71,11 +71,11 @@ def prepare(settings: CorpusSettings) -> Path:
         the corpus's folder, `<data_dir>/<name>-<fingerprint>`.
 
     Raises:
-        UserError: a source cannot be read, there is too little text, or the disk is full; nothing is left behind.
+        UserError: a source cannot be read, there is too little text, or the disk is full; nothing is left
+            behind.
     """
     sources = resolve(settings.corpus)
-    tokenizer = Tokenizer.load(settings.tokenizer) if settings.tokenizer else None
-    folder = Path(settings.data_dir) / f"{_slug(sources)}-{fingerprint(settings, sources)}"
+    folder = _folder(settings, sources)
     if (folder / MANIFEST).is_file():
         return _found(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -88,44 +88,57 @@ def prepare(settings: CorpusSettings) -> Path:
                 shutil.rmtree(partial)
             partial.mkdir()
             try:
-                _make(partial, settings, sources, tokenizer)
+                _make(partial, settings, sources)
                 partial.rename(folder)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             fsync_folder(folder.parent)
     except OSError as error:
-        raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}.") from error
+        raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
     _say(f"corpus prepared: {_summary(folder)}")
     return folder
 
 
-def fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
-    """12 hexadecimal digits that change with the settings, the files (path, size, time of change) and the format."""
-    made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT, "sources": []}
+def locate(settings: CorpusSettings) -> Path:
+    """The folder that `prepare` makes or finds, whether it is there or not.
+
+    Raises:
+        UserError: a source or the tokenizer does not exist.
+    """
+    return _folder(settings, resolve(settings.corpus))
+
+
+def _folder(settings: CorpusSettings, sources: list[Source]) -> Path:
+    return Path(settings.data_dir) / f"{_slug(sources)}-{_fingerprint(settings, sources)}"
+
+
+def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
+    """12 hexadecimal digits that change with the settings, the format and each file's path, size and time."""
+    made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT}
     if settings.tokenizer:
         made_of |= {"vocab_size": None, "tokenizer": Tokenizer.load(settings.tokenizer).fingerprint}
+    inputs = []
     for source in sources:
         if source.name == STDLIB:
-            made_of["sources"].append([STDLIB, sys.version])
+            inputs.append([STDLIB, sys.version])
             continue
         for path in source.files:
             state = path.stat()
-            made_of["sources"].append([str(path.resolve()), state.st_size, state.st_mtime_ns])
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+            inputs.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    return hashlib.sha256(json.dumps([made_of, inputs], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _slug(sources: list[Source]) -> str:
     """A readable name for the folder: that of the first source."""
-    name = Path(sources[0].name).expanduser().resolve().name.split(".")[0] if sources[0].name != STDLIB else STDLIB
+    name = Path(sources[0].name).expanduser().resolve().name.split(".")[0]
     name = re.sub(r"[^\w-]+", "-", name).strip("-")[:40] or "corpus"
     return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 
-def _make(folder: Path, settings: CorpusSettings, sources: list[Source], tokenizer: Tokenizer | None) -> None:
-    survey = Survey.take(sources, settings)
-    if tokenizer is None:
-        tokenizer = _train(survey, settings)
+def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:
+    survey = Survey.take(sources, settings.text_field, settings.val_fraction)
+    tokenizer = Tokenizer.load(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
     write_synced(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
@@ -151,7 +164,7 @@ def _make(folder: Path, settings: CorpusSettings, sources: list[Source], tokeniz
     fsync_folder(folder)
 
 
-def _train(survey: "Survey", settings: CorpusSettings) -> Tokenizer:
+def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
     """Trains the tokenizer on the training part; on an evenly spread sample of it where it is large."""
     progress = Progress("training the tokenizer")
     share = min(1.0, _TRAINING_BYTES / survey.bytes)
@@ -171,98 +184,6 @@ def _train(survey: "Survey", settings: CorpusSettings) -> Tokenizer:
     return tokenizer
 
 
-@dataclass
-class Survey:
-    """What a first pass over the documents finds out, and from it, which parts of them are held out.
-
-    Attributes:
-        sources, text_field: where the documents are.
-        documents, characters, bytes: how much there is of them (bytes of UTF-8).
-        threshold: documents whose hash is below it are held out.
-        cut: with few documents instead: the character of the joined text where the held-out part begins.
-        records: name, files, bytes on disk and documents of each source, for the manifest.
-    """
-
-    sources: list[Source]
-    text_field: str
-    documents: int = 0
-    characters: int = 0
-    bytes: int = 0
-    threshold: int = 0
-    cut: int | None = None
-    records: list[dict] = field(default_factory=list)
-
-    @classmethod
-    def take(cls, sources: list[Source], settings: CorpusSettings) -> "Survey":
-        """Reads every document once.
-
-        Raises:
-            UserError: there is no text, or nothing that could be held out.
-        """
-        survey = cls(sources, settings.text_field)
-        warn = Warnings(_say)
-        progress = Progress("reading")
-        least, greatest = _HASHES, -1
-        for source in sources:
-            before = survey.documents
-            for document in documents([source], settings.text_field, warn):
-                data = document.text.encode()
-                least, greatest = min(least, _hash(data)), max(greatest, _hash(data))
-                survey.documents += 1
-                survey.characters += len(document.text)
-                survey.bytes += len(data)
-                progress.advance(len(data))
-            size = sum(path.stat().st_size for path in source.files)
-            survey.records.append(
-                {
-                    "name": source.name,
-                    "files": len(source.files),
-                    "bytes_on_disk": size,
-                    "documents": survey.documents - before,
-                }
-            )
-        warn.finish()
-        progress.finish(f"{survey.documents} documents")
-        survey._divide(settings.val_fraction, least, greatest)
-        return survey
-
-    def _divide(self, val_fraction: float | None, least: int, greatest: int) -> None:
-        if self.characters < 2:
-            raise UserError("the corpus has no text to learn from: give --data.corpus other files.")
-        if self.documents < _FEW:
-            kept = 0.9 if val_fraction is None else 1 - val_fraction
-            self.cut = min(max(int(kept * self.characters), 1), self.characters - 1)
-        elif least == greatest:
-            raise UserError(f"all {self.documents} documents are the same text: nothing can be held out.")
-        else:
-            # By chance every document or none may be below the threshold: then one goes to the other side.
-            fraction = 0.05 if val_fraction is None else val_fraction
-            self.threshold = min(max(int(fraction * _HASHES), least + 1), greatest)
-
-    def parts(self) -> Iterator[tuple[str, str]]:
-        """Every document, as ("train" or "val", text); the one across the cut comes as two."""
-        position = 0
-        for document in documents(self.sources, self.text_field):
-            text = document.text
-            if self.cut is None:
-                yield ("val" if _hash(text.encode()) < self.threshold else "train"), text
-                continue
-            kept = min(max(self.cut - position, 0), len(text))
-            position += len(text)
-            if kept:
-                yield "train", text[:kept]
-            if kept < len(text):
-                yield "val", text[kept:]
-
-
-_HASHES = 1 << 64
-
-
-def _hash(data: bytes) -> int:
-    """A number below `_HASHES` that depends on the text alone: equal documents stay on the same side."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8])
-
-
 def _found(folder: Path) -> Path:
     _say(f"corpus found: {_summary(folder)}")
     return folder
@@ -270,7 +191,9 @@ def _found(folder: Path) -> Path:
 
 def _summary(folder: Path) -> str:
     splits = Corpus.open(folder, verify=False).manifest["splits"]
-    count, tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("documents", "tokens", "bytes"))
+    count, tokens, size = (
+        sum(splits[name][key] for name in SPLITS) for key in ("documents", "tokens", "bytes")
+    )
     return f"{count:,} documents, {tokens:,} tokens, {size / tokens:.2f} bytes per token, in {folder}"
 
 

@@ -7,7 +7,8 @@ _AT_A_TERMINAL, _IN_A_LOG = 0.2, 15.0  # seconds between two updates
 
 
 class Progress:
-    """One stage of the work: "reading  12.3 MB", rewritten in place at a terminal, a few plain lines in a log.
+    """One stage of the work: "reading  12.3 MB", rewritten in place at a terminal, a few plain lines in a
+    log.
 
     Args:
         stage: what is being done.

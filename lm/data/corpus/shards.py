@@ -1,10 +1,11 @@
 """A prepared corpus on disk: checked when opened, then read as one long array of tokens.
 
-The folder holds `manifest.json`, `tokenizer.model` and, for each split and shard, `train-00000.bin` (token ids,
-little endian) with `train-00000.idx` (int64: where each document starts in the shard). Each document is written
-whole into one shard as `<s> pieces </s>`.
+The folder holds `manifest.json`, `tokenizer.model` and, for each split and shard, `train-00000.bin` (token
+ids, little endian) with `train-00000.idx` (int64: where each document starts in the shard). Each document is
+written whole into one shard as `<s> pieces </s>`.
 """
 
+import contextlib
 import hashlib
 import json
 from bisect import bisect_right
@@ -35,7 +36,8 @@ class Corpus:
 
     Attributes:
         folder: where it lies.
-        manifest: the content of `manifest.json`: `splits` has tokens, documents and UTF-8 bytes of each split.
+        manifest: the content of `manifest.json`: `splits` has tokens, documents and UTF-8 bytes of each
+            split.
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
@@ -46,15 +48,16 @@ class Corpus:
     def open(cls, folder: str | Path, verify: bool = True) -> "Corpus":
         """Reads the manifest and checks the shards against it.
 
-        Sizes are always checked. Checksums are as well, at every opening up to 1 GiB; above that once for each state
-        of the files, which is noted in a small file in the folder.
+        Sizes are always checked. Checksums are as well, at every opening up to 1 GiB; above that once for
+        each state of the files, which is noted in a small file in the folder.
 
         Args:
             folder: the prepared corpus.
             verify: False looks at the manifest only, to report on it.
 
         Raises:
-            UserError: this is no prepared corpus, a newer lm wrote it, or a file is missing, cut short or altered.
+            UserError: this is no prepared corpus, a newer lm wrote it, or a file is missing, cut short or
+                altered.
         """
         corpus = cls(Path(folder), _read_manifest(Path(folder)))
         if verify:
@@ -84,15 +87,13 @@ class Corpus:
         for path, (_, sha256) in paths.items():
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise self._broken(path, "is not what was written")
+                    raise self._broken(path, "is not what was written (its checksum differs)")
         if total > _ALWAYS_HASHED:
-            try:
+            with contextlib.suppress(OSError):  # a corpus on a read-only disk is hashed each time
                 stamp.write_text(json.dumps(state))
-            except OSError:
-                pass  # a corpus on a read-only disk is hashed each time
 
     def _broken(self, path: Path, what: str) -> UserError:
-        return UserError(f"{path} {what}: delete the folder {self.folder} and prepare the corpus again.")
+        return UserError(f"{path} {what}: delete the folder {self.folder} and prepare the corpus again")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -107,12 +108,13 @@ class Corpus:
     @property
     def dtype(self) -> np.dtype:
         """How a token id is stored in a shard."""
-        return token_dtype(self.vocab_size)
+        return np.dtype(self.manifest["dtype"]).newbyteorder("<")
 
     def split(self, name: str) -> "TokenStream":
         """The tokens of "train" or "val" as one array."""
         record = self.manifest["splits"][name]
-        return TokenStream([shard_paths(self.folder, s["file"]) for s in record["shards"]], self.dtype, record["bytes"])
+        paths = [shard_paths(self.folder, shard["file"]) for shard in record["shards"]]
+        return TokenStream(paths, self.dtype, record["bytes"])
 
 
 class TokenStream:
@@ -206,12 +208,16 @@ def _read_json(path: Path) -> object:
 def _read_manifest(folder: Path) -> dict:
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} is not a prepared corpus (it has no {MANIFEST}): make one with `lm prepare`.")
+        raise UserError(
+            f"{folder} is not a prepared corpus, it has no {MANIFEST}: make one with `lm prepare`"
+        )
     manifest = _read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again.")
+        raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again")
     if manifest["format"] > FORMAT:
-        raise UserError(f"{folder} was written by a newer lm (format {manifest['format']}): update lm to use it.")
-    if not {"vocab_size", "tokenizer_sha256", "splits"} <= manifest.keys():
-        raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again.")
+        raise UserError(
+            f"{folder} was written by a newer lm (format {manifest['format']}): update lm to use it"
+        )
+    if not {"vocab_size", "dtype", "tokenizer_sha256", "splits"} <= manifest.keys():
+        raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again")
     return manifest

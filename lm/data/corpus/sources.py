@@ -1,10 +1,14 @@
-"""Where documents come from: the standard library, text and code files, JSON lines, Parquet; plain or compressed."""
+"""Where documents come from: the standard library, text and code files, JSON lines and Parquet.
+
+One file is one document; in JSON lines and Parquet each row is one.
+"""
 
 import glob
+import io
 import json
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +19,13 @@ STDLIB = "stdlib"
 JSON_LINES = {".jsonl", ".ndjson"}
 PARQUET = {".parquet"}
 # What a folder is searched for; a file that is named itself may have any ending.
-TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .yaml .yml .toml .ini .cfg .csv .tsv .srt "
-    ".py .pyi .pyx .ipynb .js .mjs .ts .jsx .tsx .vue .css .scss .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m .mm .java "
-    ".kt .scala .go .rs .swift .rb .php .pl .pm .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .f90 .f "
-    ".cs .fs .vb .dart .zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .cmake .mk .gradle .tf".split()
-)
+_TEXT_ENDINGS = """
+    .txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .yaml .yml .toml .ini .cfg .csv .tsv
+    .srt .py .pyi .pyx .ipynb .js .mjs .ts .jsx .tsx .vue .css .scss .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m
+    .java .kt .scala .go .rs .swift .rb .php .pl .pm .lua .r .jl .hs .ml .ex .exs .erl .clj .lisp .el .scm
+    .cs .fs .dart .zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .cmake .gradle
+"""
+_READABLE = {*_TEXT_ENDINGS.split(), *JSON_LINES, *PARQUET}
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
 _MOST_WARNINGS = 5
 
@@ -75,15 +80,16 @@ def resolve(spec: str | list[str]) -> list[Source]:
     """The files that a corpus specification means, in the order in which they are read.
 
     Args:
-        spec: "stdlib" (the running interpreter's standard library and language reference), a file, a folder (searched
-            for text, code, JSON lines and Parquet; hidden files left out), a glob, or a list of these.
+        spec: "stdlib" (the running interpreter's standard library and language reference), a file, a folder
+            (searched for text, code, JSON lines and Parquet; hidden files left out), a glob, or a list of
+            these.
 
     Raises:
         UserError: an entry names nothing.
     """
     entries = [spec] if isinstance(spec, str) else list(spec)
     if not entries:
-        raise UserError("the corpus names no file: give --data.corpus a file, a folder, a glob or stdlib.")
+        raise UserError("the corpus names no file: give --data.corpus a file, a folder, a glob or stdlib")
     return [_stdlib() if entry == STDLIB else _resolve_path(str(entry)) for entry in entries]
 
 
@@ -91,7 +97,9 @@ def _stdlib() -> Source:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in root.rglob("*.py") if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)]
     if not files:
-        raise UserError(f"this Python has no standard library sources in {root}: name text files of your own.")
+        raise UserError(
+            f"this Python has no sources of its standard library in {root}: name files of your own"
+        )
     return Source(STDLIB, tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())))
 
 
@@ -100,15 +108,15 @@ def _resolve_path(entry: str) -> Source:
     if path.is_dir():
         files = tuple(sorted(_search(path), key=lambda file: file.relative_to(path).as_posix()))
         if not files:
-            raise UserError(f"nothing to read in {entry}: no text, code, JSON lines or Parquet files.")
+            raise UserError(f"nothing to read in {entry}: no text, code, JSON lines or Parquet files")
         return Source(entry, files)
     if path.exists():
         return Source(entry, (path,), named=True)
     if glob.has_magic(entry):
-        found = (Path(name) for name in glob.glob(str(path), recursive=True))
+        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path takes no absolute one
         files = tuple(sorted(file for file in found if file.is_file()))
         if not files:
-            raise UserError(f"{entry} matches no file.")
+            raise UserError(f"{entry} matches no file")
         return Source(entry, files)
     raise UserError(f"no such file or folder: {entry}")
 
@@ -116,8 +124,8 @@ def _resolve_path(entry: str) -> Source:
 def _search(folder: Path) -> Iterator[Path]:
     """Files with a known ending under a folder; nothing hidden."""
     for path in folder.rglob("*"):
-        known = plain_suffix(path) in TEXT_SUFFIXES | JSON_LINES | PARQUET
-        if known and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if plain_suffix(path) in _READABLE and not hidden and path.is_file():
             yield path
 
 
@@ -132,7 +140,8 @@ def documents(
         warn: is told about files that were skipped, or read in another encoding than UTF-8.
 
     Raises:
-        UserError: a file cannot be read, is no text although it was named, or has a broken line; names file and line.
+        UserError: a file cannot be read, is no text although it was named, or has a broken line; names file
+            and line.
     """
     for source in sources:
         empty = True
@@ -146,7 +155,7 @@ def documents(
 
             yield from (Document(topics[key], STDLIB) for key in sorted(topics))
         elif empty:
-            raise UserError(f"nothing to read in {source.name}: it is empty.")
+            raise UserError(f"nothing to read in {source.name}: it is empty")
 
 
 def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], object]) -> Iterator[str]:
@@ -161,7 +170,7 @@ def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], objec
         decoded = decode(data)
         if decoded is None:
             if named:
-                raise UserError(f"{path} is not text: it looks like a binary file.")
+                raise UserError(f"{path} is not text: it looks like a binary file")
             warn(f"skipped {path}: it looks like a binary file")
             return
         text, encoding = decoded
@@ -179,17 +188,15 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
-                raise UserError(f"{where}: the line is not UTF-8.") from error
+                raise UserError(f"{where}: the line is not UTF-8") from error
             except ValueError as error:
-                raise UserError(f"{where}: the line is not JSON ({error}).") from error
+                raise UserError(f"{where}: the line is not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise UserError(f'{where}: the line is not an object with a text, such as {{"{field}": "..."}}.')
+                raise UserError(f'{where}: the line is not an object such as {{"{field}": "some text"}}')
             if field not in row:
-                raise UserError(
-                    f"{where}: there is no field {field!r}, only {_listed(row)}: name one with --data.text_field."
-                )
+                raise UserError(f"{where}: {_other_fields('field', field, row)}")
             if not isinstance(row[field], str):
-                raise UserError(f"{where}: the field {field!r} is not a text: name one with --data.text_field.")
+                raise UserError(f"{where}: the field {field!r} is not text: give --data.text_field another")
             # JSON can spell half a surrogate pair, which no UTF-8 can hold.
             yield row[field].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -199,27 +206,23 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path} needs the pyarrow package: pip install 'lm[parquet]'.") from error
+        raise UserError(f"{path} needs the pyarrow package: pip install 'lm[parquet]'") from error
     with open_binary(path) as file:
-        if path.suffix.lower() not in PARQUET:
-            file = pyarrow.BufferReader(file.read())
+        # Parquet is read from its end: where the whole file is compressed, it has to be in memory.
+        readable = file if path.suffix.lower() in PARQUET else io.BytesIO(file.read())
         try:
-            table = pyarrow.parquet.ParquetFile(file)
-            columns = table.schema_arrow.names
-            if field not in columns:
-                raise UserError(
-                    f"{path}: there is no column {field!r}, only {_listed(columns)}: name one with --data.text_field."
-                )
+            table = pyarrow.parquet.ParquetFile(readable)
+            if field not in table.schema_arrow.names:
+                raise UserError(f"{path}: {_other_fields('column', field, table.schema_arrow.names)}")
+            kind = table.schema_arrow.field(field).type
+            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                raise UserError(f"{path}: the column {field!r} is not text: give --data.text_field another")
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    if text is not None and not isinstance(text, str):
-                        raise UserError(
-                            f"{path}: the column {field!r} is not text: name one with --data.text_field."
-                        )
-                    yield text or ""
+                yield from (text for text in batch.column(0).to_pylist() if text is not None)
         except pyarrow.ArrowException as error:
-            raise UserError(f"{path} is not a Parquet file, or it is damaged ({error}).") from error
+            raise UserError(f"{path} is not a Parquet file, or it is damaged: {error}") from error
 
 
-def _listed(names) -> str:
-    return ", ".join(map(repr, names)) or "none at all"
+def _other_fields(kind: str, field: str, names: Iterable[str]) -> str:
+    found = ", ".join(map(repr, names)) or "none at all"
+    return f"there is no {kind} {field!r}, only {found}: give one of them to --data.text_field"

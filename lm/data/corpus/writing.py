@@ -55,8 +55,10 @@ class ShardWriter:
         """
         if self._file is not None:
             self._end()
-        totals = {key: sum(record[key] for record in self._records) for key in ("tokens", "documents", "bytes")}
-        return totals | {"shards": self._records}
+        counts = ("tokens", "documents", "bytes")
+        return {key: sum(record[key] for record in self._records) for key in counts} | {
+            "shards": self._records
+        }
 
     def _begin(self) -> None:
         name = f"{self._split}-{len(self._records):05}.bin"
@@ -73,7 +75,8 @@ class ShardWriter:
             os.fsync(file.fileno())
         index = np.array(self._starts, dtype=INDEX_DTYPE).tobytes()
         write_synced(self._idx_path, index)
-        self._record |= {"sha256": self._sha256.hexdigest(), "index_sha256": hashlib.sha256(index).hexdigest()}
+        self._record["sha256"] = self._sha256.hexdigest()
+        self._record["index_sha256"] = hashlib.sha256(index).hexdigest()
         self._records.append(self._record)
 
 

@@ -1,0 +1,137 @@
+"""What every test may use."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # threads that spin on busy cores make small steps 30 times slower
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data beside the project; the test is skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data beside the project")
+    return folder
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+@dataclass
+class Outcome:
+    """What a command left behind: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lm(tmp_path, monkeypatch, capfd) -> Callable[..., Outcome]:
+    """Runs the `lm` command in this process, in an empty folder: `lm("fit", "--config", …)`."""
+    from lm.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LM_DEBUG", raising=False)
+
+    def run(*words: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lm", *map(str, words)])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        torch.set_num_threads(1)
+        out, err = capfd.readouterr()
+        return Outcome(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def start_lm(tmp_path) -> Callable[..., subprocess.Popen]:
+    """Starts the `lm` command as a process of its own, in an empty folder, one thread."""
+    started: list[subprocess.Popen] = []
+
+    def start(*words: str | Path, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "lm", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def code_text(tmp_path_factory) -> Path:
+    """A real text that every machine has: 120 kB of Python."""
+    import argparse
+
+    path = tmp_path_factory.mktemp("text") / "code.py"
+    path.write_text(inspect.getsource(argparse)[:100_000], encoding="utf-8")
+    return path
+
+
+# A GPT and a BERT that train in a second or two.
+TINY = (
+    "--data.vocab_size=400",
+    "--data.seq_len=32",
+    "--data.batch_size=4",
+    "--model.init_args.backbone.hidden_size=32",
+    "--model.init_args.backbone.num_layers=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_steps=6",
+    "--trainer.val_check_interval=6",
+    "--trainer.limit_val_batches=4",
+    "--trainer.log_every_n_steps=1",
+    "--checkpoint.every_n_steps=2",
+    "--sample.tokens=8",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt(code_text) -> tuple[str, ...]:
+    """The words of a command that trains a tiny GPT, from `--config` on."""
+    return ("--config", str(CONFIGS / "pretrain/gpt-nano.yaml"), f"--data.corpus={code_text}", *TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(code_text) -> tuple[str, ...]:
+    """The words of a command that trains a tiny BERT, from `--config` on."""
+    return ("--config", str(CONFIGS / "pretrain/bert-nano.yaml"), f"--data.corpus={code_text}", *TINY)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_gpt, tiny_bert) -> Path:
+    """A folder with finished runs `checkpoints/gpt` and `checkpoints/bert`. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, words in (("gpt", tiny_gpt), ("bert", tiny_bert)):
+        subprocess.run(
+            [sys.executable, "-m", "lm", "fit", *words, "--name", name],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+        )
+    return folder

@@ -1,0 +1,245 @@
+"""A run is a folder: it is continued exactly, left alone when finished, never mixed with another."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lm.run import differences, identity
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def losses(folder: Path, tag: str = "train/loss") -> dict[int, float]:
+    """A run's logged figures by step."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def read_until(process: subprocess.Popen, start: str) -> str:
+    """What a process wrote on stderr, up to the line that begins so."""
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if line.startswith(start):
+            return seen
+    raise AssertionError(f"it ended without a line {start!r}:\n{seen}")
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    folder = trained / "checkpoints/gpt"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "summary.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if "partial" in name]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["tokens_seen"] == 6 * 4 * 32
+    assert summary["perplexity"] == pytest.approx(torch.tensor(summary["val_loss"]).exp().item(), rel=1e-5)
+    for name in ("val_loss", "bits_per_byte", "tokens_per_second", "wall_seconds", "parameters"):
+        assert summary[name] > 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["vocab_size"] == 400
+
+
+def test_tensorboard_has_what_a_person_looks_for(trained):
+    events = EventAccumulator(str(trained / "checkpoints/gpt"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {
+        "train/loss",
+        "train/bits_per_byte",
+        "val/loss",
+        "val/bits_per_byte",
+        "optimizer/learning_rate_matrix",
+        "optimizer/learning_rate_embedding",
+        "optimizer/gradient_norm",
+        "speed/tokens_per_second",
+        "progress/tokens_seen",
+        "final/loss",
+    } <= scalars
+    tensors = set(events.Tags()["tensors"])
+    assert "sample/text_summary" in tensors
+    assert "configuration/text_summary" in tensors
+    assert [e.step for e in events.Scalars("val/loss")] == [6]
+
+
+def test_the_same_command_leaves_a_finished_run_alone(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "checkpoints/gpt/last.ckpt").stat().st_mtime_ns
+    result = lm("fit", *tiny_gpt, "--name", "gpt")
+    assert result.status == 0
+    assert "gpt is finished" in result.out
+    assert (tmp_path / "checkpoints/gpt/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_configuration_is_refused(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    result = lm("fit", *tiny_gpt, "--name", "gpt", "--model.init_args.backbone.num_layers=3")
+    assert result.status == 1
+    assert "checkpoints/gpt belongs to another configuration" in result.err
+    assert "model.backbone.num_layers 2 → 3" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_what_is_not_learned_may_change(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    result = lm("fit", *tiny_gpt, "--name", "gpt", "--trainer.log_every_n_steps=3", "--data.num_workers=1")
+    assert (result.status, "is finished" in result.out) == (0, True)
+
+
+def test_the_same_samples_a_step_are_the_same_run():
+    one = {"data": {"init_args": {"batch_size": 8}}, "trainer": {"accumulate_grad_batches": 2, "devices": 1}}
+    two = {"data": {"init_args": {"batch_size": 4}}, "trainer": {"accumulate_grad_batches": 1, "devices": 4}}
+    other = {
+        "data": {"init_args": {"batch_size": 8}},
+        "trainer": {"accumulate_grad_batches": 1, "devices": 1},
+    }
+    assert differences(identity(one), identity(two)) == []
+    assert differences(identity(other), identity(one)) == ["samples of a step 16 → 8"]
+
+
+@pytest.mark.parametrize("task", ["gpt", "bert"])
+def test_killed_in_the_middle_it_goes_on_to_the_last_bit(start_lm, tiny_gpt, tiny_bert, tmp_path, task):
+    """Dropout on, gradient accumulation on, several loader workers, over more than one epoch."""
+    words = (
+        *(tiny_gpt if task == "gpt" else tiny_bert),
+        "--model.init_args.backbone.dropout=0.1",
+        "--trainer.accumulate_grad_batches=2",
+        "--data.num_workers=2",
+        "--data.seq_len=64",
+        "--data.batch_size=16",
+        "--trainer.max_steps=30",
+        "--trainer.val_check_interval=22",
+        "--checkpoint.every_n_steps=5",
+    )
+    whole = start_lm("fit", *words, "--name", "whole")
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    killed = start_lm("fit", *words, "--name", "killed")
+    read_until(killed, "step 18/30")
+    os.killpg(killed.pid, signal.SIGKILL)  # with its loader workers
+    killed.communicate()
+    assert not (tmp_path / "checkpoints/killed/summary.json").exists()
+    again = start_lm("fit", *words, "--name", "killed")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "goes on from step 15" in err
+    expected, found = losses(tmp_path / "checkpoints/whole"), losses(tmp_path / "checkpoints/killed")
+    assert sorted(expected) == list(range(1, 31))
+    assert found == expected
+    left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("whole", "killed"))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    figures = [
+        json.loads((tmp_path / f"checkpoints/{n}/summary.json").read_text()) for n in ("whole", "killed")
+    ]
+    for key in ("val_loss", "best_val_loss", "best_step", "tokens_seen"):
+        assert figures[0][key] == figures[1][key]
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(start_lm, tiny_gpt, tmp_path):
+    process = start_lm("fit", *tiny_gpt, "--trainer.max_steps=2000", "--checkpoint.every_n_steps=2000")
+    read_until(process, "step")
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "The same command goes on from there." in err
+    assert "Traceback" not in err
+    step = torch.load(tmp_path / "checkpoints/gpt-nano/last.ckpt", weights_only=True)["global_step"]
+    assert f"stopped at step {step} of 2000" in err
+    assert not (tmp_path / "checkpoints/gpt-nano/summary.json").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(start_lm, lm, tiny_gpt):
+    process = start_lm("fit", *tiny_gpt, "--trainer.max_steps=100000")
+    read_until(process, "run checkpoints")
+    result = lm("fit", *tiny_gpt, "--trainer.max_steps=100000")
+    process.terminate()
+    assert result.status == 1
+    assert "another process is training in checkpoints/gpt-nano" in result.err
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["gpt", "bert"])
+def test_validate_and_test_agree_with_the_end_of_the_run(lm, trained, tiny_gpt, tiny_bert, tmp_path, name):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    words = tiny_gpt if name == "gpt" else tiny_bert
+    summary = json.loads((tmp_path / f"checkpoints/{name}/summary.json").read_text())
+    for command in ("validate", "test"):
+        result = lm(command, *words, "--name", name, "--trainer.limit_test_batches=4")
+        assert result.status == 0
+        assert f"loss {summary['val_loss']:.4f}" in result.out
+        assert f"{summary['bits_per_byte']:.4f} bits per byte" in result.out
+
+
+@pytest.mark.parametrize("name", ["gpt", "bert"])
+def test_predictions_go_to_a_file(lm, trained, tiny_gpt, tiny_bert, tmp_path, name):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    words = tiny_gpt if name == "gpt" else tiny_bert
+    result = lm("predict", *words, "--name", name, "--trainer.limit_predict_batches=2")
+    assert result.status == 0
+    rows = [json.loads(line) for line in (tmp_path / f"checkpoints/{name}/predictions.jsonl").open()]
+    if name == "gpt":
+        assert len(rows) == 2 * 4
+        assert all(row["tokens"] == 32 and row["loss"] > 0 for row in rows)
+    else:
+        assert all({"piece", "guess", "position"} <= row.keys() for row in rows)
+
+
+def test_best_ckpt_alone_is_enough(trained, tmp_path):
+    """Moved to another folder, with nothing beside it."""
+    shutil.copy(trained / "checkpoints/gpt/best.ckpt", tmp_path / "moved.ckpt")
+    words = ["generate", "moved.ckpt", "--prompt", "def ", "--tokens", "5", "--temperature", "0"]
+    result = subprocess.run(
+        [sys.executable, "-m", "lm", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("def ")
+    assert {path.name for path in tmp_path.iterdir()} == {"moved.ckpt"}
+
+
+def test_any_torch_optimizer_works_by_class_path(lm, tiny_gpt):
+    words = [w for w in tiny_gpt if "optimizer" not in w]
+    result = lm("fit", *words, "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.001")
+    assert result.status == 0, result.err
+
+
+def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path):
+    """Data parallel over gloo: the same samples a step, so the same losses up to rounding."""
+    one = start_lm("fit", *tiny_gpt, "--name", "one")
+    _, err = one.communicate()
+    assert one.returncode == 0, err
+    two = start_lm(
+        "fit",
+        *tiny_gpt,
+        "--config",
+        str(ROOT / "configs/trainer/ddp.yaml"),
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--trainer.devices=2",
+        "--data.batch_size=2",
+        "--name",
+        "two",
+    )
+    _, err = two.communicate()
+    assert two.returncode == 0, err
+    assert torch.load(tmp_path / "checkpoints/two/last.ckpt", weights_only=True)["global_step"] == 6
+    left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("one", "two"))
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=0.02, atol=2e-3)
