@@ -5,7 +5,7 @@
 # With folders of the host instead of named volumes, add --user "$(id -u):$(id -g)": any user id works.
 # `docker stop` lets a run save a checkpoint first; --time gives it longer than ten seconds.
 
-# Any image with Python 3.11 or later as `python` and `pip`, and Debian's useradd (and apt-get, for cuda).
+# Any image with Python 3.11 or later as `python` and `pip`, and useradd; for cuda also apt-get and Python's headers.
 ARG BASE=python:3.11-slim
 
 # The requirements as files of their own, so that the layers below change with them alone, not with all of pyproject.
@@ -39,8 +39,8 @@ COPY --from=requirements /requirements.txt /opt/lm/
 RUN pip install -r /opt/lm/requirements.txt
 
 # The folders that `lm` writes belong to the user before they become volumes: a new named volume takes that over.
-ARG UID=1000
-RUN useradd --uid "$UID" --no-create-home lm && install -d -o lm -g lm /work/data /work/checkpoints
+ARG USER_ID=1000
+RUN useradd --uid "$USER_ID" --no-create-home lm && install -d -o lm -g lm /work/data /work/checkpoints
 WORKDIR /work
 VOLUME ["/work/data", "/work/checkpoints"]
 # Triton's and torch.compile's caches ask for a home and a name, which a --user unknown to the image doesn't have.
@@ -52,6 +52,6 @@ COPY lm /opt/lm/lm
 RUN pip install --no-deps --no-build-isolation /opt/lm
 COPY configs configs
 
-USER ${UID}
+USER ${USER_ID}
 ENTRYPOINT ["lm"]
 CMD ["--help"]

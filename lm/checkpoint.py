@@ -137,6 +137,12 @@ def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     return record
 
 
+def config_of(record: dict[str, Any]) -> BackboneConfig:
+    """The backbone's shape; fields that this version does not know are left out."""
+    known = {f.name for f in fields(BackboneConfig)}
+    return BackboneConfig(**{k: v for k, v in record["backbone"].items() if k in known})
+
+
 def load_tokenizer(record: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a checkpoint carries."""
     return Tokenizer.from_bytes(record["tokenizer"].numpy().tobytes())
@@ -150,8 +156,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """
     checkpoint = read(path)
     record = read_record(checkpoint, path)
-    known = {f.name for f in fields(BackboneConfig)}
-    config = BackboneConfig(**{k: v for k, v in record["backbone"].items() if k in known})
+    config = config_of(record)
     weights = {
         name.removeprefix(MODEL_PREFIX).replace("_orig_mod.", ""): tensor
         for name, tensor in checkpoint["state_dict"].items()

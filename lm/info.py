@@ -31,7 +31,8 @@ def corpus_facts(folder: Path) -> dict[str, Any]:
     facts["tokenizer"] = f"{corpus.vocab_size:,} pieces, {corpus.tokenizer.fingerprint[:12]}"
     facts["checksums"] = "as they should be"
     facts["sources"] = [
-        f"{s['source']} ({s['documents']:,} documents, {_size(s['bytes'])})" for s in manifest["sources"][:10]
+        f"{s['name']} ({s['files']:,} files, {_size(s['bytes_on_disk'])}, {s['documents']:,} documents)"
+        for s in manifest["sources"][:10]
     ]
     if len(manifest["sources"]) > 10:
         facts["sources"].append(f"and {len(manifest['sources']) - 10} more")
@@ -41,19 +42,21 @@ def corpus_facts(folder: Path) -> dict[str, Any]:
 
 def checkpoint_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself."""
+    import torch
+
     from lm import checkpoint as checkpoints
+    from lm.backbone import LanguageModel
 
     content = checkpoints.read(path)
     record = checkpoints.read_record(content, path)
     tokenizer = checkpoints.load_tokenizer(record)
-    seen = {
-        tensor.data_ptr(): tensor.numel() for name, tensor in content["state_dict"].items() if "net." in name
-    }
+    with torch.device("meta"):
+        model = LanguageModel(checkpoints.config_of(record))
     return {
         "kind": "checkpoint",
         "file": f"{path} ({_size(path.stat().st_size)})",
         "task": record["task"],
-        "parameters": f"{sum(seen.values()):,}",
+        "parameters": f"{model.num_parameters():,}",
         "steps": content.get("global_step", 0),
         "can be": "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt",
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},

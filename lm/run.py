@@ -22,6 +22,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lm import checkpoint as checkpoints
 from lm.callbacks import Monitor, Progress, RandomState, RunCheckpoints, Samples, Stopped, Summary
@@ -87,6 +88,7 @@ def _quiet() -> None:
         ".*Checkpoint directory.*exists.*",
         ".*number of training batches.*smaller than the logging interval.*",
         ".*LeafSpec.*",
+        ".*It is recommended to use `self.log.*sync_dist.*",  # the metric has summed over all processes
         ".*already configured with model summary.*",
         ".*Skipping device.*",
     ):
@@ -276,7 +278,10 @@ class RunCLI(LightningCLI):
             )
         elif self.subcommand != "fit":
             logger = False
-        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, logger=logger)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}", status=2) from error
 
     def fit(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """Train, or go on; then say what came of it."""
@@ -297,7 +302,7 @@ class RunCLI(LightningCLI):
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
         summary = self.summary.write(self.trainer, model)
         if _is_rank_zero():
-            report(self.folder, summary, self.samples.latest, model.config.causal)
+            report(self.folder, summary, self.samples, model.config.causal)
 
     def _announce(self, model: Any, datamodule: Any) -> None:
         if not _is_rank_zero():
@@ -375,9 +380,10 @@ class Finished(Exception):
         self.folder, self.summary = folder, summary
 
 
-def report(folder: Path, summary: dict[str, Any], sample: str, causal: bool) -> None:
+def report(folder: Path, summary: dict[str, Any], samples: Samples, causal: bool) -> None:
     """What a person sees at the end: a sample, the figures, where everything is, what to type next."""
-    print(f"\n--- sample ---\n{sample}\n--- end of sample ---\n")
+    what = f"a sample, going on from {samples.opening!r}" if causal else "a sample, [piece→guess] or [piece]"
+    print(f"\n--- {what} ---\n{samples.latest}\n--- end of sample ---\n")
     print(
         f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
         f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"

@@ -182,10 +182,6 @@ class Tokenizer:
                 ids += self._sp.encode(chunk)
         return ids
 
-    def encode_array(self, text: str) -> np.ndarray:
-        """`encode` as int32 `(n,)`."""
-        return np.array(self.encode(text), dtype=np.int32)
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; control pieces are left out, broken UTF-8 shows as U+FFFD."""
         decoder = StreamDecoder(self)
@@ -231,8 +227,7 @@ class Tokenizer:
             if self._sp.is_byte(id):
                 byte = self._piece_bytes[id][0]
                 # Two-byte characters are letters (Latin, Greek, Cyrillic ...) that may stand inside a word;
-                # those of three and four are mostly Chinese and emoji. Which byte is the last one is not
-                # known.
+                # those of three and four are mostly Chinese and emoji. Which byte is the last is unknown.
                 alone = byte < 0x80 and _stands_alone(chr(byte))
                 opens[id], closes[id] = alone or byte >= 0xE0, alone
             else:

@@ -220,8 +220,9 @@ def test_any_torch_optimizer_works_by_class_path(lm, tiny_gpt):
     assert result.status == 0, result.err
 
 
-def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path):
-    """Data parallel over gloo: the same samples a step, so the same losses up to rounding."""
+@pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path, overlay):
+    """Data parallel and sharded over gloo: the same samples a step, so the same weights up to rounding."""
     one = start_lm("fit", *tiny_gpt, "--name", "one")
     _, err = one.communicate()
     assert one.returncode == 0, err
@@ -229,7 +230,7 @@ def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path):
         "fit",
         *tiny_gpt,
         "--config",
-        str(ROOT / "configs/trainer/ddp.yaml"),
+        str(ROOT / f"configs/trainer/{overlay}.yaml"),
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",
         "--trainer.devices=2",

@@ -70,7 +70,6 @@ def test_long_text_is_encoded_in_chunks_without_loss(tokenizer):
     text = ("x" * 1000 + "\n") * 70 + "no line end " * 12_000
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode_array(text).tolist() == ids
 
 
 def test_split_lines_loses_nothing():
@@ -116,9 +115,9 @@ def test_training_is_deterministic_and_saved_exactly(tokenizer, tmp_path):
         assert same.encode("def main():") == tokenizer.encode("def main():")
 
 
-def test_training_uses_text_with_a_character_that_sentencepiece_drops_sentences_for():
-    tokenizer = Tokenizer.train(["characters and \u2585 in every line\n" * 50], 280)
-    assert any("char" in tokenizer.piece(id) for id in range(280))
+def test_training_uses_text_with_the_character_that_sentencepiece_drops_sentences_for():
+    tokenizer = Tokenizer.train(["characters and \u2585 in every line\n" * 50], 290)
+    assert tokenizer.id("ch") is not None
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class BackboneConfig:
             )
         if self.num_heads % self.kv_heads:
             raise UserError(
-                f"backbone.num_kv_heads {self.num_kv_heads} does not divide backbone.num_heads {self.num_heads}",
+                f"backbone.num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}",
                 status=2,
             )
         if self.positions == "rotary" and self.dim_per_head % 2:

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
 from lm.callbacks.monitor import Monitor
@@ -31,6 +33,13 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             plain = value if isinstance(value, int | float | bool | str) else str(value)
             flat[f"{prefix}{key}"] = plain
     return {k.replace(".init_args", ""): v for k, v in flat.items()}
+
+
+def log_text(trainer: Trainer, tag: str, text: str) -> None:
+    """Put a text on TensorBoard as it is, without Markdown's reading of it. Other loggers are left alone."""
+    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        fenced = "```\n" + text.replace("```", "'''") + "\n```"
+        trainer.logger.experiment.add_text(tag, fenced, trainer.global_step)
 
 
 class Summary(Callback):
@@ -68,6 +77,12 @@ class Summary(Callback):
     def wall_seconds(self) -> float:
         """Since the command was typed, preparing included; of all the run's processes in turn."""
         return self._earlier + time.time() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The configuration, to be read where the curves are."""
+        log_text(
+            trainer, "configuration", yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
+        )
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Write and return the figures. Losses are of the last weights; `best_val_loss` of `best.ckpt`."""

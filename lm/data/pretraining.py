@@ -35,7 +35,7 @@ class PretrainingData(pl.LightningDataModule):
         data_dir: where prepared corpora lie.
     """
 
-    def __init__(  # noqa: PLR0917 - the command makes each an option by name
+    def __init__(
         self,
         corpus: str | list[str] = "stdlib",
         seq_len: int = 256,
@@ -96,9 +96,9 @@ class PretrainingData(pl.LightningDataModule):
         """
         if self.corpus is not None:
             return
-        if self.corpus_folder is None:  # another process prepared it
-            self.corpus_folder = locate(self.settings)
-        self.corpus = Corpus.open(self.corpus_folder)
+        folder = self.corpus_folder or locate(self.settings)  # another process may have prepared it
+        self.corpus = Corpus.open(folder)
+        self.corpus_folder = folder
         train, val = self.corpus.split("train"), self.corpus.split("val")
         if len(train) < self.seq_len + 1:
             raise UserError(

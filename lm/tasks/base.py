@@ -13,6 +13,7 @@ from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
 from lm.tasks.metrics import TokenLoss
+from lm.tasks.sharding import shard
 
 IGNORED = -100  # a target that does not count
 
@@ -89,12 +90,7 @@ class Task(LightningModule):
     def configure_model(self) -> None:
         """Shard the network where the strategy has a device mesh, then compile it. Called more than once."""
         if self.device_mesh is not None and not self._sharded:
-            from torch.distributed.fsdp import fully_shard
-
-            mesh = self.device_mesh["data_parallel"]
-            for block in self.net.backbone.blocks:
-                fully_shard(block, mesh=mesh)
-            fully_shard(self.net, mesh=mesh)
+            shard(self.net, self.device_mesh["data_parallel"])
             self._sharded = True
         if self.compile_blocks:
             self.compile_blocks = False

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lm.backbone import Backbone, BackboneConfig, LanguageModel, Pooler
 from lm.backbone.attention import Pattern
 from lm.backbone.transformer import MLP, document_positions
-from lm.inference import Sampling, generate_text
+from lm.inference.generate import Sampling, generate_text
 from lm.tokenizer import Tokenizer
 
 GPT2 = {"positions": "learned", "norm": "layer", "mlp": "gelu_tanh", "bias": True}

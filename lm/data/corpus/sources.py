@@ -26,7 +26,9 @@ _TEXT_ENDINGS = """
     .cs .fs .dart .zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .cmake .gradle
 """
 _READABLE = {*_TEXT_ENDINGS.split(), *JSON_LINES, *PARQUET}
-_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
+# Tests, other people's packages, and what a program wrote: `encodings` is mostly tables of code points.
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_NOT_LIBRARY |= {"pydoc_data", "encodings"}
 _MOST_WARNINGS = 5
 
 

@@ -5,7 +5,6 @@ import inspect
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -109,9 +108,8 @@ def test_the_manifest_tells_what_is_there(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", texts(30))
     corpus = make(path, tmp_path, shard_tokens=1000)
     manifest = corpus.manifest
-    assert manifest["sources"] == [
-        {"name": path, "files": 1, "bytes_on_disk": os.path.getsize(path), "documents": 30}
-    ]
+    size = Path(path).stat().st_size
+    assert manifest["sources"] == [{"name": path, "files": 1, "bytes_on_disk": size, "documents": 30}]
     assert manifest["vocab_size"] == 400 and manifest["dtype"] == "uint16"
     assert manifest["tokenizer_sha256"] == corpus.tokenizer.fingerprint
     shards = manifest["splits"]["train"]["shards"]
@@ -227,6 +225,7 @@ def test_two_processes_at_once_make_one_corpus(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
     path = write_lines(tmp_path / "a.jsonl", texts(400))
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -275,8 +274,15 @@ def test_the_command_prints_the_folder_that_the_settings_name(tmp_path, capsys):
 
 
 def test_the_help_needs_nothing_heavy():
-    code = "import sys\nfrom lm.data.corpus.command import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "assert not {'torch', 'lightning'} & set(sys.modules)"
+    code = """
+import sys
+from lm.data.corpus.command import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert not {"torch", "lightning"} & set(sys.modules)
+"""
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "usage: lm prepare" in result.stdout
 

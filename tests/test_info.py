@@ -1,0 +1,33 @@
+"""`lm info` on real runs, checkpoints and corpora."""
+
+import json
+
+
+def test_a_run(lm, trained):
+    result = lm("info", trained / "checkpoints/gpt", "--json")
+    facts = json.loads(result.out)
+    assert (facts["kind"], facts["state"]) == ("run", "finished")
+    assert facts["best.ckpt"]["parameters"] == f"{facts['figures']['parameters']:,}"
+    assert facts["best.ckpt"]["figures"]["val/loss"] == round(facts["figures"]["best_val_loss"], 4)
+
+
+def test_a_checkpoint(lm, trained):
+    result = lm("info", trained / "checkpoints/bert/last.ckpt")
+    assert result.status == 0
+    assert "lm.tasks.masked.MaskedPretraining" in result.out
+    assert "400 pieces" in result.out
+    assert "trained on" in result.out
+
+
+def test_a_corpus_counts_what_lies_there(lm, trained):
+    folder = next(path for path in (trained / "data").iterdir() if path.is_dir())
+    facts = json.loads(lm("info", folder, "--json").out)
+    tokens = sum(path.stat().st_size // 2 for path in folder.glob("train-*.bin"))
+    assert f" {tokens:,} tokens" in facts["train"]
+    assert "code.py (1 files" in facts["sources"][0]
+
+
+def test_an_unfinished_run(lm, trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.ckpt").write_bytes((trained / "checkpoints/gpt/last.ckpt").read_bytes())
+    assert "not finished" in lm("info", "run").out
