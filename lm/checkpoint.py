@@ -84,15 +84,14 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
 def _why_unreadable(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(2)
-    archive = (
-        start == b"PK"
-    )  # what torch writes; before that format it was a bare pickle, which begins with 0x80
+    archive = start == b"PK"  # what torch writes; once it was a bare pickle, which begins with 0x80
     if start[:1] == b"\x80" or (archive and isinstance(error, pickle.UnpicklingError)):
         return (
             f"{path} holds pickled Python objects, which could run anything: refused. "
             "Checkpoints of lm hold tensors and plain values only."
         )
-    return f"{path} {'is cut short or damaged' if archive else 'is not a checkpoint'}: use another, or train again"
+    what = "is cut short or damaged" if archive else "is not a checkpoint"
+    return f"{path} {what}: use another, or train again"
 
 
 def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:

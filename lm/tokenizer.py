@@ -15,6 +15,7 @@ import codecs
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end
 
 SPACE = "\u2581"  # how SentencePiece writes a space inside its pieces
 _TRAIN_CHUNK = 16_000  # characters: one "sentence" for the trainer
+_COVERAGE = 0.9995  # of the characters: the rest are typing errors and rare scripts
 _ENCODE_CHUNK = 65_536  # characters: SentencePiece's merge queue slows down by 2.5 times on whole books
 _RESERVED = "\u2585"  # the trainer drops a sentence with this character
 
@@ -46,6 +48,9 @@ class Tokenizer:
 
     def __init__(self, model: bytes, name: str = "the tokenizer") -> None:
         self._model = bytes(model)
+        self.coverage: float | None = (
+            None  # share of the training text whose characters have pieces, if known
+        )
         if not model:
             raise UserError(f"{name} is empty, not a SentencePiece model; give the .model file")
         try:
@@ -76,16 +81,29 @@ class Tokenizer:
 
         Args:
             texts: documents, read once. The trainer holds them all, in some 10 times their size: bound them.
-            vocab_size: pieces in all, with the 9 special and the 256 byte pieces.
+            vocab_size: pieces in all, with the 9 special and the 256 byte pieces. Where the texts have more
+                characters than fit beside longer pieces, the rarer ones are spelt in bytes: see `coverage`.
 
         Raises:
-            UserError: the texts have fewer different pieces than `vocab_size`, or more characters.
+            UserError: the texts have fewer different pieces than `vocab_size`, or it has no room for text.
         """
-        chunks = (chunk for text in texts for chunk in split_lines(_valid_unicode(text), _TRAIN_CHUNK))
+        chunks = [
+            chunk.replace(_RESERVED, " ")
+            for text in texts
+            for chunk in split_lines(_valid_unicode(text), _TRAIN_CHUNK)
+            if chunk.strip()
+        ]
+        if not chunks:
+            raise UserError("there is no text to train a tokenizer on")
+        kept = commonest_characters(chunks, vocab_size)
+        if kept is not None:
+            # SentencePiece itself gives up below a coverage of 0.98: it is shown the kept characters alone.
+            others = re.compile(f"[^{re.escape(''.join(sorted(kept[0])))}]+")
+            chunks = [part for chunk in chunks for part in others.split(chunk) if part.strip()]
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(chunk.replace(_RESERVED, " ") for chunk in chunks if chunk.strip()),
+                sentence_iterator=iter(chunks),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type="bpe",
@@ -95,7 +113,7 @@ class Tokenizer:
                 remove_extra_whitespaces=False,
                 allow_whitespace_only_pieces=True,
                 split_digits=True,
-                character_coverage=0.9995,
+                character_coverage=_COVERAGE if kept is None else 1.0,
                 max_sentence_length=8 * _TRAIN_CHUNK,
                 pad_id=0,
                 unk_id=1,
@@ -110,7 +128,9 @@ class Tokenizer:
             )
         except RuntimeError as error:
             raise _training_error(str(error), vocab_size) from error
-        return cls(model.getvalue())
+        trained = cls(model.getvalue())
+        trained.coverage = _COVERAGE if kept is None else kept[1]
+        return trained
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -295,6 +315,19 @@ def _stands_alone(char: str) -> bool:
     return ideographic or code >= 0x20000 or not (char.isalnum() or char == "_")
 
 
+def commonest_characters(texts: Iterable[str], vocab_size: int) -> tuple[set[str], float] | None:
+    """Which characters get a piece of their own where a vocabulary cannot hold all of a text's beside longer
+    pieces, as with Chinese and a small one; and the share of the text that they make up. None where it can."""
+    counts = Counter[str]()
+    for text in texts:
+        counts.update(text)
+    rest = vocab_size - 256 - 9
+    room = max(rest * 2 // 3, min(rest - 1, 64))
+    kept = counts.most_common(max(room, 1))
+    share = sum(count for _, count in kept) / counts.total()
+    return None if share >= _COVERAGE or rest < 2 else ({character for character, _ in kept}, share)
+
+
 def _training_error(message: str, vocab_size: int) -> UserError:
     """SentencePiece's reasons for not training, as something to do."""
     if most := re.search(r"too high .*<= (\d+)", message):
@@ -307,6 +340,4 @@ def _training_error(message: str, vocab_size: int) -> UserError:
             f"a vocabulary of {vocab_size} pieces cannot hold the corpus's characters: "
             f"give --data.vocab_size {least[1]} or more"
         )
-    if "sentences_.empty()" in message:
-        return UserError("there is no text to train a tokenizer on")
     return UserError(f"SentencePiece cannot train a vocabulary of {vocab_size} pieces: {message}")

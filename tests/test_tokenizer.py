@@ -207,3 +207,14 @@ def test_real_texts_round_trip(real_data):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+
+
+def test_more_characters_than_pieces_are_spelt_in_bytes():
+    """Chinese and a small vocabulary: the commonest characters have pieces, the round trip is exact."""
+    rare = "".join(chr(0x4E00 + n) for n in range(3000))
+    text = ("行者道：师父，" * 400 + "\n") * 10 + rare
+    tokenizer = Tokenizer.train([text], 400)
+    assert tokenizer.coverage == pytest.approx(1 - 3000 / len(text), abs=5e-3)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("行者道")) == 1
+    assert len(tokenizer.encode(rare[-1])) == 3

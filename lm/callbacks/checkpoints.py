@@ -113,7 +113,8 @@ class RunCheckpoints(Checkpoint):
         if trainer.fit_loop.epoch_loop._should_accumulate() or step == self.saved_step:
             return
         stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-        if step % self.every_n_steps == 0 or stop:
+        # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
+        if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
             self._save_last(trainer)
         if stop:
             raise Stopped(self._signal or signal.SIGTERM, step)
@@ -124,11 +125,6 @@ class RunCheckpoints(Checkpoint):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and loss < self.best:
             self.best, self.best_step = loss, trainer.global_step
             trainer.save_checkpoint(self.best_path, weights_only=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
-        if self.saved_step != trainer.global_step:
-            self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
         self.saved_step = trainer.global_step

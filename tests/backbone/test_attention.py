@@ -197,10 +197,11 @@ def test_rotated_products_depend_on_the_distance_only():
     assert products[0].std() > 0.1, "the product does not depend on the distance at all"
 
 
-def test_rotary_table_grows_with_the_text():
+@pytest.mark.parametrize("length", [8, 9, 40])
+def test_rotary_table_grows_with_the_text(length):
     short, long = Rotary(BackboneConfig(max_seq_len=8)), Rotary(BackboneConfig(max_seq_len=40))
-    positions = torch.arange(40)
-    for grown, table in zip(short(positions, 40), long(positions, 40), strict=True):
+    positions = torch.arange(length)
+    for grown, table in zip(short(positions, length), long(positions, length), strict=True):
         assert torch.equal(grown, table)
 
 

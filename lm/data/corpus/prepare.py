@@ -180,7 +180,9 @@ def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
                     yield chunk
 
     tokenizer = Tokenizer.train(sample(), settings.vocab_size)
-    progress.finish(f"{tokenizer.vocab_size} pieces")
+    bytes_share = 1 - (tokenizer.coverage or 1)
+    spelt = f"; {bytes_share:.1%} of the characters are spelt in bytes, fewer with more pieces"
+    progress.finish(f"{tokenizer.vocab_size} pieces{spelt if bytes_share > 0.005 else ''}")
     return tokenizer
 
 
