@@ -5,6 +5,7 @@ what Lightning keeps there (`state_dict`, optimizer states, loops), `checkpoint[
 use the model anywhere: the backbone's shape, the tokenizer's bytes, the task, the run's configuration.
 """
 
+import contextlib
 import os
 import pickle
 from dataclasses import asdict, dataclass, fields
@@ -73,8 +74,11 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         # torch wraps the system's reason in an error of its own.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         kept = "the checkpoint before it is kept" if path.exists() else "nothing was kept"
@@ -82,8 +86,11 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as unreadable:
+        return f"cannot read {path}: {unreadable.strerror}"
     archive = start == b"PK"  # what torch writes; once it was a bare pickle, which begins with 0x80
     if start[:1] == b"\x80" or (archive and isinstance(error, pickle.UnpicklingError)):
         return (
@@ -110,7 +117,7 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best.ckpt'}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # of any kind: what a damaged file makes torch stumble over can't be foreseen
         raise UserError(_why_unreadable(path, error)) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")

@@ -296,6 +296,11 @@ class RunCLI(LightningCLI):
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.resume_from)
         except Stopped as stopped:
             self._say_stopped(stopped)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory on {model.device}: give a smaller --data.batch_size, and --trainer."
+                "accumulate_grad_batches larger by as much to keep the samples of a step"
+            ) from error
         if self.trainer.global_step < self.trainer.max_steps:
             raise UserError("training ended before trainer.max_steps: a callback or a limit stopped it")
         if self.monitor.validated_step != self.trainer.global_step:

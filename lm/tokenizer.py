@@ -316,8 +316,9 @@ def _stands_alone(char: str) -> bool:
 
 
 def commonest_characters(texts: Iterable[str], vocab_size: int) -> tuple[set[str], float] | None:
-    """Which characters get a piece of their own where a vocabulary cannot hold all of a text's beside longer
-    pieces, as with Chinese and a small one; and the share of the text that they make up. None where it can."""
+    """Which characters get a piece of their own where a vocabulary cannot hold all of a text's beside
+    longer pieces, as with Chinese and a small one; and the share of the text that they make up. None where
+    it can."""
     counts = Counter[str]()
     for text in texts:
         counts.update(text)

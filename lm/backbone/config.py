@@ -1,7 +1,7 @@
 """What a backbone looks like. GPT-2, BERT, Llama and Qwen3 are each a set of these values."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 from lm.errors import UserError
 
@@ -68,6 +68,13 @@ class BackboneConfig:
     residual_init: Literal["scaled", "zero"] = "scaled"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            choices = get_args(field.type)
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in choices:
+                known = ", ".join(choices)
+                raise UserError(
+                    f"backbone.{field.name} is {getattr(self, field.name)!r}: it can be {known}", status=2
+                )
         for name in ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"backbone.{name} is {getattr(self, name)}: it must be at least 1", status=2)

@@ -20,10 +20,10 @@ def duration(seconds: float) -> str:
 def quantity(number: float) -> str:
     """A number with three digits and a unit: 12,345 is `12.3k`."""
     for unit in ("", "k", "M", "G"):
-        if abs(number) < 1000 or unit == "G":
-            return f"{number:.3g}{unit}" if number < 999.5 else f"{number:.0f}{unit}"
+        if abs(number) < 999.5:
+            return f"{number:.3g}{unit}"
         number /= 1000
-    raise AssertionError
+    return f"{number:.3g}T"
 
 
 class Progress(Callback):
