@@ -304,7 +304,10 @@ class RunCLI(LightningCLI):
         if self.trainer.global_step < self.trainer.max_steps:
             raise UserError("training ended before trainer.max_steps: a callback or a limit stopped it")
         if self.monitor.validated_step != self.trainer.global_step:
+            # It was killed between its last step and the end: what is left is to look at the result.
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
+            self.checkpoints.keep_if_best(self.trainer)
+            self.samples.latest = self.samples.sample(model, self.trainer)
         summary = self.summary.write(self.trainer, model)
         if _is_rank_zero():
             report(self.folder, summary, self.samples, model.config.causal)

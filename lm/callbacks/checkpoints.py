@@ -116,13 +116,20 @@ class RunCheckpoints(Checkpoint):
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
             self._save_last(trainer)
-        if stop:
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates after this step, whatever the interval
+        elif stop:
             raise Stopped(self._signal or signal.SIGTERM, step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the best so far."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.keep_if_best(trainer)
+
+    def keep_if_best(self, trainer: Trainer) -> None:
+        """Save `best.ckpt` if the last validation was the best so far."""
         loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and loss < self.best:
+        if loss < self.best:
             self.best, self.best_step = loss, trainer.global_step
             trainer.save_checkpoint(self.best_path, weights_only=True)
 

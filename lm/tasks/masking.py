@@ -28,7 +28,9 @@ def uniform(key: Tensor, index: Tensor, stream: int) -> Tensor:
     x = key + (index * 8 + stream + 1) * _GAMMA
     for bits, factor in _MIX:
         x = (x ^ _shift(x, bits)) * factor
-    return _shift(x ^ _shift(x, 31), 11).double() / (1 << 53)
+    # 53 random bits fill a double; Apple's GPUs have none.
+    dtype = torch.float32 if x.device.type == "mps" else torch.float64
+    return _shift(x ^ _shift(x, 31), 11).to(dtype) / (1 << 53)
 
 
 class Masked(NamedTuple):

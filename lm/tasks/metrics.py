@@ -17,7 +17,7 @@ class TokenLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("nats", torch.zeros(()), dist_reduce_fx="sum")  # fp64 from the first batch on
         for name in ("tokens", "bytes", "hits"):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -30,8 +30,10 @@ class TokenLoss(Metric):
             bytes_: UTF-8 bytes of the original text that those targets stand for.
             hits: targets that had the largest logit.
         """
-        # Not in place: a model that is converted to bf16 takes its metrics' states along.
-        self.nats = self.nats.double() + nats.double()
+        # Here, not when the state is made: a model converted to bf16 takes its states along, and Apple's
+        # GPUs have no fp64.
+        exact = torch.float32 if nats.device.type == "mps" else torch.float64
+        self.nats = self.nats.to(exact) + nats.to(exact)
         self.tokens += tokens
         self.bytes += bytes_
         self.hits += hits
