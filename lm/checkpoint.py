@@ -135,7 +135,7 @@ def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is a checkpoint, but not one of lm: it does not say what its model looks like"
         )
-    if record["format"] > FORMAT:
+    if record.get("format", 0) > FORMAT:
         raise UserError(
             f"{path} was written by a newer lm ({record['version']}): this is {lm.__version__}; "
             "upgrade to read it"
@@ -162,10 +162,14 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """
     checkpoint = read(path)
     record = read_record(checkpoint, path)
-    config = config_of(record)
+    try:
+        config, tokenizer = config_of(record), load_tokenizer(record)
+        state = checkpoint["state_dict"].items()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
     weights = {
         name.removeprefix(MODEL_PREFIX).replace("_orig_mod.", ""): tensor
-        for name, tensor in checkpoint["state_dict"].items()
+        for name, tensor in state
         if name.startswith(MODEL_PREFIX)
     }
     with torch.device("meta"):
@@ -174,6 +178,5 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
         model.load_weights(weights, device)
     except RuntimeError as error:
         raise UserError(f"the weights in {path} don't fit its own description: {error}") from error
-    tokenizer = load_tokenizer(record)
     described = {k: v for k, v in record.items() if k != "tokenizer"}
     return Loaded(model.eval(), tokenizer, described, checkpoint.get("global_step", 0))

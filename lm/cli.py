@@ -102,6 +102,14 @@ def main() -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"lm {name}: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        # Nobody foresaw it: what kind of error, its first words, and how to see where.
+        if os.environ.get("LM_DEBUG"):
+            raise
+        words = " ".join(str(error).split())
+        words = words if len(words) <= 300 else words[:300] + " …"
+        print(f"lm {name}: {type(error).__name__}: {words}\n(LM_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCL
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,6 +31,7 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
+from lm.tasks import Task
 from lm.usage import explain
 
 RUNS = Path("checkpoints")
@@ -39,7 +41,9 @@ NOT_LEARNED = (
     "ckpt_path",
     "weights_only",
     "name",
+    "data.init_args.batch_size",
     "data.init_args.num_workers",
+    "trainer.accumulate_grad_batches",
     "data.init_args.data_dir",
     "trainer.accelerator",
     "trainer.strategy",
@@ -104,21 +108,14 @@ def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
 
 
 def identity(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: all that decides what is learned. Micro-batches and
-    processes may be cut otherwise, as long as a step has as many samples."""
+    """What has to stay the same for a run to go on: all that decides what is learned. A step may be cut into
+    other micro-batches and processes; that it has as many samples is checked once these are known."""
     tree = json.loads(json.dumps(configuration, default=str))
-    processes = 1
-    for key in ("trainer.devices", "trainer.num_nodes"):
-        count = str(_nested(tree, key))
-        processes *= int(count) if count.isdigit() else 1
-    batch = _nested(tree, "data.init_args.batch_size", remove=True) or 1
-    accumulate = _nested(tree, "trainer.accumulate_grad_batches", remove=True) or 1
     for key in NOT_LEARNED:
         _nested(tree, key, remove=True)
     for key in list(tree.get("trainer", {})):
         if key.startswith(("enable_", "callbacks")):
             tree["trainer"].pop(key)
-    tree["samples of a step"] = batch * accumulate * processes
     return tree
 
 
@@ -192,7 +189,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder before anything costs time."""
         name = self._get(self.config, "name")
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"--name {name!r}: it must be a folder's name under {RUNS}/", status=2)
         self.configuration = yaml.safe_load(
             self._parser(self.subcommand).dump(
@@ -210,8 +207,22 @@ class RunCLI(LightningCLI):
                 raise UserError(f"no checkpoint in {self.folder}: train first, or give --ckpt_path FILE")
         if self.resume_from is not None:
             checkpoint = checkpoints.read(self.resume_from)
-            checkpoints.read_record(checkpoint, self.resume_from)
+            self.resume_record = checkpoints.read_record(checkpoint, self.resume_from)
             self.resume_step = checkpoint.get("global_step", 0)
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise UserError(
+                    f"{self.resume_from} holds weights to use, not a state to train on: take last.ckpt"
+                )
+
+    def after_instantiate_classes(self) -> None:
+        """Look whether the checkpoint is one of this model, before Lightning lists every weight that differs."""
+        if self.resume_from is not None and isinstance(self.model, Task):
+            changed = differences(asdict(self.model.config), self.resume_record["backbone"], "backbone")
+            if changed:
+                raise UserError(
+                    f"{self.resume_from} is of another model: {', '.join(changed[:3])}. "
+                    "Give its configuration, which stands beside it in config.yaml"
+                )
 
     def _get_subconfig(self) -> Any:
         return self.config[self.subcommand]
@@ -219,12 +230,15 @@ class RunCLI(LightningCLI):
     def _look_at_folder(self) -> None:
         """Finished: say so. Another configuration's: refuse. Unfinished: go on."""
         last, saved = self.folder / "last.ckpt", self.folder / "config.yaml"
-        if saved.exists() and last.exists() and self.resume_from is None:
+        if last.exists():
+            if not saved.exists():
+                raise UserError(f"{self.folder} has last.ckpt but no config.yaml: choose another --name")
             try:
                 theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise UserError(f"{saved} can't be read ({error}): choose another --name") from error
-            changed = differences(identity(self.configuration), identity(theirs or {}))
+            ours, theirs = identity(self.configuration), identity(theirs or {})
+            changed = differences(ours, theirs)
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 raise UserError(
@@ -234,7 +248,7 @@ class RunCLI(LightningCLI):
             summary = read_summary(self.folder)
             if summary is not None and summary.get("finished"):
                 raise Finished(self.folder, summary)
-            self.resume_from = str(last)
+            self.resume_from = str(last)  # also where --ckpt_path began it
         if _is_rank_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -263,7 +277,7 @@ class RunCLI(LightningCLI):
         plugins.append(
             RunCheckpointIO(yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True))
         )
-        if SLURMEnvironment.detect():
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # our own handler saves and stops
         logger = trainer.get("logger")
         if self.subcommand == "fit" and logger in (None, True):
@@ -303,11 +317,11 @@ class RunCLI(LightningCLI):
             ) from error
         if self.trainer.global_step < self.trainer.max_steps:
             raise UserError("training ended before trainer.max_steps: a callback or a limit stopped it")
-        if self.monitor.validated_step != self.trainer.global_step:
+        if self.monitor.validated_step != self.trainer.global_step and self.trainer.limit_val_batches:
             # It was killed between its last step and the end: what is left is to look at the result.
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
             self.checkpoints.keep_if_best(self.trainer)
-            self.samples.latest = self.samples.sample(model, self.trainer)
+            self.samples.renew(self.trainer, model)
         summary = self.summary.write(self.trainer, model)
         if _is_rank_zero():
             report(self.folder, summary, self.samples, model.config.causal)
@@ -320,7 +334,7 @@ class RunCLI(LightningCLI):
         print(
             f"run {self.folder} {verb}: {parameters:,} parameters, {steps} steps, "
             f"on {self.trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}"
-            f" ({self.trainer.num_devices} process{'es' if self.trainer.num_devices > 1 else ''})",
+            f" ({self.trainer.world_size} process{'es' if self.trainer.world_size > 1 else ''})",
             file=sys.stderr,
         )
 
@@ -339,7 +353,12 @@ class RunCLI(LightningCLI):
                 return
 
     def _say_stopped(self, stopped: Stopped) -> None:
-        if _is_rank_zero():
+        if _is_rank_zero() and stopped.step is None:
+            print(
+                f"stopped at once. The same command goes on from {self.checkpoints.last_path}.",
+                file=sys.stderr,
+            )
+        elif _is_rank_zero():
             print(
                 f"stopped at step {stopped.step} of {self.trainer.max_steps}; "
                 f"{self.checkpoints.last_path} is kept. The same command goes on from there.",
@@ -392,10 +411,13 @@ def report(folder: Path, summary: dict[str, Any], samples: Samples, causal: bool
     """What a person sees at the end: a sample, the figures, where everything is, what to type next."""
     what = f"a sample, going on from {samples.opening!r}" if causal else "a sample, [piece→guess] or [piece]"
     print(f"\n--- {what} ---\n{samples.latest}\n--- end of sample ---\n")
-    print(
-        f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
-        f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
-    )
+    if summary["val_loss"] is None:
+        print("it was not validated: trainer.limit_val_batches is 0")
+    else:
+        print(
+            f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
+            f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
+        )
     print(
         f"{summary['tokens_seen']:,} tokens at {summary['tokens_per_second']:,.0f} a second; "
         f"{summary['wall_seconds']:.0f} s in all; {summary['parameters']:,} parameters"
@@ -418,6 +440,7 @@ def main(argv: list[str], started: float) -> None:
         started: seconds since the epoch when the command was typed.
     """
     _quiet()
+    sys.path.insert(0, str(Path.cwd()))  # a class of the person's own may lie in the folder they work in
     try:
         with ExitStack() as held:
             RunCLI(argv, started, held)
@@ -427,8 +450,11 @@ def main(argv: list[str], started: float) -> None:
             raise
         raise UserError(explain(str(error)), status=2) from error
     except Finished as run:
-        print(
-            f"{run.folder} is finished (validation loss {run.summary['val_loss']:.4f}, "
-            f"{run.summary['bits_per_byte']:.4f} bits per byte): nothing to do.\n"
-            f"To train anew choose another --name, or delete the folder."
-        )
+        if _is_rank_zero():
+            figures = run.summary
+            loss = "" if figures.get("val_loss") is None else f" (validation loss {figures['val_loss']:.4f})"
+            print(
+                f"{run.folder} is finished{loss}: nothing to do.\n"
+                "To train anew choose another --name, or delete the folder. To train longer: "
+                f"--ckpt_path {run.folder / 'last.ckpt'} --name NAME --trainer.max_steps N"
+            )

@@ -282,3 +282,37 @@ def test_the_traceback_is_there_when_asked_for(lm, monkeypatch):
     monkeypatch.setenv("LM_DEBUG", "1")
     with pytest.raises(Exception, match="no such"):
         lm("generate", "nowhere.ckpt", "--prompt=x")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.optimizer.lr=1e30", "diverged"),
+        ("--model.optimizer.lr=-1", "lr is -1"),
+        ("--model.schedule.warmup=-1", "warmup is -1"),
+        ("--checkpoint.every_n_steps=0", "every_n_steps"),
+        ("--seed_everything=-5", "seed"),
+        ("--trainer.strategy=nonsense", "strategy"),
+    ],
+)
+def test_values_that_cannot_be(lm, tiny_gpt, option, said):
+    result = lm("fit", *tiny_gpt, option)
+    assert result.status in (1, 2)
+    assert "Traceback" not in result.err
+    assert said in result.err
+
+
+def test_a_checkpoint_of_another_model_or_without_a_state(lm, tiny_gpt, trained, tmp_path):
+    best = trained / "checkpoints/gpt/best.ckpt"
+    words = ("--ckpt_path", best, "--name=new")
+    refuses(
+        lm("validate", *tiny_gpt, *words, "--model.backbone.num_layers=3"), 1, "another model", "num_layers"
+    )
+    refuses(lm("fit", *tiny_gpt, *words), 1, "best.ckpt", "take last.ckpt")
+
+
+def test_what_nobody_foresaw_is_a_line_too(lm, tiny_gpt, monkeypatch):
+    monkeypatch.setattr("lm.run.RunCLI.fit", lambda *args, **kwargs: 1 / 0)
+    result = lm("fit", *tiny_gpt)
+    assert (result.status, "Traceback" in result.err) == (1, False)
+    assert "lm fit: ZeroDivisionError: division by zero\n(LM_DEBUG=1 shows where)" in result.err

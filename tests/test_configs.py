@@ -47,6 +47,7 @@ def test_bert_base_has_the_published_size_with_its_pooler():
     with torch.device("meta"):
         model, pooler = LanguageModel(config), Pooler(config)
     assert model.backbone.num_parameters() + sum(p.numel() for p in pooler.parameters()) == 109_482_240
+    assert model.num_parameters() == 109_514_298
 
 
 @pytest.mark.parametrize("overlay", names("trainer"))

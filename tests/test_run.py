@@ -13,8 +13,6 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lm.run import differences, identity
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -99,15 +97,80 @@ def test_what_is_not_learned_may_change(lm, trained, tiny_gpt, tmp_path):
     assert (result.status, "is finished" in result.out) == (0, True)
 
 
-def test_the_same_samples_a_step_are_the_same_run():
-    one = {"data": {"init_args": {"batch_size": 8}}, "trainer": {"accumulate_grad_batches": 2, "devices": 1}}
-    two = {"data": {"init_args": {"batch_size": 4}}, "trainer": {"accumulate_grad_batches": 1, "devices": 4}}
-    other = {
-        "data": {"init_args": {"batch_size": 8}},
-        "trainer": {"accumulate_grad_batches": 1, "devices": 1},
-    }
-    assert differences(identity(one), identity(two)) == []
-    assert differences(identity(other), identity(one)) == ["samples of a step 16 → 8"]
+def test_a_run_goes_on_with_its_steps_cut_otherwise(lm, tiny_gpt, tmp_path):
+    """Other micro-batches, the same samples a step: every sample is seen once, the weights agree."""
+    words = (*tiny_gpt, "--trainer.max_steps=300", "--trainer.val_check_interval=1000")
+    whole = lm("fit", *words, "--trainer.max_steps=9", "--name=whole")
+    assert whole.status == 0, whole.err
+    (tmp_path / "stop.py").write_text(STOP)
+    first = lm("fit", *words, "--trainer.max_steps=9", "--trainer.callbacks+=stop.Stop", "--name=cut")
+    assert first.status == 143, first.err
+    again = lm(
+        "fit", *words, "--trainer.max_steps=9", "--data.batch_size=1", "--trainer.accumulate_grad_batches=4",
+        "--name=cut",
+    )  # fmt: skip
+    assert again.status == 0, again.err
+    assert "goes on from step 5" in again.err
+    summaries = [
+        json.loads((tmp_path / f"checkpoints/{n}/summary.json").read_text()) for n in ("whole", "cut")
+    ]
+    assert summaries[0]["tokens_seen"] == summaries[1]["tokens_seen"] == 9 * 4 * 32
+    left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("whole", "cut"))
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=1e-3, atol=1e-4)
+    other = lm("fit", *words, "--trainer.max_steps=9", "--data.batch_size=8", "--name=cut")
+    assert "finished" in other.out
+
+
+def test_another_number_of_samples_a_step_is_refused(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints/gpt/summary.json").unlink()
+    result = lm("fit", *tiny_gpt, "--name=gpt", "--data.batch_size=8")
+    assert result.status == 1
+    assert "has 4 samples" in result.err
+
+
+STOP = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+class Kill(Callback):
+    def on_validation_start(self, trainer, module):
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_in_a_validation_it_validates_again(start_lm, tiny_gpt, tmp_path):
+    """Where a checkpoint and a validation fall on the same step, the checkpoint is the earlier."""
+    words = (
+        *tiny_gpt,
+        "--trainer.max_steps=8",
+        "--trainer.val_check_interval=4",
+        "--checkpoint.every_n_steps=4",
+    )
+    words = (*words, "--model.init_args.optimizer=torch.optim.AdamW", "--model.init_args.optimizer.lr=0.3")
+    (tmp_path / "stop.py").write_text(STOP)
+    for name, more, status in (
+        ("whole", (), 0),
+        ("killed", ("--trainer.callbacks+=stop.Kill",), -signal.SIGKILL),
+        ("killed", (), 0),
+    ):
+        process = start_lm("fit", *words, *more, "--name", name)
+        _, err = process.communicate()
+        assert process.returncode == status, err
+    folders = [tmp_path / f"checkpoints/{name}" for name in ("whole", "killed")]
+    assert losses(folders[0], "val/loss") == losses(folders[1], "val/loss")
+    assert losses(folders[0]) == losses(folders[1])
+    figures = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert figures[0]["best_step"] == figures[1]["best_step"]
+    left, right = (weights(folder / "best.ckpt") for folder in folders)
+    assert all(torch.equal(left[key], right[key]) for key in left)
 
 
 @pytest.mark.parametrize("task", ["gpt", "bert"])
@@ -215,9 +278,10 @@ def test_best_ckpt_alone_is_enough(trained, tmp_path):
 
 
 def test_any_torch_optimizer_works_by_class_path(lm, tiny_gpt):
-    words = [w for w in tiny_gpt if "optimizer" not in w]
-    result = lm("fit", *words, "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.001")
+    result = lm("fit", *tiny_gpt, "--model.optimizer=torch.optim.NAdam", "--model.optimizer.lr=0.001")
     assert result.status == 0, result.err
+    state = torch.load("checkpoints/gpt-nano/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert "mu_product" in state["state"][0]  # NAdam's own
 
 
 @pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
@@ -233,6 +297,7 @@ def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path, overlay
         str(ROOT / f"configs/trainer/{overlay}.yaml"),
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",
+        *(["--trainer.strategy.init_args.compute=fp32"] if overlay == "fsdp" else []),
         "--trainer.devices=2",
         "--data.batch_size=2",
         "--name",
@@ -244,3 +309,30 @@ def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path, overlay
     left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("one", "two"))
     for key in left:
         torch.testing.assert_close(left[key], right[key], rtol=0.02, atol=2e-3)
+
+
+def test_a_corpus_that_changed_under_a_run_is_refused(lm, tiny_gpt, code_text, tmp_path):
+    """An edited text gives another corpus: to go on with it would be neither run."""
+    text = tmp_path / "mine.py"
+    text.write_bytes(code_text.read_bytes())
+    words = [word for word in tiny_gpt if not word.startswith("--data.corpus")] + [f"--data.corpus={text}"]
+    assert lm("fit", *words).status == 0
+    (tmp_path / "checkpoints/gpt-nano/summary.json").unlink()
+    text.write_bytes(code_text.read_bytes() + b"# one line more\n")
+    result = lm("fit", *words)
+    assert result.status == 1
+    assert "the corpus has changed since the run began" in result.err
+
+
+def test_killed_after_the_last_step_it_still_comes_to_its_end(lm, tiny_gpt, trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "checkpoints/gpt"
+    before = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()
+    (folder / "best.ckpt").unlink()
+    result = lm("fit", *tiny_gpt, "--name", "gpt")
+    assert result.status == 0, result.err
+    after = json.loads((folder / "summary.json").read_text())
+    assert after["val_loss"] == before["val_loss"] == after["best_val_loss"]
+    assert (folder / "best.ckpt").exists()
+    assert "sample" in result.out

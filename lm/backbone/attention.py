@@ -102,7 +102,11 @@ def pattern(
     if flex:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        return Pattern(blocks=create_block_mask(sees, rows, None, queries, keys, device=device))
+        return Pattern(
+            blocks=create_block_mask(
+                sees, rows, None, queries, keys, device=device, _compile=device.type == "cuda"
+            )
+        )
     index = [torch.arange(n, device=device) for n in (rows, queries, keys)]
     b, q, k = index[0][:, None, None], index[1][None, :, None], index[2][None, None, :]
     return Pattern(mask=sees(b, None, q, k).expand(rows, queries, keys)[:, None])
@@ -136,7 +140,8 @@ class KVCache:
         end = self.length + keys.shape[2]
         self.entries[layer, 0, :, :, self.length : end] = keys
         self.entries[layer, 1, :, :, self.length : end] = values
-        return self.entries[layer, 0, :, :, :end], self.entries[layer, 1, :, :, :end]
+        k, v = self.entries[layer, :, :, :, :end].to(keys.dtype)
+        return k, v
 
 
 class Attention(nn.Module):

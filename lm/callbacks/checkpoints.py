@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lm import checkpoint as checkpoints
+from lm.errors import UserError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -22,12 +23,37 @@ class Stopped(BaseException):
 
     Args:
         signal: the signal's number.
-        step: the optimizer step that was saved.
+        step: the optimizer step that was saved; null where there was no time to.
     """
 
-    def __init__(self, signal: int, step: int) -> None:
+    def __init__(self, signal: int, step: int | None) -> None:
         super().__init__(f"stopped by signal {signal} at step {step}")
         self.signal, self.step = signal, step
+
+
+def samples_per_step(trainer: Trainer) -> int:
+    """Windows that an optimizer step learns from, over all micro-batches and processes."""
+    return getattr(trainer.datamodule, "batch_size", 1) * trainer.accumulate_grad_batches * trainer.world_size
+
+
+def recount(progress: dict[str, dict[str, int]], before: int, now: int) -> None:
+    """Lightning's counters of batches, in place, from `before` micro-batches a step to `now`. Between hooks
+    they differ by one, which stays."""
+    for counts in (progress["total"], progress["current"]):
+        processed = counts["processed"]
+        for key in counts:
+            counts[key] += processed // before * now - processed
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Validate as Lightning does within training."""
+    connector = trainer._logger_connector
+    first = connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.restarting = False
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -69,8 +95,12 @@ class RunCheckpoints(Checkpoint):
         self.best = math.inf
         self.best_step = -1
         self.saved_step = -1
+        self._validation_due = False  # at the step that was saved
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
+        self._samples_per_step = 0
+        if every_n_steps < 1:
+            raise UserError(f"--checkpoint.every_n_steps {every_n_steps}: it must be at least 1", status=2)
 
     @property
     def last_path(self) -> Path:
@@ -83,20 +113,51 @@ class RunCheckpoints(Checkpoint):
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which weights were best so far."""
-        return {"best": self.best, "best_step": self.best_step}
+        """Which weights were best so far, and what else it takes to go on as if nothing had happened."""
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "validation_due": self._validation_due,
+            "samples_per_step": self._samples_per_step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self._validation_due = state_dict["validation_due"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Recount Lightning's progress where a step is cut into other micro-batches or processes than before.
+
+        Raises:
+            UserError: a step would have another number of samples.
+        """
+        before = checkpoint["callbacks"][self.state_key]["samples_per_step"]
+        now = samples_per_step(trainer)
+        if before != now:
+            raise UserError(
+                f"a step of this run has {before} samples, but batch_size x accumulate_grad_batches x processes "
+                f"is now {now}: change them so that it is {before}, or choose another --name"
+            )
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = progress["total"]["processed"]
+        steps = checkpoint["global_step"]
+        if steps and batches != steps * trainer.accumulate_grad_batches:
+            recount(progress, batches // steps, trainer.accumulate_grad_batches)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(number, step=None)
         self._signal = number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals wait for the end of a step."""
+        """Do what was still to do at the step that was saved; from here on signals wait for a step's end."""
+        self._samples_per_step = samples_per_step(trainer)
+        if self.saved_step < 0 and self._validation_due:
+            validate_now(trainer)
+        self._validation_due = False
         self.saved_step = trainer.global_step
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
@@ -115,6 +176,8 @@ class RunCheckpoints(Checkpoint):
         stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
+            loop = trainer.fit_loop
+            self._validation_due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
             self._save_last(trainer)
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates after this step, whatever the interval

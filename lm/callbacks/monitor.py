@@ -1,11 +1,14 @@
 """What TensorBoard shows of a run: loss, speed, learning rates, gradients, how well the device is used."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lm.errors import UserError
 
 # Dense bf16 operations per second without sparsity, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -54,7 +57,7 @@ class Monitor(Callback):
     Args:
         peak_flops: operations per second the device can do at best, for the utilisation; looked up by the
             GPU's name where it is null.
-        window: steps that the speed is measured over, without validation and saving.
+        window: batches that the speed is measured over, without validation and saving.
     """
 
     def __init__(self, peak_flops: float | None = None, window: int = 20) -> None:
@@ -64,16 +67,21 @@ class Monitor(Callback):
         self.rates = Rates()
         self.validated_step = -1
         self._step_started = 0.0
-        self._nats: list[torch.Tensor] = []
-        self._tokens: list[torch.Tensor] = []
+        self._learning_rates: dict[str, float] = {}
+        self._restored: list[float] = []
+        self._sums: list[
+            torch.Tensor
+        ] = []  # nats, tokens and bytes of each batch since the last log, on the device
 
     def state_dict(self) -> dict[str, Any]:
         """What has been counted."""
-        return {"tokens_seen": self.tokens_seen, "train_seconds": self.train_seconds}
+        sums = torch.stack(self._sums).sum(0).tolist() if self._sums else []
+        return {"tokens_seen": self.tokens_seen, "train_seconds": self.train_seconds, "sums": sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on from there."""
         self.tokens_seen, self.train_seconds = state_dict["tokens_seen"], state_dict["train_seconds"]
+        self._restored = state_dict["sums"]
 
     @property
     def tokens_per_second(self) -> float:
@@ -83,9 +91,11 @@ class Monitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock; waiting for data is part of the time."""
+        """Start the clock; waiting for data is part of the time. Note the learning rates of this step."""
         if not self._step_started:
             self._step_started = time.perf_counter()
+        groups = trainer.optimizers[0].param_groups
+        self._learning_rates = {group.get("kind", "all"): float(group["lr"]) for group in groups}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -101,40 +111,49 @@ class Monitor(Callback):
         self.rates.history = [*self.rates.history[-self.window :], (seconds, tokens)]
         spent = sum(s for s, _ in self.rates.history)
         self.rates.tokens_per_second = sum(t for _, t in self.rates.history) / spent
-        self._nats.append(outputs["nats"])
-        self._tokens.append(outputs["tokens"])
-        step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0 and not trainer.fit_loop.epoch_loop._should_accumulate():
+        exact = torch.float32 if outputs["nats"].device.type == "mps" else torch.float64
+        self._sums.append(torch.stack([outputs[name].to(exact) for name in ("nats", "tokens", "bytes")]))
+        if self._restored:
+            self._sums[-1] = self._sums[-1] + self._sums[-1].new_tensor(self._restored)
+            self._restored = []
+        step, every = trainer.global_step, trainer.log_every_n_steps
+        if every and step % every == 0 and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._log(trainer, pl_module, step, length - 1)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, step: int, seq_len: int) -> None:
         # The only place that waits for the device: losses stay there until they are logged.
-        nats, tokens = torch.stack(self._nats).double().sum(), torch.stack(self._tokens).sum()
-        self._nats, self._tokens = [], []
-        self.rates.loss = (nats / tokens.clamp(min=1)).item()
+        sums = trainer.strategy.reduce(torch.stack(self._sums).sum(0), reduce_op="sum")
+        self._sums = []
+        nats, tokens, bytes_ = sums.tolist()
+        self.rates.loss = nats / max(tokens, 1)
+        if not math.isfinite(self.rates.loss):
+            raise UserError(
+                f"the loss is {self.rates.loss} at step {step}: training has diverged. "
+                "Lower the learning rate or lengthen the warm-up, and choose another --name"
+            )
         figures = {
             "train/loss": self.rates.loss,
-            "train/perplexity": torch.tensor(self.rates.loss).exp().item(),
+            "train/perplexity": math.exp(min(self.rates.loss, 700)),
+            "train/bits_per_byte": nats / max(bytes_, 1) / math.log(2),
             "progress/tokens_seen": self.tokens_seen,
             "progress/epoch": trainer.current_epoch,
             "speed/tokens_per_second": self.rates.tokens_per_second,
         }
-        bytes_per_token = getattr(trainer.datamodule, "bytes_per_token", None)
-        if bytes_per_token:
-            figures["train/bits_per_byte"] = (
-                self.rates.loss / bytes_per_token / torch.log(torch.tensor(2.0)).item()
-            )
         norm = getattr(pl_module, "gradient_norm", None)
         if norm is not None:
             figures["optimizer/gradient_norm"] = float(norm)
-        for group in trainer.optimizers[0].param_groups:
-            figures[f"optimizer/learning_rate_{group.get('kind', 'all')}"] = float(group["lr"])
+        for kind, rate in self._learning_rates.items():
+            figures[f"optimizer/learning_rate_{kind}"] = rate
         peak = self.peak_flops or known_peak(pl_module.device)
         if peak:
             flops = pl_module.net.training_flops_per_token(seq_len) * self.rates.tokens_per_second
             figures["speed/model_flops_utilisation"] = flops / (peak * trainer.world_size)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        """Saving is not training time."""
+        self._step_started = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time."""

@@ -38,8 +38,6 @@ class Progress(Callback):
         self.monitor, self.lines = monitor, lines
         self._terminal = sys.stderr.isatty()
         self._shown = 0.0
-        self._first_step = 0
-        self._started = 0.0
 
     def _print(self, text: str, moving: bool = False) -> None:
         if self._terminal:
@@ -47,10 +45,6 @@ class Progress(Callback):
         else:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember where this process began, for the time left."""
-        self._first_step, self._started = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,8 +58,9 @@ class Progress(Callback):
         if not due and step != total:
             return
         self._shown = now
-        done = max(1, step - self._first_step)
-        left = (now - self._started) / done * (total - step)
+        recent = self.monitor.rates.history
+        batches_left = (total - step) * trainer.accumulate_grad_batches
+        left = sum(seconds for seconds, _ in recent) / len(recent) * batches_left
         loss = self.monitor.rates.loss
         if math.isnan(loss):  # nothing logged yet
             loss = (outputs["nats"] / outputs["tokens"].clamp(min=1)).item()

@@ -1,10 +1,12 @@
 """What the model writes, at each validation."""
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lm.callbacks.summary import log_text
+from lm.errors import UserError
 from lm.inference.fill import show_guesses
-from lm.inference.generate import Sampling, generate_text
+from lm.inference.generate import Sampling, generate, prompt_ids
 
 
 class Samples(Callback):
@@ -41,14 +43,29 @@ class Samples(Callback):
                 tokens, _ = held_out.window(0, min(24, len(held_out)))
                 prompt = tokenizer.decode(tokens.tolist())
             self.opening = prompt
-            return generate_text(net, tokenizer, prompt, self.tokens, self.sampling, seed=self.seed)
+            given = prompt_ids(tokenizer, prompt)
+            # To the last piece on every rank, ended or not: a sharded model needs them all.
+            pieces = generate(
+                net, given, self.tokens, self.sampling, seed=self.seed, vocab_size=len(tokenizer)
+            )
+            ids = [step[0] for step in pieces]
+            ids = ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids
+            return prompt + tokenizer.decode(ids)
         tokens, _ = held_out.window(0, min(64, pl_module.config.max_seq_len, len(held_out)))
         self.opening = ""
         return show_guesses(net, tokenizer, tokens.tolist())
+
+    def renew(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make `latest` new. Compiled blocks run uncompiled: each length would be compiled anew."""
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                self.latest = self.sample(pl_module, trainer)
+        except UserError as error:
+            self.latest = f"(no sample: {error})"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a sample to the log."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self.latest = self.sample(pl_module, trainer)
+        self.renew(trainer, pl_module)
         log_text(trainer, "sample", self.latest)

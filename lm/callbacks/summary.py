@@ -107,9 +107,9 @@ class Summary(Callback):
             "corpus": str(trainer.datamodule.corpus_folder),
         }
         if trainer.is_global_zero:
-            if trainer.logger is not None:
+            if isinstance(trainer.logger, TensorBoardLogger):
                 metrics = {f"final/{k}": float(v) for k, v in figures.items()}
-                trainer.logger.log_hyperparams(flatten(self.configuration), metrics)
+                trainer.logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
                 trainer.logger.save()
             partial = self.folder / f".{FILE}.partial"
             partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The datamodule of pretraining: a corpus, as batches of token windows."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
@@ -78,11 +79,6 @@ class PretrainingData(pl.LightningDataModule):
         """Tokens of the training part; after `setup`."""
         return len(self.train_windows.stream)
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes of text that a training token stands for; after `setup`."""
-        return self.train_windows.stream.bytes / len(self.train_windows.stream)
-
     def prepare_data(self) -> None:
         """Prepares the corpus, on one process; quick where it is prepared already."""
         if self.corpus_folder is None:
@@ -152,10 +148,21 @@ class PretrainingData(pl.LightningDataModule):
     def _on_cuda(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"
 
-    def state_dict(self) -> dict[str, int]:
-        """The training loader's state: Lightning restores its own copy of it only in some of the cases."""
-        return self._loader.state_dict() if self._loader is not None else self._state
+    def state_dict(self) -> dict[str, Any]:
+        """The training loader's state, since Lightning restores its own copy of it only in some of the
+        cases, and which corpus it counts in."""
+        loader = self._loader.state_dict() if self._loader is not None else self._state
+        return {"loader": loader, "corpus": self._opened().identity}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The training loader goes on from there."""
-        self._state = dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The training loader goes on from there.
+
+        Raises:
+            UserError: the corpus is not the one that the run began with.
+        """
+        if self.trainer.state.fn == "fit" and state["corpus"] != self._opened().identity:
+            raise UserError(
+                f"the corpus has changed since the run began ({self.corpus_folder} holds other tokens): "
+                "choose another --name to begin anew"
+            )
+        self._state = dict(state["loader"])

@@ -32,7 +32,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
-            ("temperature", self.temperature >= 0, "0 or more"),
+            ("temperature", self.temperature == 0 or self.temperature >= 1e-3, "0, or 0.001 and more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
@@ -44,6 +44,8 @@ class Sampling:
     def choose(self, logits: Tensor, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The next piece of each of N samples: (N,) from logits (N, V) and the pieces so far (N, T)."""
         logits = logits.float()
+        if not bool(logits.isfinite().all()):
+            raise UserError("the model's logits are not finite: its training has diverged")
         if self.repetition_penalty != 1:
             seen = logits.gather(1, context)
             seen = torch.where(seen > 0, seen / self.repetition_penalty, seen * self.repetition_penalty)

@@ -60,6 +60,9 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         steps: int = 5,
     ) -> None:
+        for name, value in (("lr", lr), ("adamw_lr", adamw_lr), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"Muon's {name} is {value}: it must be 0 or more")
         groups = list(params)
         if groups and not isinstance(groups[0], dict):
             kinds = {

@@ -15,6 +15,8 @@ class Schedule:
     """
 
     def __init__(self, warmup: int = 0, final: float = 0.0) -> None:
+        if warmup < 0:
+            raise ValueError(f"the schedule's warmup is {warmup}: it must be 0 or more steps")
         self.warmup, self.final = warmup, final
 
     def after_warmup(self, progress: float) -> float:
@@ -68,6 +70,8 @@ class WarmupStableDecay(Schedule):
 
     def __init__(self, warmup: int = 0, decay: float = 0.6, final: float = 0.0) -> None:
         super().__init__(warmup, final)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"the schedule's decay is {decay}: it must be from 0 to 1")
         self.decay = decay
 
     def after_warmup(self, progress: float) -> float:

@@ -90,7 +90,9 @@ class Task(LightningModule):
     def configure_model(self) -> None:
         """Shard the network where the strategy has a device mesh, then compile it. Called more than once."""
         if self.device_mesh is not None and not self._sharded:
-            shard(self.net, self.device_mesh["data_parallel"])
+            shard(
+                self.net, self.device_mesh["data_parallel"], getattr(self.trainer.strategy, "compute", "fp32")
+            )
             self._sharded = True
         if self.compile_blocks:
             self.compile_blocks = False
@@ -98,11 +100,17 @@ class Task(LightningModule):
                 block.compile()  # in place: the names of the weights stay as they are
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """`loss` to differentiate, and `nats` and `tokens` to report."""
+        """`loss` to differentiate; `nats`, `tokens` and `bytes` of the targets to report."""
         example = self.example(batch, training=True)
         nats, _ = self.net(example.inputs, example.documents, example.targets)
-        tokens = (example.targets >= 0).sum()
-        return {"loss": nats / example.expected, "nats": nats.detach(), "tokens": tokens}
+        counted = example.targets >= 0
+        bytes_ = (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum()
+        return {
+            "loss": nats / example.expected,
+            "nats": nats.detach(),
+            "tokens": counted.sum(),
+            "bytes": bytes_,
+        }
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -143,9 +151,13 @@ class Task(LightningModule):
     ) -> None:
         """Clip by the norm over all parameters, also with a fused optimizer in mixed precision, and keep the
         norm to be reported."""
-        if gradient_clip_val:
-            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
-            self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        limit = (
+            gradient_clip_val if gradient_clip_val and gradient_clip_algorithm != "value" else float("inf")
+        )
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), limit)
+        self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

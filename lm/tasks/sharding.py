@@ -1,18 +1,26 @@
 """Weights, gradients and optimizer states sharded over processes (FSDP2)."""
 
+from typing import Literal
+
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lm.backbone import LanguageModel
 
 
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy over every process there is, with checkpoints gathered into one file, so that they
-    can be used anywhere. Lightning itself wants the number of processes in the configuration."""
+    can be used anywhere. Lightning itself wants the number of processes in the configuration.
 
-    def __init__(self) -> None:
+    Args:
+        compute: what a block computes in. Weights, their gradients' sums and the optimizer stay in fp32.
+    """
+
+    def __init__(self, compute: Literal["bf16", "fp32"] = "bf16") -> None:
+        self.compute = compute
         super().__init__(data_parallel_size="auto", tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
@@ -22,8 +30,11 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(net: LanguageModel, mesh: DeviceMesh) -> nn.Module:
+def shard(net: LanguageModel, mesh: DeviceMesh, compute: str) -> nn.Module:
     """Shard each block, then the rest, in place: a block's weights are whole only while it computes."""
+    dtype = torch.bfloat16 if compute == "bf16" else torch.float32
+    # Inputs stay as they are: the angles of rotary positions among them need fp32.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in net.backbone.blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(net, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(net, mesh=mesh, mp_policy=policy)

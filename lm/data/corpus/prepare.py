@@ -121,7 +121,8 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
     inputs = []
     for source in sources:
         if source.name == STDLIB:
-            inputs.append([STDLIB, sys.version])
+            # Not by time: the same Python installed twice gives the same corpus.
+            inputs.append([STDLIB, sys.version, *((path.name, path.stat().st_size) for path in source.files)])
             continue
         for path in source.files:
             state = path.stat()

@@ -105,6 +105,13 @@ class Corpus:
         """How many different ids there may be."""
         return self.manifest["vocab_size"]
 
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all that a run learns from: equal for equal tokens and tokenizers, wherever they lie."""
+        sums = [self.manifest["tokenizer_sha256"]]
+        sums += [shard["sha256"] for split in SPLITS for shard in self.manifest["splits"][split]["shards"]]
+        return hashlib.sha256("".join(sums).encode()).hexdigest()
+
     @property
     def dtype(self) -> np.dtype:
         """How a token id is stored in a shard."""

@@ -191,7 +191,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise UserError(f"{where}: the line is not UTF-8") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{where}: the line is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise UserError(f'{where}: the line is not an object such as {{"{field}": "some text"}}')
