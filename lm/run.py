@@ -31,34 +31,9 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
+from lm.run_folder import RUNS, differences, identity, report
 from lm.tasks import Task
 from lm.usage import explain
-
-RUNS = Path("checkpoints")
-# What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
-NOT_LEARNED = (
-    "config",
-    "ckpt_path",
-    "weights_only",
-    "name",
-    "data.init_args.batch_size",
-    "data.init_args.num_workers",
-    "trainer.accumulate_grad_batches",
-    "data.init_args.data_dir",
-    "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.default_root_dir",
-    "trainer.profiler",
-    "trainer.val_check_interval",
-    "trainer.limit_val_batches",
-    "checkpoint",
-    "monitor",
-    "sample",
-)
 
 
 class Parser(LightningArgumentParser):
@@ -97,37 +72,6 @@ def _quiet() -> None:
         ".*Skipping device.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
-    """The value under a dotted key, or null; taken out of the tree if asked."""
-    *path, last = key.split(".")
-    for part in path:
-        tree = tree.get(part) or {}
-    return tree.pop(last, None) if remove else tree.get(last)
-
-
-def identity(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: all that decides what is learned. A step may be cut into
-    other micro-batches and processes; that it has as many samples is checked once these are known."""
-    tree = json.loads(json.dumps(configuration, default=str))
-    for key in NOT_LEARNED:
-        _nested(tree, key, remove=True)
-    for key in list(tree.get("trainer", {})):
-        if key.startswith(("enable_", "callbacks")):
-            tree["trainer"].pop(key)
-    return tree
-
-
-def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        found = [
-            differences(ours.get(k), theirs.get(k), f"{path}.{k}" if path else k)
-            for k in sorted({*ours, *theirs}, key=str)
-        ]
-        return [key for keys in found for key in keys]
-    return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
 
 
 class RunCLI(LightningCLI):
@@ -215,7 +159,7 @@ class RunCLI(LightningCLI):
                 )
 
     def after_instantiate_classes(self) -> None:
-        """Look whether the checkpoint is one of this model, before Lightning lists every weight that differs."""
+        """Look whether the checkpoint is one of this model; Lightning would list every weight."""
         if self.resume_from is not None and isinstance(self.model, Task):
             changed = differences(asdict(self.model.config), self.resume_record["backbone"], "backbone")
             if changed:
@@ -324,7 +268,9 @@ class RunCLI(LightningCLI):
             self.samples.renew(self.trainer, model)
         summary = self.summary.write(self.trainer, model)
         if _is_rank_zero():
-            report(self.folder, summary, self.samples, model.config.causal)
+            print(
+                report(self.folder, summary, self.samples.opening, self.samples.latest, model.config.causal)
+            )
 
     def _announce(self, model: Any, datamodule: Any) -> None:
         if not _is_rank_zero():
@@ -405,31 +351,6 @@ class Finished(Exception):
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
         super().__init__(str(folder))
         self.folder, self.summary = folder, summary
-
-
-def report(folder: Path, summary: dict[str, Any], samples: Samples, causal: bool) -> None:
-    """What a person sees at the end: a sample, the figures, where everything is, what to type next."""
-    what = f"a sample, going on from {samples.opening!r}" if causal else "a sample, [piece→guess] or [piece]"
-    print(f"\n--- {what} ---\n{samples.latest}\n--- end of sample ---\n")
-    if summary["val_loss"] is None:
-        print("it was not validated: trainer.limit_val_batches is 0")
-    else:
-        print(
-            f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
-            f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
-        )
-    print(
-        f"{summary['tokens_seen']:,} tokens at {summary['tokens_per_second']:,.0f} a second; "
-        f"{summary['wall_seconds']:.0f} s in all; {summary['parameters']:,} parameters"
-    )
-    use = '--prompt "def "' if causal else '"import <mask>"'
-    print(
-        f"\nrun folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)\n"
-        f"use it            lm {'generate' if causal else 'fill'} {folder / 'best.ckpt'} {use}\n"
-        f"see how it went   tensorboard --logdir {RUNS}\n"
-        f"what it is        lm info {folder / 'best.ckpt'}\n"
-        "your own text     lm fit --config FILE --data.corpus PATH --name NAME"
-    )
 
 
 def main(argv: list[str], started: float) -> None:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def losses(folder: Path, tag: str = "train/loss") -> dict[int, float]:
+def losses(folder: Path, tag: str = "loss/train") -> dict[int, float]:
     """A run's logged figures by step."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
@@ -56,21 +56,21 @@ def test_tensorboard_has_what_a_person_looks_for(trained):
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     assert {
-        "train/loss",
-        "train/bits_per_byte",
-        "val/loss",
-        "val/bits_per_byte",
+        "loss/train",
+        "bits_per_byte/train",
+        "loss/val",
+        "bits_per_byte/val",
         "optimizer/learning_rate_matrix",
         "optimizer/learning_rate_embedding",
         "optimizer/gradient_norm",
         "speed/tokens_per_second",
         "progress/tokens_seen",
-        "final/loss",
     } <= scalars
     tensors = set(events.Tags()["tensors"])
     assert "sample/text_summary" in tensors
     assert "configuration/text_summary" in tensors
-    assert [e.step for e in events.Scalars("val/loss")] == [6]
+    assert {e.step for e in events.Scalars("loss/val")} == {6}
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 def test_the_same_command_leaves_a_finished_run_alone(lm, trained, tiny_gpt, tmp_path):
@@ -165,7 +165,7 @@ def test_killed_in_a_validation_it_validates_again(start_lm, tiny_gpt, tmp_path)
         _, err = process.communicate()
         assert process.returncode == status, err
     folders = [tmp_path / f"checkpoints/{name}" for name in ("whole", "killed")]
-    assert losses(folders[0], "val/loss") == losses(folders[1], "val/loss")
+    assert losses(folders[0], "loss/val") == losses(folders[1], "loss/val")
     assert losses(folders[0]) == losses(folders[1])
     figures = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert figures[0]["best_step"] == figures[1]["best_step"]

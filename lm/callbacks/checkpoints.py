@@ -138,8 +138,8 @@ class RunCheckpoints(Checkpoint):
         now = samples_per_step(trainer)
         if before != now:
             raise UserError(
-                f"a step of this run has {before} samples, but batch_size x accumulate_grad_batches x processes "
-                f"is now {now}: change them so that it is {before}, or choose another --name"
+                f"a step of this run has {before} samples, but batch_size x accumulate_grad_batches x "
+                f"processes is now {now}: change them so that it is {before}, or choose another --name"
             )
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = progress["total"]["processed"]

@@ -36,6 +36,14 @@ def known_peak(device: torch.device) -> float | None:
     return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
 
 
+def validation_tags(trainer: Trainer) -> dict[str, float]:
+    """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
+    validation stand side by side, and bits per byte and the loss first."""
+    tags = {"accuracy": "piece_accuracy/val"}
+    figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+    return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
+
+
 @dataclass
 class Rates:
     """What the last few steps looked like.
@@ -132,9 +140,9 @@ class Monitor(Callback):
                 "Lower the learning rate or lengthen the warm-up, and choose another --name"
             )
         figures = {
-            "train/loss": self.rates.loss,
-            "train/perplexity": math.exp(min(self.rates.loss, 700)),
-            "train/bits_per_byte": nats / max(bytes_, 1) / math.log(2),
+            "loss/train": self.rates.loss,
+            "perplexity/train": math.exp(min(self.rates.loss, 700)),
+            "bits_per_byte/train": nats / max(bytes_, 1) / math.log(2),
             "progress/tokens_seen": self.tokens_seen,
             "progress/epoch": trainer.current_epoch,
             "speed/tokens_per_second": self.rates.tokens_per_second,
@@ -163,5 +171,4 @@ class Monitor(Callback):
         """Put the validation figures at the optimizer step, not at Lightning's count of batches."""
         self.validated_step = trainer.global_step
         if trainer.logger is not None and not trainer.sanity_checking:
-            figures = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-            trainer.logger.log_metrics(figures, trainer.global_step)
+            trainer.logger.log_metrics(validation_tags(trainer), trainer.global_step)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
-from lm.callbacks.monitor import Monitor
+from lm.callbacks.monitor import Monitor, validation_tags
 
 FILE = "summary.json"
 
@@ -108,7 +108,7 @@ class Summary(Callback):
         }
         if trainer.is_global_zero:
             if isinstance(trainer.logger, TensorBoardLogger):
-                metrics = {f"final/{k}": float(v) for k, v in figures.items()}
+                metrics = validation_tags(trainer)  # the hyperparameters' table shows their last values
                 trainer.logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
                 trainer.logger.save()
             partial = self.folder / f".{FILE}.partial"

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("logdir", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--tab", default="timeseries", help="timeseries, scalars, text, hparams")
-    parser.add_argument("--size", default="1500,1250", help="of the window, in pixels")
+    parser.add_argument("--size", default="1500,1500", help="of the window, in pixels")
     args = parser.parse_args()
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

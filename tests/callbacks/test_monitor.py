@@ -40,5 +40,5 @@ def test_bits_per_byte_are_of_the_targets_alone(lm, tiny_bert, tmp_path):
     assert result.status == 0, result.err
     events = EventAccumulator(str(tmp_path / "checkpoints/bert-nano"))
     events.Reload()
-    train = [event.value for event in events.Scalars("train/bits_per_byte")]
-    assert sum(train) / len(train) == pytest.approx(events.Scalars("val/bits_per_byte")[-1].value, rel=0.05)
+    train = [event.value for event in events.Scalars("bits_per_byte/train")]
+    assert sum(train) / len(train) == pytest.approx(events.Scalars("bits_per_byte/val")[-1].value, rel=0.05)

@@ -1,0 +1,94 @@
+"""A run's folder: which configuration it belongs to, and what is said of it when it is finished."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RUNS = Path("checkpoints")
+# What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
+NOT_LEARNED = (
+    "config",
+    "ckpt_path",
+    "weights_only",
+    "name",
+    "data.init_args.batch_size",
+    "data.init_args.num_workers",
+    "trainer.accumulate_grad_batches",
+    "data.init_args.data_dir",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.default_root_dir",
+    "trainer.profiler",
+    "trainer.val_check_interval",
+    "trainer.limit_val_batches",
+    "checkpoint",
+    "monitor",
+    "sample",
+)
+
+
+def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
+    """The value under a dotted key, or null; taken out of the tree if asked."""
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.get(part) or {}
+    return tree.pop(last, None) if remove else tree.get(last)
+
+
+def identity(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What has to stay the same for a run to go on: all that decides what is learned. A step may be cut into
+    other micro-batches and processes; that it has as many samples is checked once these are known."""
+    tree = json.loads(json.dumps(configuration, default=str))
+    for key in NOT_LEARNED:
+        _nested(tree, key, remove=True)
+    for key in list(tree.get("trainer", {})):
+        if key.startswith(("enable_", "callbacks")):
+            tree["trainer"].pop(key)
+    return tree
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        found = [
+            differences(ours.get(k), theirs.get(k), f"{path}.{k}" if path else k)
+            for k in sorted({*ours, *theirs}, key=str)
+        ]
+        return [key for keys in found for key in keys]
+    return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
+
+
+def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, causal: bool) -> str:
+    """What a person sees at the end: a sample, the figures, where everything is, what to type next.
+
+    Args:
+        opening: the part of the sample that was given.
+        causal: whether it is a GPT; otherwise a BERT.
+    """
+    what = f"a sample, going on from {opening!r}" if causal else "a sample, [piece→guess] or [piece]"
+    figures = "it was not validated: trainer.limit_val_batches is 0"
+    if summary["val_loss"] is not None:
+        figures = (
+            f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
+            f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
+        )
+    use = "generate" if causal else "fill"
+    words = '--prompt "def "' if causal else '"import <mask>"'
+    return f"""
+--- {what} ---
+{sample}
+--- end of sample ---
+
+{figures}
+{summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
+{summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
+
+run folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)
+use it            lm {use} {folder / "best.ckpt"} {words}
+see how it went   tensorboard --logdir {RUNS}
+what it is        lm info {folder / "best.ckpt"}
+your own text     lm fit --config FILE --data.corpus PATH --name NAME"""
