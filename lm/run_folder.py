@@ -1,6 +1,7 @@
 """A run's folder: which configuration it belongs to, and what is said of it when it is finished."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, cau
             f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
         )
     use = "generate" if causal else "fill"
-    words = '--prompt "def "' if causal else '"import <mask>"'
+    start = (opening.strip().splitlines() or [""])[0][:20]
+    words = f"--prompt {shlex.quote(start)}" if causal else '"for i in range(<mask>(x)):"'
     return f"""
 --- {what} ---
 {sample}

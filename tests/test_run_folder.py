@@ -25,10 +25,7 @@ def changed(**changes) -> list[str]:
 
 
 def test_where_and_how_it_runs_is_no_part_of_a_run():
-    assert (
-        changed(name="b", trainer__devices="auto", trainer__callbacks=["X"], data__init_args__num_workers=4)
-        == []
-    )
+    assert changed(name="b", trainer__devices="auto", trainer__callbacks=["X"]) == []
     assert changed(data__init_args__batch_size=4, trainer__accumulate_grad_batches=4) == []
 
 

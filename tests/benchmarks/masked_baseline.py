@@ -1,0 +1,27 @@
+"""How often a BERT would be right by always guessing the commonest piece of the held-out text.
+
+python tests/benchmarks/masked_baseline.py data/CORPUS
+"""
+
+import sys
+
+import numpy as np
+
+from lm.data.corpus.shards import Corpus
+
+
+def main() -> None:
+    """Print the share of the commonest piece among the pieces that can be masked."""
+    corpus = Corpus.open(sys.argv[1])
+    stream = corpus.split("val")
+    tokens, _ = stream.window(0, len(stream))
+    text = tokens[corpus.tokenizer.byte_lengths()[tokens] > 0]
+    ids, counts = np.unique(text, return_counts=True)
+    best = counts.argmax()
+    print(
+        f"{counts[best] / len(text):.4f} are {corpus.tokenizer.piece(int(ids[best]))!r}, of {len(text):,} pieces"
+    )
+
+
+if __name__ == "__main__":
+    main()
