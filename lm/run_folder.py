@@ -78,7 +78,8 @@ def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, cau
             f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
         )
     use = "generate" if causal else "fill"
-    start = (opening.strip().splitlines() or [""])[0][:20]
+    start = (opening.strip().splitlines() or [""])[0][:24]
+    start = start.rsplit(" ", 1)[0]  # whole words, where there are any
     words = f"--prompt {shlex.quote(start)}" if causal else '"for i in range(<mask>(x)):"'
     return f"""
 --- {what} ---

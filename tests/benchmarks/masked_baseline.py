@@ -18,9 +18,8 @@ def main() -> None:
     text = tokens[corpus.tokenizer.byte_lengths()[tokens] > 0]
     ids, counts = np.unique(text, return_counts=True)
     best = counts.argmax()
-    print(
-        f"{counts[best] / len(text):.4f} are {corpus.tokenizer.piece(int(ids[best]))!r}, of {len(text):,} pieces"
-    )
+    piece = corpus.tokenizer.piece(int(ids[best]))
+    print(f"{counts[best] / len(text):.4f} are {piece!r}, of {len(text):,} pieces")
 
 
 if __name__ == "__main__":
