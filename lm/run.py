@@ -122,6 +122,13 @@ class RunCLI(LightningCLI):
         """Parse the words of the command line that were given."""
         self.config = parser.parse_args(args)
 
+    def _set_seed(self) -> None:
+        """Seed everything, with a seed that every generator takes."""
+        seed = self._get(self.config, "seed_everything")
+        if not 0 <= int(seed) < 1 << 32:
+            raise UserError(f"--seed_everything {seed}: it must be from 0 to {(1 << 32) - 1}", status=2)
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Not as Lightning: a checkpoint's hyperparameters never override what the person typed."""
 

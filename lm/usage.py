@@ -29,6 +29,15 @@ def _parameters(class_path: str) -> set[str]:
     return names
 
 
+def _first_error(message: str) -> str:
+    """Of a union's errors the first says what is wrong, the others that it isn't null either. They nest."""
+    union = re.search(r"Errors:\n\s*- (.*)", message, re.DOTALL)
+    if union is None:
+        return message
+    first = re.split(r"\n\s*- |\n\s*Given value", union.group(1))[0]
+    return _first_error(union.group(1)) if first.rstrip().endswith("Errors:") else first
+
+
 def explain(message: str, options: Iterable[str] = ()) -> str:
     """The part of a parser's message that a person needs.
 
@@ -41,9 +50,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         known |= _parameters(class_path)
     key = re.search(r'Parser key "([\w.]+)"', message)
     where = f"in {key.group(1)}: " if key and key.group(1) not in ("config",) else ""
-    # Of a union's errors the first says what is wrong; the others that it is not null either.
-    union = re.search(r"Errors:\n\s*- (.*?)(?=\n\s*- |\n\s*Given value|\Z)", message, re.DOTALL)
-    text = " ".join((union.group(1) if union else message).split())
+    text = " ".join(_first_error(message).split())
     missing = re.search(r"File does not exist: '(.*)'", text)
     if missing:
         return f"no such configuration file: {missing.group(1)}"

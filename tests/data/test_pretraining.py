@@ -197,7 +197,7 @@ def test_overfitting_sees_the_same_batches_again_and_again(corpus):
 def test_the_state_is_in_the_checkpoint_and_loads_with_weights_only(corpus, tmp_path):
     fit(corpus, save=tmp_path / "a.ckpt", max_steps=3, limit_val_batches=0)
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert state["PretrainingData"] == {"epoch": 0, "samples": 3 * BATCH}
+    assert state["PretrainingData"]["loader"] == {"epoch": 0, "samples": 3 * BATCH}
     assert state["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 0, "samples": 3 * BATCH}]
 
 
