@@ -31,7 +31,7 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
-from lm.run_folder import RUNS, differences, identity, report
+from lm.run_folder import RUNS, Finished, differences, identity, report
 from lm.tasks import Task
 from lm.usage import explain
 
@@ -345,19 +345,6 @@ class RunCLI(LightningCLI):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         partial.replace(path)
         print(f"predictions: {path}")
-
-
-class Finished(Exception):
-    """The run has nothing left to do.
-
-    Args:
-        folder: of the run.
-        summary: its figures.
-    """
-
-    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
-        super().__init__(str(folder))
-        self.folder, self.summary = folder, summary
 
 
 def main(argv: list[str], started: float) -> None:

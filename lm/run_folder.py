@@ -63,6 +63,19 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
 
 
+class Finished(Exception):
+    """The run has nothing left to do.
+
+    Args:
+        folder: of the run.
+        summary: its figures.
+    """
+
+    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
+        super().__init__(str(folder))
+        self.folder, self.summary = folder, summary
+
+
 def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, causal: bool) -> str:
     """What a person sees at the end: a sample, the figures, where everything is, what to type next.
 
