@@ -70,6 +70,7 @@ def _quiet() -> None:
         ".*It is recommended to use `self.log.*sync_dist.*",  # the metric has summed over all processes
         ".*already configured with model summary.*",
         ".*Skipping device.*",
+        ".*callbacks used to create the checkpoint.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -254,6 +255,12 @@ class RunCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")
         datamodule.prepare_data()  # before the run is announced; Lightning's own calls find it done
         datamodule.setup("fit")
+        self._check_tokenizer(datamodule)
+        done, own = getattr(self, "resume_step", 0), self.resume_from == str(self.checkpoints.last_path)
+        if self.resume_from is not None and (done, not own) > (self.trainer.max_steps, False):
+            raise UserError(
+                f"{self.resume_from} is at step {done} already: give a larger --trainer.max_steps", status=2
+            )
         self._announce(model, datamodule)
         if _is_rank_zero():
             self._write_configuration()
@@ -278,6 +285,23 @@ class RunCLI(LightningCLI):
             print(
                 report(self.folder, summary, self.samples.opening, self.samples.latest, model.config.causal)
             )
+
+    def _check_tokenizer(self, datamodule: Any) -> None:
+        """A checkpoint's figures on pieces that it does not know would be nonsense."""
+        if self.resume_from is None or not isinstance(self.model, Task):
+            return
+        ours, theirs = datamodule.tokenizer, checkpoints.load_tokenizer(self.resume_record)
+        if ours.fingerprint != theirs.fingerprint:
+            raise UserError(
+                f"{self.resume_from} was trained with another tokenizer than {datamodule.corpus_folder} has: "
+                "give its own --data.corpus, or --data.tokenizer with the tokenizer.model of its corpus"
+            )
+
+    def _evaluate(self, how: Any, model: Any, datamodule: Any, **options: Any) -> Any:
+        datamodule.prepare_data()
+        datamodule.setup("validate")
+        self._check_tokenizer(datamodule)
+        return how(model, datamodule=datamodule, ckpt_path=self.resume_from, **options)
 
     def _announce(self, model: Any, datamodule: Any) -> None:
         if not _is_rank_zero():
@@ -321,12 +345,12 @@ class RunCLI(LightningCLI):
 
     def validate(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """The figures of a checkpoint on the held-out part."""
-        self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.resume_from, verbose=False)
+        self._evaluate(self.trainer.validate, model, datamodule, verbose=False)
         self._say_figures()
 
     def test(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """The figures of a checkpoint on the test part."""
-        self.trainer.test(model, datamodule=datamodule, ckpt_path=self.resume_from, verbose=False)
+        self._evaluate(self.trainer.test, model, datamodule, verbose=False)
         self._say_figures()
 
     def _say_figures(self) -> None:
@@ -335,7 +359,7 @@ class RunCLI(LightningCLI):
 
     def predict(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """Predictions for every example of the test part, a line of JSON each."""
-        batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.resume_from)
+        batches = self._evaluate(self.trainer.predict, model, datamodule)
         rank = f"-{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = self.folder / f"predictions{rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,5 +395,6 @@ def main(argv: list[str], started: float) -> None:
             print(
                 f"{run.folder} is finished{loss}: nothing to do.\n"
                 "To train anew choose another --name, or delete the folder. To train longer: "
-                f"--ckpt_path {run.folder / 'last.ckpt'} --name NAME --trainer.max_steps N"
+                f"lm fit --config {run.folder / 'config.yaml'} --ckpt_path {run.folder / 'last.ckpt'} "
+                "--name NAME --trainer.max_steps N"
             )

@@ -90,7 +90,7 @@ def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, cau
             f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
             f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
         )
-    use = "generate" if causal else "fill"
+    use = f"{'generate' if causal else 'fill'} {shlex.quote(str(folder / 'best.ckpt'))}"
     start = (opening.strip().splitlines() or [""])[0][:24]
     start = start.rsplit(" ", 1)[0]  # whole words, where there are any
     words = f"--prompt {shlex.quote(start)}" if causal else '"for i in range(<mask>(x)):"'
@@ -104,7 +104,7 @@ def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, cau
 {summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
 
 run folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)
-use it            lm {use} {folder / "best.ckpt"} {words}
+use it            lm {use} {words}
 see how it went   tensorboard --logdir {RUNS}
-what it is        lm info {folder / "best.ckpt"}
+what it is        lm info {shlex.quote(str(folder))}
 your own text     lm fit --config FILE --data.corpus PATH --name NAME"""

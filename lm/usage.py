@@ -45,6 +45,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         message: as jsonargparse or LightningCLI wrote it.
         options: dotted names that the command takes, to guess what was meant.
     """
+    options = list(options)
     known = {name.split(".")[-1] for name in options}
     for class_path in CLASS_PATH.findall(message):
         known |= _parameters(class_path)
@@ -61,6 +62,9 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         if unknown:
             name = unknown.group("name")
             near = difflib.get_close_matches(name.split(".")[-1], sorted(known), n=1, cutoff=0.7)
+            # Where only what stands before it is wrong, the whole name.
+            whole = sorted((o for o in options if o.split(".")[-1] == name), key=len)
+            near = whole[:1] or near
             hint = f"did you mean {near[0]!r}?" if near else "`--print_config` shows all there are"
             return f"{where}there is no option {name!r}: {hint}"
     text = re.sub(r'^Parser key "[\w.]+": ', "", text)

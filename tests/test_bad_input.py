@@ -141,6 +141,10 @@ def test_a_misspelt_option(lm):
     refuses(lm("fit", "--config", GPT, "--data.sec_len=4"), 2, "sec_len", "did you mean 'seq_len'?")
 
 
+def test_an_option_without_what_stands_before_it(lm):
+    refuses(lm("fit", "--config", GPT, "--max_steps=4"), 2, "did you mean 'trainer.max_steps'?")
+
+
 def test_a_value_of_the_wrong_kind(lm):
     refuses(lm("fit", "--config", GPT, "--data.seq_len=many"), 2, "seq_len", "many")
 

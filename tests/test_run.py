@@ -336,3 +336,53 @@ def test_killed_after_the_last_step_it_still_comes_to_its_end(lm, tiny_gpt, trai
     assert after["val_loss"] == before["val_loss"] == after["best_val_loss"]
     assert (folder / "best.ckpt").exists()
     assert "sample" in result.out
+
+
+def test_a_finished_run_is_trained_for_longer_as_it_says(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder = "checkpoints/gpt"
+    words = (
+        "fit",
+        "--config",
+        f"{folder}/config.yaml",
+        "--ckpt_path",
+        f"{folder}/last.ckpt",
+        "--name=longer",
+    )
+    less = lm(*words, "--trainer.max_steps=6")
+    assert (less.status, "at step 6 already" in less.err) == (2, True)
+    more = lm(*words, "--trainer.max_steps=9")
+    assert more.status == 0, more.err
+    assert json.loads((tmp_path / "checkpoints/longer/summary.json").read_text())["steps"] == 9
+
+
+def test_a_checkpoint_is_not_measured_on_pieces_it_does_not_know(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "other.txt").write_text(
+        "other words than those, again and again " * 4000 + "".join(map(chr, range(40, 400)))
+    )
+    words = [word for word in tiny_gpt if not word.startswith(("--data.corpus", "--data.vocab"))]
+    result = lm("validate", *words, "--data.corpus=other.txt", "--data.vocab_size=300", "--name=gpt")
+    assert result.status == 1
+    assert "another" in result.err and "Traceback" not in result.err
+
+
+def test_a_task_that_only_says_what_an_example_is(lm, trained, tiny_gpt, tmp_path):
+    """As the README has it: one method, found in the folder one works in."""
+    (tmp_path / "mytask.py").write_text(MY_TASK)
+    words = [*tiny_gpt, "--model=mytask.Backwards", "--name=mine"]
+    for command in ("fit", "validate", "predict"):
+        result = lm(command, *words)
+        assert result.status == 0, result.err
+    assert "loss" in (tmp_path / "checkpoints/mine/predictions.jsonl").read_text()
+
+
+MY_TASK = """
+from lm.tasks import Task
+from lm.tasks.base import Example
+
+class Backwards(Task):
+    def example(self, batch, training):
+        tokens = batch["tokens"].flip(1)
+        return Example(tokens[:, :-1], tokens[:, 1:], None, tokens[:, 1:].numel())
+"""

@@ -92,6 +92,14 @@ class Monitor(Callback):
         self._restored = state_dict["sums"]
 
     @property
+    def loss(self) -> float:
+        """Nats per token since the last log, or of the last log: what this process has seen."""
+        if not self._sums:
+            return self.rates.loss
+        nats, tokens, _ = torch.stack(self._sums).sum(0).tolist()
+        return nats / max(tokens, 1)
+
+    @property
     def tokens_per_second(self) -> float:
         """Mean speed of the whole run's training, all processes together."""
         return self.tokens_seen / self.train_seconds if self.train_seconds else 0.0

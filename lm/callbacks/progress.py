@@ -1,6 +1,5 @@
 """A person sees how the run goes: one line that moves in a terminal, a line now and then in a log file."""
 
-import math
 import sys
 import time
 from typing import Any
@@ -61,9 +60,7 @@ class Progress(Callback):
         recent = self.monitor.rates.history
         batches_left = (total - step) * trainer.accumulate_grad_batches
         left = sum(seconds for seconds, _ in recent) / len(recent) * batches_left
-        loss = self.monitor.rates.loss
-        if math.isnan(loss):  # nothing logged yet
-            loss = (outputs["nats"] / outputs["tokens"].clamp(min=1)).item()
+        loss = self.monitor.loss
         speed = quantity(self.monitor.rates.tokens_per_second)
         width = len(str(total))
         self._print(

@@ -127,6 +127,13 @@ class Task(LightningModule):
         # Not to the logger: the monitor puts them at the optimizer step.
         self.log_dict({f"val/{name}": value.float() for name, value in figures.items()}, logger=False)
 
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
+        """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
+        example = self.example(batch, training=False)
+        nats, hits = self.net(example.inputs, example.documents, example.targets)
+        tokens = int((example.targets >= 0).sum())
+        return [{"loss": nats.item() / max(tokens, 1), "tokens": tokens, "hits": int(hits)}]
+
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 

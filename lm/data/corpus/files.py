@@ -127,6 +127,12 @@ def decode(data: bytes) -> tuple[str, str] | None:
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
         pass
+    mended = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace")
+    # A few bad bytes, as where a file was cut inside a character, don't make it another encoding: in UTF-8
+    # the bytes of a character vouch for each other.
+    beyond_ascii = sum(char > "\x7f" for char in mended)
+    if b"\0" not in data and 100 * mended.count("\ufffd") < beyond_ascii:
+        return mended, "UTF-8 with its broken bytes replaced"
     control = len(data) - len(data.translate(None, _CONTROL))
     if b"\0" in data or control > len(data) / 20:
         return None

@@ -208,3 +208,11 @@ def test_real_files(real_data):
     with pytest.raises(UserError, match=r"c4_demo\.jsonl:1: there is no field 'content', only 'text'"):
         read(str(real_data / "llamafactory-lm" / "c4_demo.jsonl"), text_field="content")
     assert sum(map(len, read(str(real_data / "chinese-poetry")))) > 500_000
+
+
+def test_a_file_cut_inside_a_character_is_still_utf8():
+    """One broken byte at the end must not turn the rest into another encoding's nonsense."""
+    whole = "却说行者引着众人，径入深山。" * 400
+    text, encoding = decode(whole.encode()[:-1])
+    assert text == whole[:-1] + "\ufffd"
+    assert encoding == "UTF-8 with its broken bytes replaced"
