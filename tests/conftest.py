@@ -93,6 +93,16 @@ def code_text(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A tokenizer of 420 pieces, trained on real code."""
+    import argparse
+
+    from lm.tokenizer import Tokenizer
+
+    return Tokenizer.train([inspect.getsource(argparse)], 420)
+
+
 # A GPT and a BERT that train in a second or two.
 TINY = (
     "--data.vocab_size=400",

@@ -1,9 +1,7 @@
 """One file holds everything; what is foreign or damaged is refused; a failed write costs nothing."""
 
-import argparse
 import contextlib
 import errno
-import inspect
 import os
 import pickle
 import resource
@@ -22,11 +20,6 @@ from lm.tokenizer import Tokenizer
 
 TASK = "lm.tasks.causal.CausalPretraining"
 TOKENS = torch.arange(40).view(2, 20) * 7 % 420
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train([inspect.getsource(argparse)], 420)
 
 
 def make(**changes) -> LanguageModel:

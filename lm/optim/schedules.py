@@ -1,12 +1,13 @@
 """Learning-rate schedules by optimizer step: factors from 0 to 1 on every group's learning rate."""
 
 import math
+from abc import ABC, abstractmethod
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-class Schedule:
+class Schedule(ABC):
     """A factor for each step. Subclasses say how it goes on after the warm-up.
 
     Args:
@@ -19,9 +20,9 @@ class Schedule:
             raise ValueError(f"the schedule's warmup is {warmup}: it must be 0 or more steps")
         self.warmup, self.final = warmup, final
 
+    @abstractmethod
     def after_warmup(self, progress: float) -> float:
         """The factor at `progress`, from 0 (end of the warm-up) to 1 (the last step is done)."""
-        raise NotImplementedError
 
     def factor(self, step: int, total: int) -> float:
         """The factor at `step` (0 to `total` − 1); from `total` on it stays."""

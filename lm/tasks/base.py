@@ -1,6 +1,7 @@
 """What all tasks share: the optimizer and its schedule, gradient clipping, compiling, sharding, the record in
 the checkpoint, and training and validation of a language model."""
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ def several_documents(documents: Tensor) -> Tensor | None:
     return documents
 
 
-class Task(LightningModule):
+class Task(LightningModule, ABC):
     """Pretraining of a language model. A subclass says what an example is.
 
     Args:
@@ -73,9 +74,9 @@ class Task(LightningModule):
         self.tokenizer: Any = None
         self._sharded = False
 
+    @abstractmethod
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
         """Inputs and targets of a batch of windows (`tokens` and `documents` (B, T + 1), `key` (B,))."""
-        raise NotImplementedError
 
     def setup(self, stage: str) -> None:
         """Take the tokenizer from the data."""

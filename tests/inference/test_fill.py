@@ -1,7 +1,5 @@
 """Guesses for masks: probabilities by hand, no control pieces, errors that say what to do."""
 
-import argparse
-import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +10,6 @@ from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.inference.fill import fill, show_guesses
 from lm.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train([inspect.getsource(argparse)], 420)
 
 
 def make(**changes) -> LanguageModel:

@@ -1,7 +1,5 @@
 """Writing: cached equals uncached, sampling by hand, stops and ends, streamed text."""
 
-import argparse
-import inspect
 import itertools
 import random
 from types import SimpleNamespace
@@ -23,11 +21,6 @@ from lm.inference.generate import (
 from lm.tokenizer import Tokenizer
 
 GREEDY = Sampling(temperature=0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train([inspect.getsource(argparse)], 420)
 
 
 def make(**changes) -> LanguageModel:

@@ -84,5 +84,5 @@ def test_a_schedule_of_ones_own_says_what_follows_the_warmup():
             return 0.5
 
     assert [Halves(warmup=1).factor(step, 3) for step in range(3)] == [0.5, 0.5, 0.5]
-    with pytest.raises(NotImplementedError):
-        Schedule().factor(0, 1)
+    with pytest.raises(TypeError, match="after_warmup"):
+        Schedule()  # a schedule that does not say it cannot even be made
