@@ -256,11 +256,7 @@ class RunCLI(LightningCLI):
         datamodule.prepare_data()  # before the run is announced; Lightning's own calls find it done
         datamodule.setup("fit")
         self._check_tokenizer(datamodule)
-        done, own = getattr(self, "resume_step", 0), self.resume_from == str(self.checkpoints.last_path)
-        if self.resume_from is not None and (done, not own) > (self.trainer.max_steps, False):
-            raise UserError(
-                f"{self.resume_from} is at step {done} already: give a larger --trainer.max_steps", status=2
-            )
+        self._check_steps()
         self._announce(model, datamodule)
         if _is_rank_zero():
             self._write_configuration()
@@ -274,7 +270,9 @@ class RunCLI(LightningCLI):
                 "accumulate_grad_batches larger by as much to keep the samples of a step"
             ) from error
         if self.trainer.global_step < self.trainer.max_steps:
-            raise UserError("training ended before trainer.max_steps: a callback or a limit stopped it")
+            if not self.trainer.should_stop:
+                raise UserError("training ended before trainer.max_steps: a limit of the trainer ended it")
+            self.trainer.save_checkpoint(self.checkpoints.last_path)  # a callback found it good enough
         if self.monitor.validated_step != self.trainer.global_step and self.trainer.limit_val_batches:
             # It was killed between its last step and the end: what is left is to look at the result.
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
@@ -284,6 +282,18 @@ class RunCLI(LightningCLI):
         if _is_rank_zero():
             print(
                 report(self.folder, summary, self.samples.opening, self.samples.latest, model.config.causal)
+            )
+
+    def _check_steps(self) -> None:
+        """A checkpoint that another run has brought to its end leaves nothing to train."""
+        if self.resume_from is None:
+            return
+        its_own_end = self.resume_from == str(self.checkpoints.last_path)  # killed before the last figures
+        most = self.trainer.max_steps if its_own_end else self.trainer.max_steps - 1
+        if self.resume_step > most:
+            raise UserError(
+                f"{self.resume_from} is at step {self.resume_step} already: give more --trainer.max_steps",
+                status=2,
             )
 
     def _check_tokenizer(self, datamodule: Any) -> None:

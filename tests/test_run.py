@@ -377,6 +377,19 @@ def test_a_task_that_only_says_what_an_example_is(lm, trained, tiny_gpt, tmp_pat
     assert "loss" in (tmp_path / "checkpoints/mine/predictions.jsonl").read_text()
 
 
+def test_a_callback_may_end_a_run_early(lm, tiny_gpt, tmp_path):
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    words += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
+    words += ["--trainer.val_check_interval=2", "--trainer.max_steps=40"]
+    result = lm("fit", *tiny_gpt, *words)
+    assert result.status == 0, result.err
+    summary = json.loads((tmp_path / "checkpoints/gpt-nano/summary.json").read_text())
+    assert summary["steps"] == 4
+    saved = torch.load(tmp_path / "checkpoints/gpt-nano/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4
+    assert "finished" in lm("fit", *tiny_gpt, *words).out
+
+
 MY_TASK = """
 from lm.tasks import Task
 from lm.tasks.base import Example
