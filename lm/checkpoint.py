@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 import lm
-from lm.backbone import BackboneConfig, LanguageModel
+from lm.backbone import BackboneConfig, Classifier, LanguageModel
+from lm.backbone.lowrank import merge
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 
@@ -34,7 +35,7 @@ class Loaded:
         step: optimizer steps it was trained for.
     """
 
-    model: LanguageModel
+    model: LanguageModel | Classifier
     tokenizer: Tokenizer
     record: dict[str, Any]
     step: int
@@ -154,26 +155,49 @@ def load_tokenizer(record: dict[str, Any]) -> Tokenizer:
     return Tokenizer.from_bytes(record["tokenizer"].numpy().tobytes())
 
 
+def make_network(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
+    """A network with new weights.
+
+    Args:
+        head: what a record says of the head: its `kind`, and of a classifier's its arguments; null, or of kind
+            `language`, for a language model.
+    """
+    if head is None or head["kind"] == "language":
+        return LanguageModel(config)
+    return Classifier(config, **{name: value for name, value in head.items() if name != "kind"})
+
+
+def network_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's weights from a task's state, by the network's own names."""
+    return {
+        name.removeprefix(MODEL_PREFIX).replace("_orig_mod.", ""): tensor
+        for name, tensor in state.items()
+        if name.startswith(MODEL_PREFIX)
+    }
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
-    """The model of a checkpoint, with nothing but that file.
+    """The model of a checkpoint, with nothing but that file. An adapter in it is merged.
 
     Raises:
         UserError: see `read` and `read_record`; or its weights don't fit its own description.
     """
     checkpoint = read(path)
     record = read_record(checkpoint, path)
+    if record.get("base") is not None:
+        raise UserError(
+            f"{path} is an adapter, without the model that it was made for: use best.ckpt beside it, or "
+            f"`lm export {path} --base MODEL --merge`"
+        )
     try:
         config, tokenizer = config_of(record), load_tokenizer(record)
-        state = checkpoint["state_dict"].items()
+        weights = network_weights(checkpoint["state_dict"])
+        if record.get("adapter"):
+            weights = merge(weights, record["adapter"])
+        with torch.device("meta"):
+            model = make_network(config, record.get("head"))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
-    weights = {
-        name.removeprefix(MODEL_PREFIX).replace("_orig_mod.", ""): tensor
-        for name, tensor in state
-        if name.startswith(MODEL_PREFIX)
-    }
-    with torch.device("meta"):
-        model = LanguageModel(config)
     try:
         model.load_weights(weights, device)
     except RuntimeError as error:

@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "generate": ("write on from a prompt", "lm.inference.command", "generate"),
     "fill": ("guess what stands under a <mask>", "lm.inference.command", "fill"),
+    "export": ("write a checkpoint as a Hugging Face folder", "lm.convert.command", "main"),
     "info": ("say what a checkpoint, a run or a corpus is", "lm.info", "main"),
 }
 TRAINER_COMMANDS = tuple(name for name, (_, module, _f) in COMMANDS.items() if module == "lm.run")

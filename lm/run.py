@@ -31,7 +31,7 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
-from lm.run_folder import RUNS, Finished, differences, identity, report
+from lm.run_folder import RUNS, Finished, differences, identity, report, report_task
 from lm.tasks import Task
 from lm.usage import explain
 
@@ -112,6 +112,9 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's name, what is reported, and what flows from the data to the model."""
         parser.add_argument("--name", default="run", help="folder of the run under checkpoints/")
+        parser.add_argument(
+            "--seeds", type=list[int], default=[], help="of fit: a run with each of these seeds, and their mean"
+        )
         for key, callback in (("checkpoint", RunCheckpoints), ("monitor", Monitor), ("sample", Samples)):
             parser.add_class_arguments(callback, key, skip={"folder"}, instantiate=False)
         for source, target in (("vocab_size", "vocab_size"), ("seq_len", "max_seq_len")):
@@ -255,6 +258,9 @@ class RunCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")
         datamodule.prepare_data()  # before the run is announced; Lightning's own calls find it done
         datamodule.setup("fit")
+        datamodule.trainer = self.trainer
+        self._prepare(model, datamodule, "fit")
+        self._count_steps(datamodule)
         self._check_tokenizer(datamodule)
         self._check_steps()
         self._announce(model, datamodule)
@@ -278,11 +284,43 @@ class RunCLI(LightningCLI):
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
             self.checkpoints.keep_if_best(self.trainer)
             self.samples.renew(self.trainer, model)
-        summary = self.summary.write(self.trainer, model)
+        figures = self._figures_of_the_best(model, datamodule)
+        summary = self.summary.write(self.trainer, model, figures)
         if _is_rank_zero():
-            print(
-                report(self.folder, summary, self.samples.opening, self.samples.latest, model.config.causal)
-            )
+            if hasattr(datamodule, "corpus"):
+                opening, latest = self.samples.opening, self.samples.latest
+                print(report(self.folder, summary, opening, latest, model.config.causal))
+            else:
+                print(report_task(self.folder, summary, self.samples.latest, getattr(model, "usage", "")))
+
+    def _prepare(self, model: Any, datamodule: Any, verb: str) -> None:
+        """Let the model look at the data, or at the checkpoint that it goes on from."""
+        if isinstance(model, Task):
+            model.prepare(datamodule, getattr(self, "resume_record", None), verb)
+
+    def _count_steps(self, datamodule: Any) -> None:
+        """Give `max_steps` where epochs were asked for, and validate once an epoch where no interval was: the
+        learning-rate schedule and the counters of a run go by steps."""
+        trainer, per_epoch = self.trainer, getattr(datamodule, "steps_per_epoch", None)
+        if per_epoch is None:
+            return
+        if trainer.max_steps < 1 and (trainer.max_epochs or 0) > 0:
+            steps = max(per_epoch // trainer.accumulate_grad_batches, 1) * trainer.max_epochs
+            trainer.fit_loop.epoch_loop.max_steps = steps
+            trainer.fit_loop.max_epochs = -1
+        if isinstance(trainer.val_check_interval, float):
+            trainer.val_check_interval = per_epoch
+
+    def _figures_of_the_best(self, model: Any, datamodule: Any) -> dict[str, float]:
+        """The test part's figures with the best weights, where there is a test part."""
+        if not (hasattr(datamodule, "has") and datamodule.has("test") and self.trainer.limit_test_batches):
+            return {}
+        best = self.checkpoints.best_path if self.checkpoints.best_path.exists() else None
+        kept = dict(self.trainer.callback_metrics)
+        self.trainer.test(model, datamodule=datamodule, ckpt_path=best and str(best), verbose=False)
+        figures = {k: v.item() for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
+        self.trainer.callback_metrics.update(kept)
+        return figures
 
     def _check_steps(self) -> None:
         """A checkpoint that another run has brought to its end leaves nothing to train."""
@@ -309,7 +347,9 @@ class RunCLI(LightningCLI):
 
     def _evaluate(self, how: Any, model: Any, datamodule: Any, **options: Any) -> Any:
         datamodule.prepare_data()
-        datamodule.setup("validate")
+        datamodule.setup(self.subcommand)
+        datamodule.trainer = self.trainer
+        self._prepare(model, datamodule, self.subcommand)
         self._check_tokenizer(datamodule)
         return how(model, datamodule=datamodule, ckpt_path=self.resume_from, **options)
 
@@ -370,12 +410,16 @@ class RunCLI(LightningCLI):
     def predict(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """Predictions for every example of the test part, a line of JSON each."""
         batches = self._evaluate(self.trainer.predict, model, datamodule)
+        batches = [*(batches or []), getattr(model, "last_rows", list)()]
         rank = f"-{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = self.folder / f"predictions{rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         with partial.open("w", encoding="utf-8") as file:
-            for row in (row for batch in batches or [] for row in batch):
+            rows = [row for batch in batches for row in batch]
+            if rows and "index" in rows[0]:
+                rows.sort(key=lambda row: row["index"])  # batches go by length
+            for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         partial.replace(path)
         print(f"predictions: {path}")

@@ -108,3 +108,30 @@ use it            lm {use} {words}
 see how it went   tensorboard --logdir {RUNS}
 what it is        lm info {shlex.quote(str(folder))}
 your own text     lm fit --config FILE --data.corpus PATH --name NAME"""
+
+
+def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) -> str:
+    """The same for a fine-tuned task.
+
+    Args:
+        sample: what the model does with a held-out example; "" where there is nothing to show.
+        usage: a command that uses it, with `{}` for the checkpoint.
+    """
+    shown = f"\n--- a sample ---\n{sample}\n--- end of sample ---\n" if sample else ""
+    best = next(name for name in summary if name.startswith("best_val_"))
+    lines = [f"best validation {best.removeprefix('best_val_')} {summary[best]:.4f} at step {summary['best_step']}"]
+    test = {k.removeprefix("test_"): v for k, v in summary.items() if k.startswith("test_")}
+    if test:
+        figures = (f"{name} {value:.4f}" for name, value in test.items() if not name.startswith("f1_"))
+        lines.append("on the test part    " + ", ".join(figures))
+    checkpoint = shlex.quote(str(folder / "best.ckpt"))
+    use = f"use it            lm {usage.format(checkpoint)}\n" if usage else ""
+    figures = "\n".join(lines)
+    return f"""{shown}
+{figures}
+{summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
+{summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
+
+run folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)
+{use}see how it went   tensorboard --logdir {RUNS}
+what it is        lm info {shlex.quote(str(folder))}"""

@@ -2,7 +2,7 @@
 
 from lm.backbone.attention import KVCache
 from lm.backbone.config import BackboneConfig
-from lm.backbone.heads import LanguageModel, Pooler
+from lm.backbone.heads import Classifier, LanguageModel, Pooler
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, Block
 
@@ -10,6 +10,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "Block",
+    "Classifier",
     "KVCache",
     "LanguageModel",
     "Pooler",

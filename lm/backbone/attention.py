@@ -3,6 +3,7 @@
 Shapes: B sequences, T query positions, S key positions, H query heads, K key/value heads, D a head's width.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,18 +17,25 @@ from lm.backbone.config import BackboneConfig
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama."""
+    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama.
 
-    def __init__(self, config: BackboneConfig) -> None:
+    Args:
+        config: the backbone's shape.
+        theta: base of the wavelengths; the configuration's where it is null.
+    """
+
+    def __init__(self, config: BackboneConfig, theta: float | None = None) -> None:
         super().__init__()
-        self.dim, self.theta = config.dim_per_head, config.rope_theta
+        self.config, self.theta = config, theta or config.rope_theta
         self.fill(config.max_seq_len)
 
     def fill(self, length: int, device: torch.device | str | None = None) -> None:
         """Make the table of angles for `length` positions."""
         # fp32 whatever the model's precision: bf16 cannot tell neighbouring positions apart.
-        exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
-        angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] / self.theta**exponents
+        dim = self.config.dim_per_head
+        exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+        periods = stretched(self.theta**exponents, self.config)
+        angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] / periods
         self.register_buffer("cos", angles.cos(), persistent=False)  # (length, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -43,6 +51,20 @@ class Rotary(nn.Module):
         if length > len(self.cos):
             self.fill(length, self.cos.device)
         return self.cos[positions], self.sin[positions]
+
+
+def stretched(periods: Tensor, config: BackboneConfig) -> Tensor:
+    """Rotary periods (D / 2), in positions a radian, stretched for long texts as the configuration says."""
+    if config.rope_type == "default":
+        return periods
+    if config.rope_type == "linear":
+        return periods * config.rope_factor
+    # Llama 3: a wavelength that fits often enough into the original length stays, one that does not is
+    # stretched, and between the two the frequencies are mixed.
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    turns = config.rope_original_len / (2 * math.pi * periods)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return periods / (kept + (1 - kept) / config.rope_factor)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -73,15 +95,18 @@ def pattern(
     documents: Tensor | None,
     device: torch.device,
     flex: bool,
+    windowed: bool = True,
 ) -> Pattern:
     """The attention pattern of `queries` positions that stand at the end of `keys` positions.
 
     Args:
-        documents: document of each position (B, T), or null where a sequence is one document. Positions
-            of different documents don't see each other.
+        documents: document of each of the `keys` positions (B, S), or null where a sequence is one document.
+            Positions of different documents don't see each other.
         flex: use FlexAttention (a GPU kernel that skips blocks nobody sees) where a mask is needed.
+        windowed: heed the configuration's window, if it has one.
     """
-    narrow = config.window is not None and config.window < keys
+    window = config.window if windowed else None
+    narrow = window is not None and window < keys
     if documents is None and not narrow:
         if not config.causal or queries == 1:
             return Pattern()
@@ -92,8 +117,8 @@ def pattern(
         """Whether position `query` of sequence `b` sees position `key`."""
         query = query + (keys - queries)
         seen = query >= key if config.causal else query >= 0
-        if config.window is not None:
-            seen = seen & ((query - key).abs() < config.window)
+        if window is not None:
+            seen = seen & ((query - key).abs() < window)
         if documents is not None:
             seen = seen & (documents[b, query] == documents[b, key])
         return seen
@@ -152,11 +177,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.dim = config.num_heads, config.kv_heads, config.dim_per_head
         self.dropout = config.dropout
-        width, bias = config.hidden_size, config.bias
+        width, bias = config.hidden_size, config.has_bias("attention")
         self.query = nn.Linear(width, self.heads * self.dim, bias=bias)
         self.key = nn.Linear(width, self.kv_heads * self.dim, bias=bias)
         self.value = nn.Linear(width, self.kv_heads * self.dim, bias=bias)
-        self.output = nn.Linear(self.heads * self.dim, width, bias=bias)
+        self.output = nn.Linear(self.heads * self.dim, width, bias=config.has_bias("attention_output"))
         self.query_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 

@@ -5,7 +5,7 @@ from typing import Literal, get_args, get_origin
 
 from lm.errors import UserError
 
-GATED = ("swiglu", "geglu")
+GATED = ("swiglu", "geglu", "reglu")
 
 
 @dataclass
@@ -19,22 +19,39 @@ class BackboneConfig:
         num_kv_heads: key/value heads, shared by groups of query heads (arXiv:2305.13245); as many as
             `num_heads` where it is null.
         head_dim: width of a head; `hidden_size / num_heads` where it is null.
-        mlp: the feed-forward network: gated (swiglu, geglu; arXiv:2002.05202), gelu (exact), gelu_tanh
-            (GPT-2's approximation) or relu2 (squared ReLU, arXiv:2109.08668).
+        mlp: the feed-forward network: gated (swiglu, geglu, reglu; arXiv:2002.05202), gelu (exact),
+            gelu_tanh (GPT-2's approximation), relu or relu2 (squared ReLU, arXiv:2109.08668).
         mlp_hidden_size: its inner width; 4 times the hidden size where it is null.
         vocab_size: pieces of the tokenizer; the data sets it.
         max_seq_len: longest sequence; the data sets it.
         causal: each position sees only itself and what stands before it (GPT), or everything (BERT).
-        window: a position sees no further than this many positions; null for no limit.
+        window: a position sees no further than this many positions, itself among them; null for no limit.
+        global_every: blocks 0, n, 2n … see everything in spite of the window (ModernBERT,
+            arXiv:2412.13663); null for a window in every block.
         positions: rotary (arXiv:2104.09864) or learned embeddings.
         rope_theta: base of the rotary wavelengths.
+        local_rope_theta: their base in the blocks with a window (ModernBERT); null for `rope_theta`.
+        rope_type: how they are stretched for longer texts than the first ones: default (not at all), linear
+            (all by `rope_factor`, arXiv:2306.15595) or llama3 (the long ones only, arXiv:2407.21783).
+        rope_factor: how much longer a stretched wavelength gets.
+        rope_low_freq_factor: llama3: stretch what turns less than this often in `rope_original_len`.
+        rope_high_freq_factor: llama3: keep what turns more than this often; in between, in between.
+        rope_original_len: llama3: positions of a sequence before the stretching.
         norm: rms (arXiv:1910.07467) or layer (arXiv:1607.06450).
         norm_position: before each sublayer (GPT-2, Llama) or after its residual sum (BERT).
         norm_eps: added to the variance.
         qk_norm: RMS-normalise each head's queries and keys (arXiv:2302.05442).
         embedding_norm: normalise the embeddings' sum (BERT).
+        first_attention_norm: the first block has a norm before its attention; ModernBERT's, which follows
+            that of the embeddings, has none.
         segments: kinds of segment embeddings (BERT: 2); 0 for none.
-        bias: biases in the linear layers and the layer norms.
+        bias: biases in the linear layers and the layer norms. The next five say otherwise for one kind of
+            layer; null: as `bias` says.
+        attention_bias: in the projections to queries, keys and values.
+        attention_output_bias: in the projection out of the attention; null: as in its other projections.
+        mlp_bias: in the feed-forward networks.
+        norm_bias: in the layer norms; an RMS norm never has one.
+        head_bias: on the logits of a BERT.
         tie_embeddings: one matrix for the token embeddings and the head.
         dropout: probability, on embeddings, attention weights and each sublayer's output.
         init_std: standard deviation of the initial weights.
@@ -47,21 +64,34 @@ class BackboneConfig:
     num_heads: int = 4
     num_kv_heads: int | None = None
     head_dim: int | None = None
-    mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    mlp: Literal["swiglu", "geglu", "reglu", "gelu", "gelu_tanh", "relu", "relu2"] = "swiglu"
     mlp_hidden_size: int | None = None
     vocab_size: int = 4096
     max_seq_len: int = 256
     causal: bool = True
     window: int | None = None
+    global_every: int | None = None
     positions: Literal["rotary", "learned"] = "rotary"
     rope_theta: float = 10000.0
+    local_rope_theta: float | None = None
+    rope_type: Literal["default", "linear", "llama3"] = "default"
+    rope_factor: float = 1.0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_original_len: int = 8192
     norm: Literal["rms", "layer"] = "rms"
     norm_position: Literal["before", "after"] = "before"
     norm_eps: float = 1e-5
     qk_norm: bool = False
     embedding_norm: bool = False
+    first_attention_norm: bool = True
     segments: int = 0
     bias: bool = False
+    attention_bias: bool | None = None
+    attention_output_bias: bool | None = None
+    mlp_bias: bool | None = None
+    norm_bias: bool | None = None
+    head_bias: bool | None = None
     tie_embeddings: bool = True
     dropout: float = 0.0
     init_std: float = 0.02
@@ -75,10 +105,17 @@ class BackboneConfig:
                 raise UserError(
                     f"backbone.{field.name} is {getattr(self, field.name)!r}: it can be {known}", status=2
                 )
-        for name in ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len"):
+        for name in (
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "vocab_size",
+            "max_seq_len",
+            "rope_original_len",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"backbone.{name} is {getattr(self, name)}: it must be at least 1", status=2)
-        for name in ("num_kv_heads", "head_dim", "mlp_hidden_size", "window"):
+        for name in ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"backbone.{name} is {value}: it must be at least 1, or null", status=2)
@@ -96,6 +133,22 @@ class BackboneConfig:
         if self.positions == "rotary" and self.dim_per_head % 2:
             raise UserError(
                 f"backbone.head_dim is {self.dim_per_head}: rotary positions need an even one", status=2
+            )
+        for name in ("rope_theta", "local_rope_theta", "rope_factor"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"backbone.{name} is {value}: it must be above 0", status=2)
+        if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
+            raise UserError(
+                f"backbone.rope_low_freq_factor is {self.rope_low_freq_factor}: it must be above 0 and below "
+                f"rope_high_freq_factor, which is {self.rope_high_freq_factor}",
+                status=2,
+            )
+        if self.window is None and (self.global_every is not None or self.local_rope_theta is not None):
+            raise UserError(
+                "backbone.global_every and local_rope_theta are about blocks with a window: give "
+                "backbone.window too",
+                status=2,
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"backbone.dropout is {self.dropout}: it must be from 0 to below 1", status=2)
@@ -119,3 +172,14 @@ class BackboneConfig:
     def gated(self) -> bool:
         """Whether the feed-forward network has a gate beside its inner projection."""
         return self.mlp in GATED
+
+    def windowed(self, layer: int) -> bool:
+        """Whether block `layer`, counted from 0, sees no further than the window."""
+        return self.window is not None and (self.global_every is None or layer % self.global_every != 0)
+
+    def has_bias(self, part: Literal["attention", "attention_output", "mlp", "norm", "head"]) -> bool:
+        """Whether the layers of a kind have biases."""
+        own = getattr(self, f"{part}_bias")
+        if own is not None:
+            return own
+        return self.has_bias("attention") if part == "attention_output" else self.bias

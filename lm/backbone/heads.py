@@ -1,10 +1,12 @@
-"""What stands on a backbone: the language-model head, causal or masked, and the pooler."""
+"""What stands on a backbone: the language-model head, causal or masked, and heads that classify."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.backbone.attention import KVCache
+from lm.backbone.attention import KVCache, Rotary
 from lm.backbone.config import BackboneConfig
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, make_norm, training_flops_per_token
@@ -25,7 +27,8 @@ class Head(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias) if transform else None
         )
         self.norm = make_norm(config) if transform else None
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if transform and config.bias else None
+        biased = transform and config.has_bias("head")
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
         self.weight = (
             nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if tied is None else tied
         )
@@ -51,7 +54,48 @@ class Pooler(nn.Module):
         return self.dense(hidden[:, 0]).tanh()
 
 
-class LanguageModel(nn.Module):
+class Network(nn.Module):
+    """A backbone with a head on it: what every model here has in common.
+
+    Args:
+        config: the backbone's shape.
+    """
+
+    head: nn.Module
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+
+    def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
+        """Take over `weights` without copying them first: for a model that was built on the meta device. A
+        head that is tied to the embeddings may be left out.
+
+        Raises:
+            RuntimeError: names or shapes differ.
+        """
+        tied = getattr(self.head, "weight", None) is self.backbone.embeddings.tokens.weight
+        if tied and "backbone.embeddings.tokens.weight" in weights:
+            weights = {"head.weight": weights["backbone.embeddings.tokens.weight"], **weights}
+        self.load_state_dict(weights, assign=True)
+        for module in self.modules():
+            if isinstance(module, Rotary):
+                module.fill(self.config.max_seq_len, device)  # tables are no weights: on meta they are empty
+        self.to(device)
+        if tied:
+            self.head.weight = self.backbone.embeddings.tokens.weight
+
+    def num_parameters(self) -> int:
+        """Number of parameters, a tied matrix counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def training_flops_per_token(self, seq_len: int) -> int:
+        """Floating-point operations to train on one token of a sequence of `seq_len`."""
+        return training_flops_per_token(self, self.config, seq_len)
+
+
+class LanguageModel(Network):
     """A backbone and its language-model head: GPT where it is causal, BERT where it is not.
 
     Args:
@@ -59,9 +103,7 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = Backbone(config)
+        super().__init__(config)
         tied = self.backbone.embeddings.tokens.weight if config.tie_embeddings else None
         self.head = Head(config, transform=not config.causal, tied=tied)
         self.initialize()
@@ -83,11 +125,13 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         targets: Tensor | None = None,
         cache: KVCache | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, vocab_size). With `targets` (B, T; negative: not counted) instead the summed
         cross-entropy in nats and, outside training, the number of hits: two scalars (see
-        `linear_cross_entropy`), without those logits ever being there at once."""
-        hidden = self.backbone(tokens, documents, cache=cache)
+        `linear_cross_entropy`), without those logits ever being there at once. The other arguments are the
+        backbone's."""
+        hidden = self.backbone(tokens, documents, segments, cache)
         if targets is None:
             return self.head(hidden)
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
@@ -97,23 +141,81 @@ class LanguageModel(nn.Module):
             hidden, targets = self.head.prepare(hidden[counted]), targets[counted]
         return linear_cross_entropy(hidden, self.head.weight, targets, self.head.bias)
 
-    def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Take over `weights` without copying them first: for a model that was built on the meta device.
 
-        Raises:
-            RuntimeError: names or shapes differ.
+class Classifier(Network):
+    """A backbone and a linear head: on one summary of each sequence, or on every position.
+
+    Args:
+        config: the backbone's shape.
+        outputs: numbers that come out: classes, or 1 for a score, or 2 for a span's start and end.
+        pooling: a sequence's summary: its first position, the mean of its positions or its last one; null for
+            outputs at every position.
+        pooler: put BERT's dense layer and tanh behind the first position.
+        dropout: probability, in front of the linear layer.
+
+    Raises:
+        ValueError: a pooler with another pooling than "first".
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        outputs: int,
+        pooling: Literal["first", "mean", "last"] | None,
+        pooler: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(config)
+        if pooler and pooling != "first":
+            raise ValueError(f"a pooler takes the first position, but pooling is {pooling!r}")
+        self.outputs, self.pooling = outputs, pooling
+        if pooler:
+            self.pooler = Pooler(config)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(config.hidden_size, outputs)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Initial weights of the backbone; the head's and the pooler's in the same way, biases zero."""
+        self.backbone.initialize()
+        for layer in (self.head, *((self.pooler.dense,) if hasattr(self, "pooler") else ())):
+            nn.init.normal_(layer.weight, std=self.config.init_std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
+        """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""
+        if self.pooling == "first":
+            return self.pooler(hidden) if hasattr(self, "pooler") else hidden[:, 0]
+        if documents is None:
+            return hidden.mean(1) if self.pooling == "mean" else hidden[:, -1]
+        real = documents >= 0  # (B, T)
+        if self.pooling == "mean":
+            total = torch.where(real[..., None], hidden.float(), 0).sum(1)
+            return (total / real.sum(1, keepdim=True).clamp(min=1)).to(hidden.dtype)
+        index = torch.arange(hidden.shape[1], device=hidden.device)
+        last = torch.where(real, index, 0).amax(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+    def forward(
+        self, tokens: Tensor, documents: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """Logits in fp32: (B, outputs) of `tokens` (B, T) where there is pooling, else (B, T, outputs).
+
+        Args:
+            tokens: ids of the pieces.
+            documents: 0 for a position of the text and −1 for padding, (B, T); null without padding.
+            segments: segment of each token (B, T), for backbones that have segment embeddings.
         """
-        self.load_state_dict(weights, assign=True)
-        if self.backbone.rotary is not None:
-            self.backbone.rotary.fill(self.config.max_seq_len, device)
-        self.to(device)
-        if self.config.tie_embeddings:
-            self.head.weight = self.backbone.embeddings.tokens.weight
-
-    def num_parameters(self) -> int:
-        """Number of parameters, a tied matrix counted once."""
-        return sum(p.numel() for p in self.parameters())
+        hidden = self.backbone(tokens, documents, segments)
+        if self.pooling is not None:
+            hidden = self.summary(hidden, documents)
+        return self.head(self.dropout(hidden)).float()
 
     def training_flops_per_token(self, seq_len: int) -> int:
-        """Floating-point operations to train on one token of a sequence of `seq_len`."""
-        return training_flops_per_token(self, self.config, seq_len)
+        """Floating-point operations to train on one token of a sequence of `seq_len`; a pooled head, which
+        works once a sequence, counts by its share."""
+        own = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "backbone" not in name)
+        body = training_flops_per_token(self.backbone, self.config, seq_len)
+        return body + 6 * own // (seq_len if self.pooling is not None else 1)

@@ -1,9 +1,9 @@
 """The backbone: embeddings, blocks, final norm. Initialisation and the counting of parameters and FLOPs.
 
-- grouped key/value heads, QK-norm, a sliding window, causal or bidirectional
+- grouped key/value heads, QK-norm, a sliding window in all or most blocks, causal or bidirectional
 - rotary or learned positions that start again with each document
 - RMS or layer norm, before or after the sublayer
-- SwiGLU, GeGLU, GELU or squared ReLU
+- SwiGLU, GeGLU, ReGLU, GELU, ReLU or squared ReLU
 - documents packed into one sequence don't see each other
 """
 
@@ -19,7 +19,7 @@ def make_norm(config: BackboneConfig) -> nn.Module:
     """A norm over the hidden size."""
     if config.norm == "rms":
         return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.has_bias("norm"))
 
 
 def activation(kind: str, x: Tensor) -> Tensor:
@@ -27,6 +27,8 @@ def activation(kind: str, x: Tensor) -> Tensor:
     match kind:
         case "swiglu":
             return F.silu(x)
+        case "relu" | "reglu":
+            return F.relu(x)
         case "relu2":
             return F.relu(x).square()
         case "gelu_tanh":
@@ -41,11 +43,10 @@ class MLP(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.kind = config.mlp
-        self.up = nn.Linear(config.hidden_size, config.mlp_width, bias=config.bias)
-        self.gate = (
-            nn.Linear(config.hidden_size, config.mlp_width, bias=config.bias) if config.gated else None
-        )
-        self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=config.bias)
+        width, bias = config.mlp_width, config.has_bias("mlp")
+        self.up = nn.Linear(config.hidden_size, width, bias=bias)
+        self.gate = nn.Linear(config.hidden_size, width, bias=bias) if config.gated else None
+        self.down = nn.Linear(width, config.hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, hidden_size) to the same shape."""
@@ -61,7 +62,8 @@ class Block(nn.Module):
         super().__init__()
         self.layer = layer
         self.norm_first = config.norm_position == "before"
-        self.attention_norm = make_norm(config)
+        bare = self.norm_first and layer == 0 and not config.first_attention_norm
+        self.attention_norm = nn.Identity() if bare else make_norm(config)
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
@@ -118,7 +120,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.rotary = Rotary(config) if config.positions == "rotary" else None
+        rotary = config.positions == "rotary"
+        self.rotary = Rotary(config) if rotary else None
+        local = rotary and config.local_rope_theta is not None
+        self.local_rotary = Rotary(config, config.local_rope_theta) if local else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config) if config.norm_position == "before" else nn.Identity()
 
@@ -134,12 +139,14 @@ class Backbone(nn.Module):
         Args:
             tokens: ids of the pieces.
             documents: ids that are the same within a document and differ between the documents of a
-                sequence, (B, T); null where each sequence is one document.
+                sequence, (B, T), with a cache (B, earlier positions + T); null where each sequence is one
+                document. Padding is a document too, by custom −1.
             segments: segment of each token (B, T), for backbones that have segment embeddings.
             cache: what earlier calls left; the new tokens stand after it and are added to it.
 
         Raises:
-            ValueError: more positions than `max_seq_len` and learned positions.
+            ValueError: more positions than `max_seq_len` and learned positions; or documents of another
+                length.
         """
         T = tokens.shape[1]
         past = cache.length if cache is not None else 0
@@ -147,21 +154,34 @@ class Backbone(nn.Module):
             raise ValueError(f"{past + T} positions, but only {self.config.max_seq_len} were learned")
         if documents is None:
             positions = torch.arange(past, past + T, device=tokens.device)
+        elif documents.shape[1] != past + T:
+            raise ValueError(f"documents of {documents.shape[1]} positions, but there are {past + T}")
         else:
-            positions = document_positions(documents)
+            positions = document_positions(documents)[:, -T:]
         # FlexAttention has no dropout and no gradient on CPU: there, a mask.
         flex = tokens.is_cuda and cache is None and not (self.training and self.config.dropout)
-        seen = pattern(self.config, T, past + T, documents, tokens.device, flex)
-        rotary = None
-        if self.rotary is not None:
-            cos, sin = self.rotary(positions, past + T)
-            rotary = (cos, sin) if documents is None else (cos[:, None], sin[:, None])
+        # Who sees whom, and the angles: made once for all blocks of a kind.
+        kinds = {self.config.windowed(layer) for layer in range(self.config.num_layers)}
+        seen = {
+            kind: pattern(self.config, T, past + T, documents, tokens.device, flex, kind) for kind in kinds
+        }
+        turns = {kind: self.angles(positions, past + T, kind) for kind in kinds}
         x = self.embeddings(tokens, positions, segments)
-        for block in self.blocks:
-            x = block(x, seen, rotary, cache)
+        for layer, block in enumerate(self.blocks):
+            kind = self.config.windowed(layer)
+            x = block(x, seen[kind], turns[kind], cache)
         if cache is not None:
             cache.length += T
         return self.norm(x)
+
+    def angles(self, positions: Tensor, length: int, windowed: bool) -> tuple[Tensor, Tensor] | None:
+        """Rotary cosines and sines of `positions` (T,) or (B, T), all below `length`, for the blocks with or
+        without a window; null where positions are learned."""
+        rotary = self.local_rotary if windowed and self.local_rotary is not None else self.rotary
+        if rotary is None:
+            return None
+        cos, sin = rotary(positions, length)
+        return (cos, sin) if positions.ndim == 1 else (cos[:, None], sin[:, None])
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -198,6 +218,10 @@ def training_flops_per_token(module: nn.Module, config: BackboneConfig, seq_len:
     if head is not None:
         looked_up.discard(id(head.weight))
     weights = sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in looked_up)
-    reach = seq_len if config.window is None else config.window if config.causal else 2 * config.window - 1
-    seen = min(seq_len, reach)
-    return 6 * weights + 12 * config.num_layers * config.num_heads * config.dim_per_head * seen
+    seen = 0
+    for layer in range(config.num_layers):
+        reach = seq_len
+        if config.windowed(layer):
+            reach = config.window if config.causal else 2 * config.window - 1
+        seen += min(seq_len, reach)
+    return 6 * weights + 12 * config.num_heads * config.dim_per_head * seen

@@ -80,7 +80,7 @@ class RunCheckpointIO(TorchCheckpointIO):
 
 class RunCheckpoints(Checkpoint):
     """Saves `last.ckpt` regularly, at the end and when asked to stop; `best.ckpt`, the weights alone,
-    whenever the validation loss is the lowest so far.
+    whenever the validation loss, or the figure that the task goes by, is the best so far.
 
     The first Ctrl-C, SIGTERM or SIGUSR1 (what Slurm sends before it takes a machine back) finishes the step,
     saves and stops. A second Ctrl-C stops at once.
@@ -88,11 +88,14 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: of the run.
         every_n_steps: optimizer steps between two savings of `last.ckpt`.
+        patience: end the run when this many validations in a row have brought nothing better; null: never.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int = 200) -> None:
-        self.folder, self.every_n_steps = Path(folder), every_n_steps
+    def __init__(self, folder: Path, every_n_steps: int = 200, patience: int | None = None) -> None:
+        self.folder, self.every_n_steps, self.patience = Path(folder), every_n_steps, patience
+        self._waited = 0  # validations since the best
         self.best = math.inf
+        self.figure = "loss"  # what `best` is
         self.best_step = -1
         self.saved_step = -1
         self._validation_due = False  # at the step that was saved
@@ -101,6 +104,8 @@ class RunCheckpoints(Checkpoint):
         self._samples_per_step = 0
         if every_n_steps < 1:
             raise UserError(f"--checkpoint.every_n_steps {every_n_steps}: it must be at least 1", status=2)
+        if patience is not None and patience < 1:
+            raise UserError(f"--checkpoint.patience {patience}: it must be at least 1, or null", status=2)
 
     @property
     def last_path(self) -> Path:
@@ -117,6 +122,8 @@ class RunCheckpoints(Checkpoint):
         return {
             "best": self.best,
             "best_step": self.best_step,
+            "figure": self.figure,
+            "waited": self._waited,
             "validation_due": self._validation_due,
             "samples_per_step": self._samples_per_step,
         }
@@ -124,6 +131,7 @@ class RunCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.figure, self._waited = state_dict.get("figure", "loss"), state_dict.get("waited", 0)
         self._validation_due = state_dict["validation_due"]
 
     def on_load_checkpoint(
@@ -191,10 +199,18 @@ class RunCheckpoints(Checkpoint):
 
     def keep_if_best(self, trainer: Trainer) -> None:
         """Save `best.ckpt` if the last validation was the best so far."""
-        loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
-        if loss < self.best:
-            self.best, self.best_step = loss, trainer.global_step
+        figure, way = getattr(trainer.lightning_module, "best_by", ("loss", "min"))
+        value = trainer.callback_metrics.get(f"val/{figure}", torch.tensor(math.nan)).item()
+        better = value < self.best if way == "min" else value > self.best
+        if better or (self.best_step < 0 and math.isfinite(value)):
+            self.best, self.best_step, self.figure, self._waited = value, trainer.global_step, figure, 0
             trainer.save_checkpoint(self.best_path, weights_only=True)
+            if hasattr(trainer.lightning_module, "save_beside"):
+                trainer.lightning_module.save_beside(self.folder)
+            return
+        self._waited += 1
+        if self.patience is not None and self._waited >= self.patience:
+            trainer.should_stop = True
 
     def _save_last(self, trainer: Trainer) -> None:
         self.saved_step = trainer.global_step

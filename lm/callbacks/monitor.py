@@ -39,8 +39,8 @@ def known_peak(device: torch.device) -> float | None:
 def validation_tags(trainer: Trainer) -> dict[str, float]:
     """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
     validation stand side by side, and bits per byte and the loss first."""
-    tags = {"accuracy": "piece_accuracy/val"}
     figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+    tags = {"accuracy": "piece_accuracy/val"} if "perplexity" in figures else {}
     return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
 
 
@@ -119,7 +119,8 @@ class Monitor(Callback):
         """Count the batch; log at the end of every n-th optimizer step."""
         now = time.perf_counter()
         windows, length = batch["tokens"].shape
-        tokens = windows * (length - 1) * trainer.world_size
+        # Examples say themselves how many tokens they have; a window's last token is only predicted.
+        tokens = batch.get("seen", windows * (length - 1)) * trainer.world_size
         seconds = now - self._step_started
         self._step_started = now
         self.tokens_seen += tokens
@@ -134,7 +135,7 @@ class Monitor(Callback):
             self._restored = []
         step, every = trainer.global_step, trainer.log_every_n_steps
         if every and step % every == 0 and not trainer.fit_loop.epoch_loop._should_accumulate():
-            self._log(trainer, pl_module, step, length - 1)
+            self._log(trainer, pl_module, step, tokens // (windows * trainer.world_size))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, step: int, seq_len: int) -> None:
         # The only place that waits for the device: losses stay there until they are logged.
@@ -147,10 +148,11 @@ class Monitor(Callback):
                 f"the loss is {self.rates.loss} at step {step}: training has diverged. "
                 "Lower the learning rate or lengthen the warm-up, and choose another --name"
             )
-        figures = {
-            "loss/train": self.rates.loss,
-            "perplexity/train": math.exp(min(self.rates.loss, 700)),
-            "bits_per_byte/train": nats / max(bytes_, 1) / math.log(2),
+        figures = {"loss/train": self.rates.loss}
+        if bytes_:  # a loss on text
+            figures["perplexity/train"] = math.exp(min(self.rates.loss, 700))
+            figures["bits_per_byte/train"] = nats / bytes_ / math.log(2)
+        figures |= {
             "progress/tokens_seen": self.tokens_seen,
             "progress/epoch": trainer.current_epoch,
             "speed/tokens_per_second": self.rates.tokens_per_second,

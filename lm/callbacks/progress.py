@@ -86,9 +86,22 @@ class Progress(Callback):
 
 
 def figures_line(trainer: Trainer) -> str:
-    """The validation figures in one line."""
-    figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items()}
-    return (
-        f"loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}, "
-        f"{figures['bits_per_byte']:.4f} bits per byte, accuracy {figures['accuracy']:.1%}"
-    )
+    """The figures of the last validation or test in one line."""
+    part = "test/" if trainer.state.fn == "test" and not _of(trainer, "val/") else "val/"
+    return in_words(_of(trainer, part))
+
+
+def _of(trainer: Trainer, part: str) -> dict[str, float]:
+    return {k.removeprefix(part): v.item() for k, v in trainer.callback_metrics.items() if part in k}
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """Figures by name, as a person reads them."""
+    formats = {
+        "loss": "loss {:.4f}",
+        "perplexity": "perplexity {:.2f}",
+        "bits_per_byte": "{:.4f} bits per byte",
+        "accuracy": "accuracy {:.1%}",
+    }
+    named = ((name, value) for name, value in figures.items() if not name.startswith("f1_"))
+    return ", ".join(formats.get(name, name + " {:.4g}").format(value) for name, value in named)

@@ -34,7 +34,11 @@ class Samples(Callback):
         self.opening = ""  # the part of the latest that was given
 
     def sample(self, pl_module: LightningModule, trainer: Trainer) -> str:
-        """A text by the model as it is now. Every rank takes part, for a sharded model needs them all."""
+        """A text by the model as it is now. Every rank takes part, for a sharded model needs them all. A task
+        that has samples of its own shows those (`sample()`), and none where it has none to show."""
+        self.opening = ""
+        if not hasattr(trainer.datamodule, "corpus"):
+            return pl_module.sample() if hasattr(pl_module, "sample") else ""
         net, tokenizer = pl_module.net, pl_module.tokenizer
         held_out = trainer.datamodule.corpus.split("val")
         if pl_module.config.causal:
@@ -52,7 +56,6 @@ class Samples(Callback):
             ids = ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids
             return prompt + tokenizer.decode(ids)
         tokens, _ = held_out.window(0, min(64, pl_module.config.max_seq_len, len(held_out)))
-        self.opening = ""
         return show_guesses(net, tokenizer, tokens.tolist())
 
     def renew(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,4 +71,5 @@ class Samples(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.renew(trainer, pl_module)
-        log_text(trainer, "sample", self.latest)
+        if self.latest:
+            log_text(trainer, "sample", self.latest)

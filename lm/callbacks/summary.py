@@ -84,19 +84,26 @@ class Summary(Callback):
             trainer, "configuration", yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
         )
 
-    def write(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Write and return the figures. Losses are of the last weights; `best_val_loss` of `best.ckpt`."""
+    def write(
+        self, trainer: Trainer, pl_module: LightningModule, test: dict[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Write and return the figures. `val_…` are of the last weights, `best_val_…` and `test_…` of
+        `best.ckpt`.
+
+        Args:
+            test: the test part's figures, by names such as `test/accuracy`.
+        """
         figures = {
             k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k
         }
         summary = {
             "finished": True,
             "steps": trainer.global_step,
-            "val_loss": figures.get("loss"),
-            "perplexity": figures.get("perplexity"),
-            "bits_per_byte": figures.get("bits_per_byte"),
-            "val_accuracy": figures.get("accuracy"),
-            "best_val_loss": self.checkpoints.best,
+            "val_loss": figures.pop("loss", None),
+            **{n: figures.pop(n) for n in ("perplexity", "bits_per_byte") if n in figures},
+            **{f"val_{name}": value for name, value in figures.items()},
+            **{name.replace("/", "_"): value for name, value in (test or {}).items()},
+            f"best_val_{self.checkpoints.figure}": self.checkpoints.best,
             "best_step": self.checkpoints.best_step,
             "tokens_seen": self.monitor.tokens_seen,
             "tokens_per_second": round(self.monitor.tokens_per_second, 1),
@@ -105,6 +112,7 @@ class Summary(Callback):
             "parameters": pl_module.net.num_parameters(),
             "training_flops_per_token": pl_module.net.training_flops_per_token(trainer.datamodule.seq_len),
             "corpus": str(trainer.datamodule.corpus_folder),
+            "seed": self.configuration.get("seed_everything"),
         }
         if trainer.is_global_zero:
             if isinstance(trainer.logger, TensorBoardLogger):

@@ -1,4 +1,5 @@
-"""Data: `lm.data.corpus` turns documents into token shards, the rest feeds them to a model.
+"""Data: `lm.data.corpus` turns documents into token shards, `lm.data.examples` reads what is fine-tuned on,
+the rest feeds them to a model.
 
 Importing this package imports no torch, so that `lm prepare` starts fast: names are looked up when first
 used.
@@ -6,7 +7,12 @@ used.
 
 from importlib import import_module
 
-_HOMES = {"PretrainingData": "lm.data.pretraining"}
+_HOMES = {
+    "PretrainingData": "lm.data.pretraining",
+    **dict.fromkeys(
+        ("ChatData", "PreferenceData", "QuestionData", "TagData", "TextData"), "lm.data.examples.kinds"
+    ),
+}
 
 
 def __getattr__(name: str) -> object:

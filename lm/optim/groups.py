@@ -1,5 +1,6 @@
 """Which parameters are matrices, embeddings and vectors: optimizers treat each kind in its own way."""
 
+import re
 from typing import Any
 
 from torch import nn
@@ -15,13 +16,34 @@ def kind_of(name: str, parameter: nn.Parameter, embeddings: set[int]) -> str:
     return "embedding" if id(parameter) in embeddings or name.endswith("head.weight") else "matrix"
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+def depth_of(name: str, layers: int) -> int:
+    """How many layers stand above a parameter: 0 in the head, `layers` + 1 in the embeddings."""
+    block = re.search(r"\bblocks\.(\d+)\.", name)
+    if block:
+        return layers - int(block[1])
+    return layers + 1 if "embeddings." in name else 0
+
+
+def parameter_groups(module: nn.Module, layer_decay: float = 1.0, layers: int = 0) -> list[dict[str, Any]]:
     """Groups for any torch optimizer, one for each kind that occurs: `params`, `kind`, and no weight decay
-    on vectors. Parameters that are not trained are left out."""
+    on vectors. Parameters that are not trained are left out.
+
+    Args:
+        layer_decay: below 1, a group for each kind and layer, with `lr_scale`: the factor of its learning
+            rate, which is this many times that of the layer above (arXiv:1801.06146).
+        layers: how many the network has.
+    """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    groups: dict[str, dict[str, Any]] = {kind: {"kind": kind, "params": []} for kind in KINDS}
-    groups["vector"]["weight_decay"] = 0.0
+    groups: dict[tuple[int, int], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups[kind_of(name, parameter, embeddings)]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
+        if not parameter.requires_grad:
+            continue
+        kind = kind_of(name, parameter, embeddings)
+        depth = 0 if layer_decay == 1 else depth_of(name, layers)
+        group = groups.setdefault((depth, KINDS.index(kind)), {"kind": kind, "params": []})
+        group["params"].append(parameter)
+        if kind == "vector":
+            group["weight_decay"] = 0.0
+        if layer_decay != 1:
+            group["lr_scale"] = layer_decay**depth
+    return [groups[key] for key in sorted(groups)]

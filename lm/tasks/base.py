@@ -1,51 +1,28 @@
-"""What all tasks share: the optimizer and its schedule, gradient clipping, compiling, sharding, the record in
-the checkpoint, and training and validation of a language model."""
+"""What all tasks share: the optimizer and its schedule, gradient clipping, compiling, sharding and the record
+in the checkpoint. What a task learns from its batches it says itself."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lm import checkpoint as checkpoints
-from lm.backbone import BackboneConfig, LanguageModel
+from lm.backbone import BackboneConfig
 from lm.errors import UserError
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
-from lm.tasks.metrics import TokenLoss
 from lm.tasks.sharding import shard
+from lm.tokenizer import Tokenizer
 
 IGNORED = -100  # a target that does not count
 
 
-class Example(NamedTuple):
-    """A batch as a language model learns from it, B sequences of T tokens.
-
-    Args:
-        inputs: (B, T).
-        targets: (B, T), `IGNORED` where nothing is to be predicted.
-        documents: (B, T), or null where each sequence is one document.
-        expected: targets of a full batch. The loss is divided by this constant, not by the count of a batch,
-            so every token weighs the same however a step is cut into micro-batches and processes.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    documents: Tensor | None
-    expected: int
-
-
-def several_documents(documents: Tensor) -> Tensor | None:
-    """`documents` (B, T), or null where a look shows that no sequence has a border in it. On a GPU nobody
-    looks: it would wait for the device."""
-    if documents.device.type == "cpu" and bool((documents == documents[:, :1]).all()):
-        return None
-    return documents
-
-
 class Task(LightningModule, ABC):
-    """Pretraining of a language model. A subclass says what an example is.
+    """A network, its loss and its figures.
+
+    A subclass makes `net`, a module with `backbone`, and says what a batch teaches.
 
     Args:
         backbone: the shape of the Transformer.
@@ -53,6 +30,9 @@ class Task(LightningModule, ABC):
         schedule: learning-rate factors over `trainer.max_steps`.
         compile: compile each block with torch.compile; worth it on a GPU.
     """
+
+    net: nn.Module
+    best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
 
     def __init__(
         self,
@@ -66,27 +46,35 @@ class Task(LightningModule, ABC):
         self.optimizer = optimizer
         self.schedule = schedule or WarmupStableDecay()
         self.compile_blocks = compile
-        self.net = LanguageModel(backbone)
-        self.validation_loss = TokenLoss()
-        self.register_buffer(
-            "byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False
-        )
-        self.tokenizer: Any = None
+        self.tokenizer: Tokenizer | None = None
         self._sharded = False
 
     @abstractmethod
-    def example(self, batch: dict[str, Tensor], training: bool) -> Example:
-        """Inputs and targets of a batch of windows (`tokens` and `documents` (B, T + 1), `key` (B,))."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """`loss` to differentiate; to report, `nats` (the loss summed), `tokens` (over how many it is) and
+        `bytes` (of the text that they stand for; 0 where they stand for none)."""
 
-    def setup(self, stage: str) -> None:
-        """Take the tokenizer from the data."""
-        self.tokenizer = self.trainer.datamodule.tokenizer
-        lengths = torch.from_numpy(self.tokenizer.byte_lengths())
-        if len(lengths) > self.config.vocab_size:
-            raise UserError(
-                f"the data's tokenizer has {len(lengths)} pieces, the model room for {self.config.vocab_size}"
-            )
-        self.byte_lengths[: len(lengths)] = lengths
+    @abstractmethod
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Tensor]:
+        """The figures of the batches that were added, `loss` among them; then they are forgotten."""
+
+    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
+        """Look at the data once they are read, before the trainer begins; see `FineTuning`.
+
+        Args:
+            data: the datamodule, after `setup`.
+            record: of the checkpoint that a run goes on from or that is evaluated.
+            verb: `fit`, `validate`, `test` or `predict`.
+        """
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the whole held-out split under `val/`."""
+        # Not to the logger: the monitor puts them at the optimizer step.
+        self.log_dict({f"val/{name}": value.float() for name, value in self.figures().items()}, logger=False)
 
     def configure_model(self) -> None:
         """Shard the network where the strategy has a device mesh, then compile it. Called more than once."""
@@ -100,43 +88,9 @@ class Task(LightningModule, ABC):
             for block in self.net.backbone.blocks:
                 block.compile()  # in place: the names of the weights stay as they are
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """`loss` to differentiate; `nats`, `tokens` and `bytes` of the targets to report."""
-        example = self.example(batch, training=True)
-        nats, _ = self.net(example.inputs, example.documents, example.targets)
-        counted = example.targets >= 0
-        bytes_ = (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum()
-        return {
-            "loss": nats / example.expected,
-            "nats": nats.detach(),
-            "tokens": counted.sum(),
-            "bytes": bytes_,
-        }
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Add a batch to the figures."""
-        example = self.example(batch, training=False)
-        nats, hits = self.net(example.inputs, example.documents, example.targets)
-        counted = example.targets >= 0
-        bytes_ = self.byte_lengths[example.targets[counted]].sum()
-        self.validation_loss.update(nats, counted.sum(), bytes_, hits)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures of the whole held-out split under `val/`."""
-        figures = self.validation_loss.compute()
-        self.validation_loss.reset()
-        # Not to the logger: the monitor puts them at the optimizer step.
-        self.log_dict({f"val/{name}": value.float() for name, value in figures.items()}, logger=False)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
-        """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
-        example = self.example(batch, training=False)
-        nats, hits = self.net(example.inputs, example.documents, example.targets)
-        tokens = int((example.targets >= 0).sum())
-        return [{"loss": nats.item() / max(tokens, 1), "tokens": tokens, "hits": int(hits)}]
-
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer is made with; a group's `lr_scale` multiplies its learning rate."""
+        return parameter_groups(self.net)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer on groups by kind of parameter, and its schedule by step.
@@ -147,7 +101,9 @@ class Task(LightningModule, ABC):
         total = self.trainer.max_steps
         if total < 1:
             raise UserError("give trainer.max_steps: the learning-rate schedule ends there", status=2)
-        optimizer = self.optimizer(parameter_groups(self.net))
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
         scheduler = self.schedule.scheduler(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -167,6 +123,10 @@ class Task(LightningModule, ABC):
         if gradient_clip_val and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
 
+    def record(self) -> dict[str, Any]:
+        """What the checkpoint says of the model beyond its shape, in plain values."""
+        return {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         figures = {
@@ -175,4 +135,5 @@ class Task(LightningModule, ABC):
             if name.startswith("val/")
         }
         path = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["lm"] = checkpoints.make_record(path, self.config, self.tokenizer, figures)
+        made = checkpoints.make_record(path, self.config, self.tokenizer, figures)
+        checkpoint["lm"] = {**made, **self.record()}

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm.tasks.base import IGNORED, Example, Task, several_documents
+from lm.tasks.base import IGNORED
+from lm.tasks.pretraining import Example, Pretraining, several_documents
 
 
-class CausalPretraining(Task):
+class CausalPretraining(Pretraining):
     """Predict each next piece of a document. Documents packed into one window don't see each other, and the
     first piece of a document is not predicted from the one before it."""
 

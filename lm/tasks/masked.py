@@ -1,16 +1,17 @@
 """Pretraining a BERT: guess the masked pieces."""
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.errors import UserError
 from lm.optim import Muon, Schedule
-from lm.tasks.base import Example, OptimizerCallable, Task, several_documents
 from lm.tasks.masking import mask_tokens, word_numbers
+from lm.tasks.pretraining import Example, Pretraining, several_documents
 
 
-class MaskedPretraining(Task):
+class MaskedPretraining(Pretraining):
     """Guess the pieces that were masked, from both sides.
 
     Args:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, without loss: a SentencePiece byte-pair model with byte fallback.
+"""SentencePiece: a byte-pair model with byte fallback, trained by lm, or any model brought along.
 
 What this wrapper adds to SentencePiece (Kudo & Richardson 2018):
 - special pieces with fixed ids (`<pad>` 0, `<unk>` 1, `<s>` 2, `</s>` 3, `<mask>` 4, then the chat markers),
@@ -7,13 +7,10 @@ What this wrapper adds to SentencePiece (Kudo & Richardson 2018):
   marker;
 - how many bytes of text each piece stands for, which makes bits per byte comparable between tokenizers;
 - where words begin and end, for whole-word masking.
-
-Nothing here imports torch: `lm prepare` has to start fast.
 """
 
-import codecs
-import hashlib
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,18 +21,22 @@ import numpy as np
 import sentencepiece
 
 from lm.errors import UserError
+from lm.tokenizer.base import Template, Tokenizer
+from lm.tokenizer.protobuf import control_piece, field, piece_spans
+from lm.tokenizer.text import SPACE, Span, spans_of_bytes, split_lines, stands_alone, valid_unicode
 
 PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 
-SPACE = "\u2581"  # how SentencePiece writes a space inside its pieces
 _TRAIN_CHUNK = 16_000  # characters: one "sentence" for the trainer
 _COVERAGE = 0.9995  # of the characters: the rest are typing errors and rare scripts
 _ENCODE_CHUNK = 65_536  # characters: SentencePiece's merge queue slows down by 2.5 times on whole books
 _RESERVED = "\u2585"  # the trainer drops a sentence with this character
+_SETTINGS = 4242  # the number of a field at a model's end, free for others' use, that SentencePiece skips
+_SETTINGS_START = b'{"lm":'
 
 
-class Tokenizer:
+class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with its special pieces, byte counts and word borders.
 
     Args:
@@ -48,35 +49,43 @@ class Tokenizer:
 
     def __init__(self, model: bytes, name: str = "the tokenizer") -> None:
         self._model = bytes(model)
-        self.coverage: float | None = (
-            None  # share of the training text whose characters have pieces, if known
-        )
+        advice = "give the .model file, a tokenizer.json or a Hugging Face folder"
         if not model:
-            raise UserError(f"{name} is empty, not a SentencePiece model; give the .model file")
+            raise UserError(f"{name} is empty, not a SentencePiece model; {advice}")
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except RuntimeError as error:
-            raise UserError(f"{name} is not a SentencePiece model; give the .model file") from error
+            raise UserError(f"{name} is not a SentencePiece model; {advice}") from error
         self.vocab_size = len(self._sp)
-        self.pad_id = self._special(PAD, self._sp.pad_id())
-        self.unk_id = self._special(UNK, self._sp.unk_id())
-        self.bos_id = self._special(BOS, self._sp.bos_id())
-        self.eos_id = self._special(EOS, self._sp.eos_id())
-        self.mask_id = self._special(MASK, -1)
+        settings = _settings(self._model)
+        roles = settings.get("roles", {})
+        self.pad_id = roles.get("pad", self._special(PAD, self._sp.pad_id()))
+        self.unk_id = roles.get("unk", self._special(UNK, self._sp.unk_id()))
+        self.bos_id = roles.get("bos", self._special(BOS, self._sp.bos_id()))
+        self.eos_id = roles.get("eos", self._special(EOS, self._sp.eos_id()))
+        self.mask_id = roles.get("mask", self._special(MASK, -1))
         # Models brought along may normalise; what they do at a text's start has to be undone when decoding.
         self._strips_spaces = not self._sp.normalize("  a").startswith(SPACE * 2)
         self._adds_space = self._sp.normalize("a").startswith(SPACE)
         self._marker = [self.id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        # Only whole texts, where the model changes a text's start.
+        self._in_chunks = not (self._adds_space or self._strips_spaces or None in self._marker)
+        # A model that lm did not train is a Llama, which begins texts and does not end them, unless its
+        # folder says otherwise.
+        first = [self._sp.id_to_piece(id) for id in range(min(self.vocab_size, 5))]
+        self._ours = first == [PAD, UNK, BOS, EOS, MASK]
+        self._adds_bos = settings.get("adds_bos", True)
+        self._adds_eos = settings.get("adds_eos", self._ours)
 
     def _special(self, piece: str, known: int) -> int | None:
         """The id of a special piece: what the model declares, else a control piece of that spelling."""
         if known >= 0:
             return known
         found = self.id(piece)
-        return found if found is not None and self._is_special(found) else None
+        return found if found is not None and self.is_special(found) else None
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "SentencePieceTokenizer":
         """Learns a byte-pair model; the same texts in the same order give the same bytes.
 
         Args:
@@ -90,7 +99,7 @@ class Tokenizer:
         chunks = [
             chunk.replace(_RESERVED, " ")
             for text in texts
-            for chunk in split_lines(_valid_unicode(text), _TRAIN_CHUNK)
+            for chunk in split_lines(valid_unicode(text), _TRAIN_CHUNK)
             if chunk.strip()
         ]
         if not chunks:
@@ -132,46 +141,17 @@ class Tokenizer:
         trained.coverage = _COVERAGE if kept is None else kept[1]
         return trained
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Opens a `.model` file, written by `save` or by any other SentencePiece.
-
-        Raises:
-            UserError: the file is missing, unreadable or not a SentencePiece model.
-        """
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-        return cls(model, name=str(path))
-
-    @classmethod
-    def from_bytes(cls, model: bytes) -> "Tokenizer":
-        """The inverse of `to_bytes`.
-
-        Raises:
-            UserError: these are not the bytes of a SentencePiece model.
-        """
-        return cls(model)
-
     def to_bytes(self) -> bytes:
-        """The serialised model: everything that is needed to make this tokenizer again."""
+        """The serialised model, a `.model` file's content."""
         return self._model
 
     def save(self, path: str | Path) -> None:
-        """Writes the `.model` file."""
-        Path(path).write_bytes(self._model)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the model's bytes, in hexadecimal: equal for the same tokenizer."""
-        return hashlib.sha256(self._model).hexdigest()
-
-    def __len__(self) -> int:
-        return self.vocab_size
-
-    def __reduce__(self) -> tuple:
-        return Tokenizer, (self._model,)
+        """Writes the `.model` file, or `tokenizer.model` into a folder."""
+        path = Path(path)
+        if path.is_dir() or not path.suffix:
+            path.mkdir(parents=True, exist_ok=True)
+            path /= "tokenizer.model"
+        path.write_bytes(self._model)
 
     def id(self, piece: str) -> int | None:
         """The id of a piece as the model spells it (`"<mask>"`, `"<0x0A>"`), None if it has none."""
@@ -186,26 +166,53 @@ class Tokenizer:
         """
         return self._sp.id_to_piece(int(id))
 
-    def _is_special(self, id: int) -> bool:
+    def is_special(self, id: int) -> bool:
+        """Whether this is a control piece or the unknown one: it stands for no text."""
         return self._sp.is_control(id) or self._sp.is_unknown(id)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special pieces; a lone surrogate counts as U+FFFD."""
-        text = _valid_unicode(text)
-        if self._adds_space or self._strips_spaces or None in self._marker:
-            return self._sp.encode(text)  # a brought model that changes a text's start: only whole texts
         ids: list[int] = []
-        for position, part in enumerate(text.split(SPACE)):
-            if position:
-                ids += self._marker  # SentencePiece would take the character for a space
-            for chunk in split_lines(part, _ENCODE_CHUNK):
-                ids += self._sp.encode(chunk)
+        for chunk in self._chunks(valid_unicode(text)):
+            ids += self._marker if chunk is None else self._sp.encode(chunk)
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; control pieces are left out, broken UTF-8 shows as U+FFFD."""
-        decoder = StreamDecoder(self)
-        return "".join(map(decoder.feed, ids)) + decoder.flush()
+    def _chunks(self, text: str) -> Iterator[str | None]:
+        """What SentencePiece gets at a time; None for a space marker, which it would take for a space."""
+        if not self._in_chunks:
+            yield text
+            return
+        for position, part in enumerate(text.split(SPACE)):
+            if position:
+                yield None
+            yield from split_lines(part, _ENCODE_CHUNK)
+
+    def _encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        ids = self.encode(text)
+        surface, utf8 = b"".join(map(self._piece_bytes.__getitem__, ids)), text.encode()
+        added = len(b" ") if self._adds_space else 0
+        if surface == b" " * added + utf8:  # pieces stand for the text byte by byte
+            ends = (np.cumsum([len(self._piece_bytes[id]) for id in ids], dtype=np.int64) - added).tolist()
+            spans = [(max(start, 0), end) for start, end in zip([0, *ends], ends, strict=False)]
+            return ids, spans_of_bytes(text, spans)
+        spans, place = [], 0
+        for chunk in self._chunks(text):
+            found = [(0, len(SPACE))] * len(self._marker) if chunk is None else self._aligned(chunk)
+            spans += [(place + start, place + end) for start, end in found]
+            place += 1 if chunk is None else len(chunk)
+        return ids, spans
+
+    def _aligned(self, text: str) -> list[Span]:
+        """Each piece's range by SentencePiece's own alignment, where the model changes the text."""
+        spans: list[Span] = []
+        following = (0, 0)
+        # Of the pieces that one character becomes, SentencePiece gives the last the character and the others
+        # an empty range.
+        for _, piece, begin, end in reversed(piece_spans(self._sp.encode(text, out_type="serialized_proto"))):
+            inside = begin == end == following[0] and piece != SPACE
+            following = following if inside else (begin, end)
+            spans.append(following)
+        return spans_of_bytes(text, spans[::-1])
 
     @cached_property
     def _piece_bytes(self) -> list[bytes]:
@@ -228,91 +235,88 @@ class Tokenizer:
         Special pieces have 0, byte pieces 1, so the sum over `encode(text)` is `len(text.encode())`. (A
         brought model that normalises text or adds a space in front is off by what it changed.)
         """
-        lengths = [0 if self._is_special(id) else len(b) for id, b in enumerate(self._piece_bytes)]
+        lengths = [0 if self.is_special(id) else len(b) for id, b in enumerate(self._piece_bytes)]
         return np.array(lengths, dtype=np.int64)
 
     def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which pieces begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
-
-        Returns:
-            `opens` and `closes`, bool `(vocab_size,)` each. In a sequence, piece t begins a new word if
-            `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation
-            mark and each Chinese or Japanese character is a word of its own, unless a piece holds several.
-        """
+        """See `Tokenizer.word_boundaries`."""
         opens = np.ones(self.vocab_size, dtype=bool)
         closes = np.ones(self.vocab_size, dtype=bool)
         for id in range(self.vocab_size):
-            if self._is_special(id):
+            if self.is_special(id):
                 continue
             if self._sp.is_byte(id):
                 byte = self._piece_bytes[id][0]
                 # Two-byte characters are letters (Latin, Greek, Cyrillic ...) that may stand inside a word;
                 # those of three and four are mostly Chinese and emoji. Which byte is the last is unknown.
-                alone = byte < 0x80 and _stands_alone(chr(byte))
+                alone = byte < 0x80 and stands_alone(chr(byte))
                 opens[id], closes[id] = alone or byte >= 0xE0, alone
             else:
                 piece = self._sp.id_to_piece(id)
-                opens[id] = _stands_alone(piece[0])
+                opens[id] = stands_alone(piece[0])
                 # A space belongs to the word after it.
-                closes[id] = _stands_alone(piece[-1]) and piece[-1] != SPACE
+                closes[id] = stands_alone(piece[-1]) and piece[-1] != SPACE
         return opens, closes
 
+    def _template(self, pair: bool) -> Template:
+        bos = [self.bos_id] if self._adds_bos and self.bos_id is not None else []
+        eos = [self.eos_id] if self._adds_eos and self.eos_id is not None else []
+        between = eos + ([] if self._ours else bos)
+        return bos, between if pair else [], eos
 
-class StreamDecoder:
-    """Decodes ids one at a time, for printing text while it is made.
+    def with_pieces(self, pieces: Sequence[str]) -> "SentencePieceTokenizer":
+        """See `Tokenizer.with_pieces`."""
+        new = [piece for piece in dict.fromkeys(pieces) if self.id(piece) is None]
+        for piece in pieces:
+            if piece not in new and not self.is_special(self.id(piece)):
+                raise UserError(f"{piece} is a piece of text in this tokenizer: take another spelling")
+        if not new:
+            return self
+        settings = _settings(self._model)
+        bare = self._model[: len(self._model) - len(_settings_field(settings))]
+        # A message's repeated field goes on wherever it stands again.
+        model = bare + b"".join(map(control_piece, new)) + _settings_field(settings)
+        wider = SentencePieceTokenizer(model)
+        wider.coverage = self.coverage
+        return wider
 
-    The pieces of text joined, with `flush()` at the end, are `Tokenizer.decode` of all the ids.
-    """
+    def with_settings(
+        self, roles: dict[str, int | None], adds_bos: bool | None = None, adds_eos: bool | None = None
+    ) -> "SentencePieceTokenizer":
+        """A copy that keeps what a model's folder says and the model does not.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._bytes = tokenizer._piece_bytes
-        self._unk_id = tokenizer.unk_id  # its surface begins with a space that is not a stripped one
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._strip_one = tokenizer._adds_space
-        self._strip_all = tokenizer._strips_spaces
-        self._at_start = self._strip_one or self._strip_all
-
-    def feed(self, id: int) -> str:
-        """The text that this id completes; "" while a character's bytes are incomplete."""
-        piece = self._bytes[id]
-        if self._at_start and piece and id != self._unk_id:
-            stripped = piece.lstrip(b" ") if self._strip_all else piece.removeprefix(b" ")
-            self._at_start = self._strip_all and not stripped
-            piece = stripped
-        elif piece:
-            self._at_start = False
-        return self._utf8.decode(piece)
-
-    def flush(self) -> str:
-        """What is left: U+FFFD for a character that was never completed, else ""."""
-        return self._utf8.decode(b"", final=True)
-
-
-def split_lines(text: str, size: int) -> Iterator[str]:
-    """Cuts a text into chunks of at most `size` characters, at line ends where there are any."""
-    start = 0
-    while len(text) - start > size:
-        end = text.rfind("\n", start, start + size) + 1 or start + size
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]
+        Args:
+            roles: ids of pad, unk, bos, eos and mask, where they are not what the model itself declares.
+            adds_bos: whether texts are framed with bos in front; None as the model's kind is.
+            adds_eos: whether with eos behind.
+        """
+        settings: dict = {}
+        if changed := {role: id for role, id in roles.items() if id != getattr(self, f"{role}_id")}:
+            settings["roles"] = changed
+        if adds_bos is not None and adds_bos != self._adds_bos:
+            settings["adds_bos"] = adds_bos
+        if adds_eos is not None and adds_eos != self._adds_eos:
+            settings["adds_eos"] = adds_eos
+        return SentencePieceTokenizer(self._model + _settings_field(settings)) if settings else self
 
 
-def _valid_unicode(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can hold, become U+FFFD."""
+def _settings_field(settings: dict) -> bytes:
+    """Settings as bytes for the end of a model; b"" for none."""
+    if not settings:
+        return b""
+    return field(_SETTINGS, json.dumps({"lm": settings}, separators=(",", ":")).encode())
+
+
+def _settings(model: bytes) -> dict:
+    """What `with_settings` put at the model's end; {} if nothing."""
+    place = model.rfind(_SETTINGS_START, max(0, len(model) - 1000))
+    if place < 0:
+        return {}
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _stands_alone(char: str) -> bool:
-    """Whether a character is a word by itself: a space, punctuation, a Chinese or Japanese character."""
-    code = ord(char)
-    ideographic = 0x3040 <= code <= 0x30FF or 0x3400 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF
-    return ideographic or code >= 0x20000 or not (char.isalnum() or char == "_")
+        settings = json.loads(model[place:])["lm"]
+    except (ValueError, TypeError):
+        return {}
+    return settings if isinstance(settings, dict) and model.endswith(_settings_field(settings)) else {}
 
 
 def commonest_characters(texts: Iterable[str], vocab_size: int) -> tuple[set[str], float] | None:

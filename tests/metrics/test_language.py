@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm.tasks.metrics import TokenLoss
+from lm.metrics import TokenLoss
 
 
 def counted(*numbers: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,38 @@
+"""`lm export`: a checkpoint as a folder that other programs read."""
+
+import argparse
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def main(argv: list[str]) -> None:
+    """The command `lm export`."""
+    parser = argparse.ArgumentParser(
+        prog="lm export", description="Write a checkpoint as a folder that Hugging Face's transformers reads."
+    )
+    parser.add_argument("checkpoint", help="such as checkpoints/gpt-nano/best.ckpt; nothing else is needed")
+    parser.add_argument("folder", metavar="DIR", help="the folder to write; it appears when it is whole")
+    parser.add_argument("--to", choices=("hf",), required=True, help="hf: a Hugging Face folder")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)"
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="put an adapter into the weights; a checkpoint's own always is"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from lm.checkpoint import load_model
+    from lm.convert.export import export_folder
+
+    loaded = load_model(args.checkpoint)
+    exported = export_folder(loaded, args.folder, getattr(torch, args.dtype), args.force)
+    print(
+        f"{args.folder}: {exported.architecture}, {exported.parameters:,} parameters, {args.dtype}, "
+        f"{exported.nbytes / 1e6:.1f} MB"
+    )
+    for note in exported.notes:
+        print(f"note: {note}")
+    print("README.md there is its model card: name the licence before you publish it")

@@ -1,0 +1,167 @@
+"""Writing a model as a Hugging Face folder, which transformers and what is built on it can read."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.backbone import Classifier
+from lm.checkpoint import Loaded
+from lm.convert.card import model_card
+from lm.convert.families import choose
+from lm.convert.family import Family, Part
+from lm.convert.parts import pack
+from lm.convert.tokenizer_files import write_tokenizer
+from lm.convert.weights import SHARD_BYTES, as_dtype, write_tensors
+from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+from lm.tokenizer.chat import chat_format
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Args:
+        family: `model_type`.
+        architecture: the class that transformers makes of it.
+        parameters: numbers in its tensors.
+        nbytes: size of its tensors.
+        notes: what a person should know, a sentence each.
+    """
+
+    family: str
+    architecture: str
+    parameters: int
+    nbytes: int
+    notes: list[str] = field(default_factory=list)
+
+
+def export_folder(
+    loaded: Loaded,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
+    """Write a model as a Hugging Face folder; under its final name only when it is whole.
+
+    Args:
+        loaded: from `lm.checkpoint.load_model`.
+        folder: made anew.
+        dtype: of the weights.
+        force: replace a folder that holds a Hugging Face model already.
+        shard_bytes: the most that a file of weights holds.
+
+    Raises:
+        UserError: the folder is taken; no family has a place for all that the model does; or a library is
+            missing.
+    """
+    folder = Path(folder)
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not empty and holds no model: name another folder")
+    if taken and not force:
+        raise UserError(f"{folder} is not empty: name another folder, or --force to replace the model in it")
+    partial = folder.absolute().with_name(f".{folder.absolute().name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        exported = _write(loaded, partial, folder.absolute().name, dtype, shard_bytes)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return exported
+
+
+def _write(loaded: Loaded, folder: Path, name: str, dtype: torch.dtype, shard_bytes: int) -> Exported:
+    model, config, tokenizer = loaded.model, loaded.model.config, loaded.tokenizer
+    classifies = isinstance(model, Classifier)
+    family = choose(config, head=not classifies, padding=tokenizer.pad_id is not None)
+    head: list[Part]
+    if classifies:
+        architecture, head = family.classifier(loaded.record["head"], model)
+    else:
+        architecture, head = family.languages[0], list(family.head(config))
+    described = describe(loaded, family, architecture, dtype)
+    tensors: dict[str, Tensor] = {}
+    weights = model.state_dict()
+    for part in family.body(config, described):
+        tensors[family.prefix + part.theirs] = pack(part, weights)
+    for part in head:
+        tensors[part.theirs] = pack(part, weights)
+    tensors = as_dtype(tensors, dtype)
+    writes = config.causal and not classifies
+    notes = _notes(family, described, tokenizer, writes)
+
+    write_tensors(tensors, folder, shard_bytes)
+    _write_json(folder / "config.json", described)
+    write_tokenizer(tokenizer, folder, config, writes)
+    if writes:
+        _write_json(folder / "generation_config.json", _generation(tokenizer))
+    parameters = model.num_parameters()
+    card = model_card(name, family, architecture, loaded.record, loaded.step, parameters, notes)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return Exported(
+        family.name, architecture, parameters, sum(tensor.nbytes for tensor in tensors.values()), notes
+    )
+
+
+def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
+    """config.json's content."""
+    config, tokenizer = loaded.model.config, loaded.tokenizer
+    described = {
+        "architectures": [architecture],
+        "model_type": family.name,
+        **family.write(config),
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    if not config.causal:
+        described |= {"cls_token_id": tokenizer.bos_id, "sep_token_id": tokenizer.eos_id}
+    if config.residual_init != "scaled":
+        described["residual_init"] = config.residual_init  # of use to lm alone
+    if isinstance(loaded.model, Classifier):
+        labels = loaded.record.get("labels") or [f"LABEL_{i}" for i in range(loaded.model.outputs)]
+        described["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        described["label2id"] = {label: i for i, label in enumerate(labels)}
+    return described
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+    """generation_config.json: what `lm generate` does where nothing else is said."""
+    chat = chat_format(tokenizer)
+    ends = [id for id in (tokenizer.eos_id, chat and chat.end_id) if id is not None]
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": tokenizer.padding_id,
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 50,
+    }
+
+
+def _notes(family: Family, described: dict[str, Any], tokenizer: Tokenizer, writes: bool) -> list[str]:
+    notes = []
+    act = described.get("hidden_act")
+    if writes and family.name != "gpt2" and act != "silu":
+        notes.append(
+            f"the activation is {act}, which transformers takes; vLLM and llama.cpp know a {family.name} "
+            "with SiLU only"
+        )
+    if described["architectures"][0].endswith("ForSequenceClassification") and tokenizer.pad_id is None:
+        notes.append("the tokenizer has no padding piece: texts go through transformers one at a time")
+    return notes
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,153 @@
+"""config.json, read so that nothing in it is passed over that could matter."""
+
+from pathlib import Path
+from typing import Any
+
+from lm.errors import UserError
+
+# Fields that say nothing about what a model computes: bookkeeping, training, and (in old files) generation.
+_HARMLESS = """
+    architectures model_type transformers_version torch_dtype dtype use_cache use_bfloat16 torchscript
+    output_attentions output_hidden_states return_dict output_scores return_dict_in_generate
+    chunk_size_feed_forward gradient_checkpointing tokenizer_class name_or_path
+    id2label label2id num_labels problem_type finetuning_task task_specific_params classifier_dropout
+    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id
+    unk_token_id prefix initializer_range initializer_factor tie_encoder_decoder tf_legacy_loss
+    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    attn_implementation pretraining_tp residual_init unsloth_version unsloth_fixed
+"""
+HARMLESS = frozenset(_HARMLESS.split())
+
+
+class Fields:
+    """The fields of a config.json, ticked off as they are read.
+
+    Args:
+        content: the file's content.
+        path: its path, for messages.
+    """
+
+    def __init__(self, content: dict[str, Any], path: Path) -> None:
+        self.content, self.path = content, path
+        self._read: set[str] = set()
+
+    def refuse(self, what: str) -> UserError:
+        """The error that names this file."""
+        return UserError(f"{self.path}: {what}")
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """A field's value, or `default` where it is absent or null."""
+        self._read.add(name)
+        value = self.content.get(name)
+        return default if value is None else value
+
+    def number(self, name: str, default: float | None = None, kind: type = int) -> Any:
+        """A field that is a number.
+
+        Raises:
+            UserError: it is absent and has no default, or is none.
+        """
+        value = self.take(name, default)
+        if value is None:
+            raise self.refuse(f"{name} is missing")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (kind is int and value != int(value))
+        ):
+            raise self.refuse(f"{name} is {value!r}, not a number")
+        return kind(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A field that is true or false.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.refuse(f"{name} is {value!r}, neither true nor false")
+        return value
+
+    def choice(self, name: str, known: dict[str, Any], default: str) -> Any:
+        """What `known` has for a field's value.
+
+        Raises:
+            UserError: the value is not in it.
+        """
+        value = self.take(name, default)
+        if not isinstance(value, str) or value not in known:
+            raise self.refuse(f"{name} {value!r} is not supported here: it can be {', '.join(known)}")
+        return known[value]
+
+    def require(self, name: str, value: Any) -> None:
+        """Insist that a field, if it is there, has this value.
+
+        Raises:
+            UserError: it has another.
+        """
+        found = self.take(name, value)
+        if found != value:
+            raise self.refuse(f"{name} {found!r} is not supported here, only {value!r}")
+
+    def skip(self, *names: str) -> None:
+        """Pass over fields that don't matter in this family."""
+        self._read.update(names)
+
+    def finish(self) -> None:
+        """Refuse what nobody has read, unless it says no or nothing.
+
+        Raises:
+            UserError: a field that is not known here and could matter.
+        """
+        foreign = [
+            name
+            for name, value in self.content.items()
+            if name not in self._read
+            and name not in HARMLESS
+            and not name.startswith("_")
+            and value not in (None, False, [], {}, "")
+        ]
+        if foreign:
+            shown = ", ".join(f"{name} {str(self.content[name])[:60]!r}" for name in foreign[:3])
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            raise self.refuse(f"unknown here, and it may change what the model computes: {shown}{more}")
+
+
+def rope(fields: Fields) -> dict[str, Any]:
+    """Our rotary fields from theirs: `rope_parameters`, or `rope_theta` and `rope_scaling` in older files.
+
+    Raises:
+        UserError: a way of stretching that is not supported.
+    """
+    theta = fields.number("rope_theta", 10000.0, float)
+    newer, older = fields.take("rope_parameters"), fields.take("rope_scaling")
+    given = older or newer or {}
+    if not isinstance(given, dict):
+        raise fields.refuse(f"rope_scaling is {given!r}, not a group of fields")
+    given = dict(given)
+    theta = float(given.pop("rope_theta", None) or theta)
+    kind, older_kind = given.pop("rope_type", None), given.pop("type", None)
+    kind = kind or older_kind or "default"
+    if kind not in ("default", "linear", "llama3"):
+        raise fields.refuse(f"rope type {kind!r} is not supported here: it can be default, linear, llama3")
+    ours = {"rope_theta": theta, "rope_type": kind}
+    names = {
+        "factor": ("rope_factor", float),
+        "low_freq_factor": ("rope_low_freq_factor", float),
+        "high_freq_factor": ("rope_high_freq_factor", float),
+        "original_max_position_embeddings": ("rope_original_len", int),
+    }
+    wanted = {"default": (), "linear": ("factor",), "llama3": tuple(names)}[kind]
+    for name in wanted:
+        if given.get(name) is None:
+            raise fields.refuse(f"rope type {kind!r} lacks {name}")
+        ours[names[name][0]] = names[name][1](given.pop(name))
+    foreign = [n for n, v in given.items() if v is not None and (n, v) != ("partial_rotary_factor", 1.0)]
+    if foreign:
+        raise fields.refuse(f"rope type {kind!r} with {', '.join(foreign)} is not supported here")
+    fields.require("partial_rotary_factor", 1.0)
+    return ours

@@ -1,0 +1,44 @@
+"""Our tensors from theirs and theirs from ours, by a family's list of parts."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lm.convert.family import Part
+
+Shape = tuple[int, ...]
+
+
+def shape_of(part: Part, shapes: dict[str, Shape]) -> Shape:
+    """The shape of their tensor, by the shapes of ours."""
+    if not part.ours:
+        return part.zeros
+    rows = sum(shapes[name][0] for name in part.ours) + part.skip
+    shape = (rows, *shapes[part.ours[0]][1:])
+    return shape[::-1] if part.transposed else shape
+
+
+def unpack(parts: Iterable[Part], tensors: dict[str, Tensor], shapes: dict[str, Shape]) -> dict[str, Tensor]:
+    """Our tensors by our names, from theirs, which have the right shapes. One of ours that is in theirs twice
+    is taken once."""
+    ours: dict[str, Tensor] = {}
+    for part in parts:
+        if not part.ours:
+            continue
+        tensor = tensors[part.theirs]
+        tensor = (tensor.T if part.transposed else tensor)[part.skip :]
+        pieces = tensor.split([shapes[name][0] for name in part.ours])
+        for name, piece in zip(part.ours, pieces, strict=True):
+            ours.setdefault(name, piece.contiguous())
+    return ours
+
+
+def pack(part: Part, ours: dict[str, Tensor]) -> Tensor:
+    """Their tensor from ours."""
+    if not part.ours:
+        return torch.zeros(part.zeros)
+    tensor = torch.cat([ours[name] for name in part.ours])
+    if part.skip:
+        tensor = torch.cat((tensor.new_zeros(part.skip, *tensor.shape[1:]), tensor))
+    return (tensor.T if part.transposed else tensor).contiguous()

@@ -1,0 +1,82 @@
+"""A tokenizer's files in a Hugging Face folder."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lm.backbone import BackboneConfig
+from lm.convert.tokenizer_json import check, tokenizer_json
+from lm.convert.weights import read_json
+from lm.tokenizer import SentencePieceTokenizer, Tokenizer
+from lm.tokenizer.chat import chat_format
+
+MARK = "lm_sentencepiece"  # in tokenizer_config.json: the SHA-256 of the tokenizer.json made from the model
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, writes: bool) -> None:
+    """Write the files from which `AutoTokenizer` makes the same ids.
+
+    Args:
+        config: the shape of the model that it belongs to.
+        writes: the model writes on from a text, so that no piece is put behind one.
+
+    Raises:
+        UserError: it is of a kind for which Hugging Face has no equal.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        document = tokenizer_json(tokenizer, framed=not writes)
+        check(document, tokenizer)
+        tokenizer.save(folder / "tokenizer.model")
+        text = json.dumps(document, ensure_ascii=False)
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        described = _describe(tokenizer, hashlib.sha256(text.encode()).hexdigest())
+    else:
+        tokenizer.save(folder)
+        described = read_json(folder / "tokenizer_config.json")
+    described["model_max_length"] = config.max_seq_len
+    described["padding_side"] = "left" if writes else "right"
+    segments = ["token_type_ids"] if config.segments > 1 else []
+    described["model_input_names"] = ["input_ids", *segments, "attention_mask"]
+    if not config.causal:
+        described |= {"cls_token": described["bos_token"], "sep_token": described["eos_token"]}
+    chat = chat_format(tokenizer) if writes else None
+    if chat is not None:
+        described["chat_template"] = chat.template
+    text = json.dumps(described, ensure_ascii=False, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any]:
+    """tokenizer_config.json for a SentencePiece model."""
+    roles = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "unk", "pad", "mask")}
+    others = [
+        tokenizer.piece(id)
+        for id in range(tokenizer.vocab_size)
+        if tokenizer.is_special(id) and id not in roles.values()
+    ]
+    return {
+        # Reads tokenizer.json as it stands, where LlamaTokenizer would make its own from the pieces.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{role}_token": None if id is None else tokenizer.piece(id) for role, id in roles.items()},
+        "additional_special_tokens": others,
+        "clean_up_tokenization_spaces": False,
+        # For those who read tokenizer.model instead.
+        "add_prefix_space": False,
+        "legacy": False,
+        MARK: checksum,
+    }
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """A folder's tokenizer; where lm itself made its tokenizer.json from a SentencePiece model, that model.
+
+    Raises:
+        UserError: see `Tokenizer.load`.
+    """
+    config, document = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    if config.exists() and document.exists() and (folder / "tokenizer.model").exists():
+        checksum = read_json(config).get(MARK)
+        if checksum and checksum == hashlib.sha256(document.read_bytes()).hexdigest():
+            return Tokenizer.load(folder / "tokenizer.model")
+    return Tokenizer.load(folder)

@@ -1,0 +1,132 @@
+"""Tensors in safetensors files: one, or shards with an index. Pickled weights are never opened."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.errors import UserError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+
+
+def _library() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError("Hugging Face folders need safetensors: pip install 'lm[hf]'") from error
+    return safetensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: unreadable, or no such object; names the line.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a group of fields, but a {type(content).__name__}")
+    return content
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    if (folder / INDEX).exists():
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{folder / INDEX} has no weight_map from tensors to files")
+        names = sorted(set(places.values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise UserError(f"{folder / INDEX} names a file outside its folder: {outside[0]}")
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(f"{folder} lacks {missing[0]}{more}, which {INDEX} names: the copy is not whole")
+        return [folder / name for name in names]
+    pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
+    if pickled:
+        raise UserError(
+            f"{folder} has its weights in {pickled[0]} only, pickled Python objects that could run anything: "
+            f"refused. Get the same model with {SINGLE}"
+        )
+    raise UserError(f"{folder} has no weights: there is no {SINGLE} and no {INDEX}")
+
+
+def read_tensors(folder: Path, ignored: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
+    """All tensors of a folder by name, floating-point ones as fp32.
+
+    Args:
+        ignored: names to leave where they are.
+
+    Raises:
+        UserError: no safetensors there, or one is missing, cut short or damaged.
+    """
+    library, tensors = _library(), {}
+    for path in _files(folder):
+        try:
+            with library.safe_open(path, framework="pt") as file:
+                names = file.keys()
+                for name in names:
+                    if not ignored(name):
+                        tensor = file.get_tensor(name)
+                        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+        except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
+    return tensors
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BYTES) -> None:
+    """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index.
+
+    Raises:
+        UserError: safetensors is not installed.
+    """
+    library = _library()
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += tensor.nbytes
+    metadata = {"format": "pt"}  # without it, transformers does not open the file
+    if len(shards) == 1:
+        library.torch.save_file(tensors, folder / SINGLE, metadata)
+        return
+    names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        library.torch.save_file(shard, folder / name, metadata)
+    index = {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+        "weight_map": {t: name for name, shard in zip(names, shards, strict=True) for t in shard},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors in another precision, each with memory of its own.
+
+    Raises:
+        UserError: a value is too large for it.
+    """
+    converted = {}
+    for name, tensor in tensors.items():
+        converted[name] = tensor.detach().to(dtype).contiguous()
+        if dtype == torch.float16 and not bool(converted[name].isfinite().all()):
+            raise UserError(f"--dtype float16: {name} has values beyond its range; use bfloat16")
+    return converted

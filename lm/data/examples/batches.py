@@ -1,0 +1,154 @@
+"""Encoded examples as batches: which come next is a pure function of (seed, epoch, sample), padded little,
+because texts of like length stand together."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lm.data.windows import PADDING, Permutation, stream_hash
+
+Features = dict[str, Any]
+Collate = Callable[[Sequence[Features]], dict[str, Any]]
+
+_ORDER, _BATCHES = 16, 17  # what a random number is for; `lm.data.windows` has the first few
+_POOL = 64  # batches whose examples are sorted by length together
+
+
+def length_of(features: Features) -> int:
+    """What decides how much padding an example needs."""
+    return max(len(v) for name, v in features.items() if name.endswith("tokens"))
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of unequal length as one int64 tensor (B, longest)."""
+    longest = max(map(len, rows), default=0)
+    padded = np.full((len(rows), longest), value, dtype=np.int64)
+    for row, content in zip(padded, rows, strict=True):
+        row[: len(content)] = content
+    return torch.from_numpy(padded)
+
+
+def collate(features: Sequence[Features], padding: dict[str, int]) -> dict[str, Any]:
+    """Features as a batch: lists are padded and stacked (B, T), numbers become (B,), vectors (B, n); the rest
+    stays a list. `documents` (B, T) are 0 where a token stands and -1 where padding does, unless the features
+    say themselves which token is of which document. `seen` counts the tokens.
+
+    Args:
+        padding: what to pad each list with, by its name.
+    """
+    batch: dict[str, Any] = {}
+    for name, first in features[0].items():
+        values = [f[name] for f in features]
+        if name in padding:
+            batch[name] = pad(values, padding[name])
+        elif isinstance(first, int | float):
+            batch[name] = torch.tensor(values)
+        elif isinstance(first, np.ndarray):
+            batch[name] = torch.from_numpy(np.stack(values))
+        else:
+            batch[name] = values
+    if "tokens" in batch and "documents" not in batch:
+        lengths = torch.tensor([len(f["tokens"]) for f in features])[:, None]
+        index = torch.arange(batch["tokens"].shape[1])[None]
+        batch["documents"] = torch.where(index < lengths, 0, PADDING)
+    batch["seen"] = sum(len(v) for f in features for k, v in f.items() if k.endswith("tokens"))
+    return batch
+
+
+class TrainingExamples(Dataset):
+    """Batches in an order of their own in each epoch. Indexed with `(epoch, first sample)`.
+
+    An epoch goes through the examples in a random order; among 64 batches' worth of them those of like length
+    share a batch, and the batches come in a random order again.
+
+    Args:
+        features: the encoded examples.
+        batch_size: examples in a batch.
+        seed: decides the orders.
+        make: turns a batch's features into tensors.
+    """
+
+    def __init__(self, features: Sequence[Features], batch_size: int, seed: int, make: Collate) -> None:
+        self.features, self.batch_size, self.seed, self.make = features, batch_size, seed, make
+        self.windows = len(features)
+        self.lengths = np.array([length_of(f) for f in features])
+        self._epoch: tuple[int, np.ndarray] = (-1, np.array([]))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The examples' numbers in the order of an epoch, int64 (examples,)."""
+        if self._epoch[0] != epoch:
+            n, size = self.windows, self.batch_size
+            order = Permutation(n, int(stream_hash(self.seed, epoch, _ORDER)))(np.arange(n))
+            for start in range(0, n, _POOL * size):
+                pool = order[start : start + _POOL * size]
+                order[start : start + _POOL * size] = pool[np.argsort(self.lengths[pool], kind="stable")]
+            whole = n // size
+            if whole > 1:
+                batches = Permutation(whole, int(stream_hash(self.seed, epoch, _BATCHES)))(np.arange(whole))
+                order[: whole * size] = order[: whole * size].reshape(whole, size)[batches].ravel()
+            self._epoch = epoch, order
+        return self._epoch[1]
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, first = place
+        samples = np.arange(first, first + self.batch_size) % self.windows
+        return self.make([self.features[i] for i in self.order(epoch)[samples].tolist()])
+
+
+class HeldOutExamples(Dataset):
+    """Every example once, the longest first, so that memory runs out at once or never. Indexed with a batch's
+    number; a batch beyond the last is the last again with `index` -1: such examples are not counted.
+
+    Args:
+        features: the encoded examples, each with its `index`.
+        batch_size: examples in a batch.
+        make: turns a batch's features into tensors.
+    """
+
+    def __init__(self, features: Sequence[Features], batch_size: int, make: Collate) -> None:
+        self.features, self.batch_size, self.make = features, batch_size, make
+        self.windows = len(features)
+        self.order = np.argsort([-length_of(f) for f in features], kind="stable")
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        if chosen:
+            return self.make([self.features[i] for i in chosen])
+        return self.make([{**self.features[int(self.order[-1])], "index": -1}])
+
+
+def pack(features: Sequence[Features], length: int, seed: int) -> list[Features]:
+    """Several chats in one row of at most `length` tokens, each a document that sees nothing of the others.
+
+    They are taken in a random order, each into the first open row that has room, as is usual.
+
+    Args:
+        features: `tokens` and `targets` of each.
+    """
+    rows: list[list[Features]] = []
+    room: list[int] = []
+    first_open = 0
+    for number in Permutation(max(len(features), 1), seed)(np.arange(len(features))).tolist():
+        need = len(features[number]["tokens"])
+        for row in range(first_open, len(rows)):
+            if room[row] >= need:
+                break
+        else:
+            row = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[row].append(features[number])
+        room[row] -= need
+        first_open = max(first_open, len(rows) - 200)  # older rows are nearly full: don't look at them again
+    return [
+        {
+            "tokens": [t for f in row for t in f["tokens"]],
+            "targets": [t for f in row for t in f["targets"]],
+            "documents": [d for d, f in enumerate(row) for _ in f["tokens"]],
+        }
+        for row in rows
+    ]

@@ -1,0 +1,182 @@
+"""Chats to learn from: Alpaca, ShareGPT, messages, pairs of columns, parallel text files and DialogSum."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lm.data.examples.dialogues import Unusable, in_order, parse_messages, with_system
+from lm.data.examples.files import Read, read_alike
+from lm.data.examples.records import ChatExample, Message
+from lm.data.examples.tables import Row, no_column, read_rows
+from lm.data.examples.texts import text_in
+from lm.errors import UserError
+
+FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
+_TURN = ("user", "assistant")
+_REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
+_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("source", "target"), ("input", "output"))
+
+
+@dataclass(frozen=True)
+class _Pairing:
+    """How columns become a chat: their names, and what the user says with `{source}` in it."""
+
+    source: str
+    targets: tuple[str, ...]
+    prompt: str | None
+
+
+def read_chats(
+    path: str,
+    format: str = "auto",
+    instruction: str | None = None,
+    source: str | None = None,
+    target: str | list[str] | None = None,
+    target_path: str | None = None,
+    prompt: str | None = None,
+    columns: list[str] | None = None,
+) -> Read:
+    """Chats whose last message is the assistant's.
+
+    Args:
+        path: a table (see `read_rows`), or the source side of two parallel text files.
+        format: `messages` (a list of role and content), `sharegpt` (`conversations`: a list of from and
+            value), `alpaca` (instruction, input, output; perhaps system and history), `columns` (those named
+            `source` and `target`), `parallel` (line by line, with `target_path`), `dialogsum` (dialogue and
+            summary), or `auto`: by the columns.
+        instruction: what the system says first in chats where it says nothing.
+        source: the column with what the user says, in `columns`.
+        target: the column with the answer, in `columns`; of several the first is the answer, and the others
+            are references for the metrics.
+        target_path: the other side of parallel text files.
+        prompt: what the user says in `columns`, `parallel` and `dialogsum`, with `{source}` where the source
+            goes: `"Translate into German: {source}"`.
+        columns: the columns' names where a CSV or TSV file has no header.
+
+    Returns:
+        `ChatExample`s in the file's order.
+
+    Raises:
+        UserError: a column is missing, a row is not in the format, parallel files differ in length, or
+            nothing can be used; names file and line.
+    """
+    if format not in FORMATS:
+        raise UserError(f"there is no format {format!r}: choose from {', '.join(FORMATS)}", status=2)
+    if prompt is not None and "{source}" not in prompt:
+        raise UserError("the prompt has no {source}: say where the source goes", status=2)
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    if format == "parallel" or (format == "auto" and target_path is not None):
+        if target_path is None:
+            raise UserError("parallel text needs a second file: give target_path", status=2)
+        rows = _parallel(path, target_path)
+        format, source, targets = "columns", "source", ("target",)
+    else:
+        rows = read_rows(path, columns)
+    read = Read([])
+    for where, row in rows:
+        if format == "auto":
+            format, source, targets = _recognise(where, row, source, targets)
+        if format == "columns" and not (source and targets):
+            raise UserError("pairs need two columns: give source and target", status=2)
+        try:
+            messages, references = _parsed(where, row, format, _Pairing(source or "", targets, prompt))
+            messages = in_order(with_system(messages, instruction), last="assistant")
+            read.examples.append(ChatExample(messages, references))
+        except Unusable as error:
+            read.skip(str(error))
+    return read.or_error(path)
+
+
+def _recognise(
+    where: str, row: Row, source: str | None, targets: tuple[str, ...]
+) -> tuple[str, str | None, tuple[str, ...]]:
+    """The format of a file by its first row, and for pairs their columns."""
+    if source or targets:
+        return "columns", source, targets
+    if "messages" in row:
+        return "messages", None, ()
+    if "conversations" in row:
+        return "sharegpt", None, ()
+    if "instruction" in row and "output" in row:
+        return "alpaca", None, ()
+    if "dialogue" in row and ("summary" in row or "summary1" in row):
+        return "dialogsum", None, ()
+    for one, other in _PAIRS:
+        if one in row and other in row:
+            return "columns", one, (other,)
+    raise UserError(f"{where}: these columns are no known format: {', '.join(row)}: give source and target")
+
+
+Parsed = tuple[tuple[Message, ...], tuple[str, ...]]  # the chat and its references
+
+
+def _parsed(where: str, row: Row, format: str, pairing: _Pairing) -> Parsed:
+    if format in ("messages", "sharegpt"):
+        column = "messages" if format == "messages" else "conversations"
+        if column not in row:
+            raise UserError(no_column(row, column, where))
+        return with_system(parse_messages(row[column], where, column), row.get("system")), ()
+    if format == "alpaca":
+        answer = Message("assistant", text_in(row, "output", where))
+        return (*alpaca_prompt(row, where), answer), ()
+    if format == "dialogsum":
+        names = tuple(name for name in ("summary", *_REFERENCES) if name in row) or ("summary",)
+        pairing = _Pairing("dialogue", names, pairing.prompt)
+    return _pair(where, row, pairing)
+
+
+def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
+    """What comes before the answer in a row of Alpaca's format: `instruction`, and on a line of its own
+    `input`; perhaps `system` and earlier turns in `history`, a list of pairs."""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(
+        isinstance(turn, list) and len(turn) == 2 for turn in history
+    ):
+        raise UserError(f"{where}: 'history' is not a list of pairs of texts")
+    turns = [Message(role, str(said)) for turn in history for role, said in zip(_TURN, turn, strict=True)]
+    parts = (text_in(row, "instruction", where), text_in({"input": "", **row}, "input", where))
+    asked = "\n".join(part for part in parts if part.strip())
+    return with_system((*turns, Message("user", asked)), row.get("system"))
+
+
+def _pair(where: str, row: Row, pairing: _Pairing) -> Parsed:
+    source = text_in(row, pairing.source, where)
+    answers = [answer for name in pairing.targets for answer in _answers(row, name, where)]
+    if not source.strip():
+        raise Unusable("empty source")
+    if not answers or not answers[0].strip():
+        raise Unusable("empty target")
+    asked = source if pairing.prompt is None else pairing.prompt.replace("{source}", source)
+    references = tuple(answer for answer in answers[1:] if answer.strip())
+    return (Message("user", asked), Message("assistant", answers[0])), references
+
+
+def _answers(row: Row, name: str, where: str) -> list[str]:
+    """The answer in a column, or several."""
+    found = row.get(name)
+    if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        return found
+    return [text_in(row, name, where)]
+
+
+def _parallel(path: str, target_path: str) -> Iterator[tuple[str, Row]]:
+    """The lines of two files, side by side.
+
+    Raises:
+        UserError: they differ in number.
+    """
+    sides = [_lines(path), _lines(target_path)]
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(
+            f"{path} has {len(sides[0]):,} lines and {target_path} has {len(sides[1]):,}: "
+            "each line must be the translation of the other's"
+        )
+    for number, (source, target) in enumerate(zip(*sides, strict=True), start=1):
+        yield f"{path}:{number}", {"source": source, "target": target}
+
+
+def _lines(path: str) -> list[str]:
+    lines = []
+    for file in read_alike(path, lambda _: True):
+        text = file.text()
+        lines += [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return lines

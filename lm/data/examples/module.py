@@ -1,0 +1,285 @@
+"""The datamodules of fine-tuning: files of examples, read, split, encoded by the task and put into batches."""
+
+import hashlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples, length_of
+from lm.data.examples.splitting import overlap, split_by_hash
+from lm.data.loading import ResumableLoader, validation_loader
+from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+
+Encode = Callable[[Any, bool], list[Features]]
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
+    print(text, file=sys.stderr)
+
+
+class ExampleData(pl.LightningDataModule, ABC):
+    """Examples from files. A subclass reads one kind of file.
+
+    Args:
+        train: the file to learn from: a file, folder or glob, or `ARCHIVE!MEMBER`.
+        val: the file that decides which weights are best; a part of `train` where it is null.
+        test: the file for the figures of the end.
+        root: folder that these names are looked for in where they don't lie in the one you work in.
+        seq_len: longest sequence, in pieces; longer ones are cut, and it is said how many.
+        batch_size: examples in a batch, on each device.
+        eval_batch_size: the same while evaluating.
+        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
+        tokenizer: a tokenizer to use instead, where the model brings none.
+        val_fraction: the part of `train` that is held out where there is no `val`.
+        limit: learn from this many examples only, the same ones each time; null for all.
+        seed: decides the order of the examples.
+        num_workers: processes that read ahead.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        root: str = "data",
+        seq_len: int = 256,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        vocab_size: int = 8000,
+        tokenizer: str | None = None,
+        val_fraction: float = 0.1,
+        limit: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("seq_len", seq_len, 8),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", 1 if eval_batch_size is None else eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("limit", 1 if limit is None else limit, 1),
+        ):
+            if value < least:
+                raise UserError(f"--data.{name} {value} is too small: give at least {least}", status=2)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"--data.val_fraction {val_fraction}: it must lie between 0 and 1", status=2)
+        self.paths = {"train": train, "val": val, "test": test}
+        self.root = root
+        self.seq_len, self.batch_size = seq_len, batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.tokenizer_path = tokenizer
+        self.vocab_size = Tokenizer.load(tokenizer).vocab_size if tokenizer else vocab_size
+        self.val_fraction, self.limit, self.seed, self.num_workers = val_fraction, limit, seed, num_workers
+        self.tokenizer: Tokenizer | None = None
+        self._examples: dict[str, list] = {}
+        self._features: dict[str, list[Features]] = {}
+        self._encode: Encode | None = None
+        self._make: Collate | None = None
+        self._loader: ResumableLoader | None = None
+        self._state: dict[str, int] = {}
+
+    @abstractmethod
+    def read(self, path: str, split: str) -> list:
+        """The examples of a file; what was skipped is said."""
+
+    @abstractmethod
+    def texts(self, example: Any) -> Iterable[str]:
+        """The texts of an example that a tokenizer should know."""
+
+    def group(self, example: Any) -> str | None:
+        """Examples of one group never fall into two splits; null where each stands for itself."""
+        return None
+
+    @property
+    def corpus_folder(self) -> str:
+        """Where the examples come from, to be named in messages."""
+        return str(self.paths["train"])
+
+    def located(self, path: str) -> str:
+        """A path as it was given, where something lies there, else below `root`."""
+        as_given = Path(path.split("!")[0]).expanduser()
+        if path == "stdlib" or as_given.is_absolute() or as_given.exists():
+            return path
+        return str(Path(self.root) / path)
+
+    def has(self, split: str) -> bool:
+        """Whether there are examples of this split."""
+        return split != "test" or self.paths["test"] is not None
+
+    def examples(self, split: str) -> list:
+        """The examples of `train`, `val` or `test`, read at the first call.
+
+        Raises:
+            UserError: there is no such file, or nothing in it.
+        """
+        if split not in self._examples:
+            path = self.paths[split]
+            if path is not None:
+                found = self.read(self.located(path), split)
+                if not found:
+                    raise UserError(f"there are no examples in {self.located(path)}")
+                if split == "train" and self.paths["val"] is None:
+                    found, self._examples["val"] = self._split(found)
+                self._examples[split] = self._limited(found) if split == "train" else found
+            elif split == "val":
+                self.examples("train")
+            else:
+                raise UserError("there is no test part: give --data.test FILE", status=2)
+        return self._examples[split]
+
+    def _split(self, examples: list) -> tuple[list, list]:
+        keep, held = split_by_hash(examples, self.val_fraction, self.group)
+        if not keep or not held:
+            raise UserError(
+                f"{len(examples)} examples are too few to hold some out: give more, or --data.val FILE"
+            )
+        return keep, held
+
+    def _limited(self, examples: list) -> list:
+        if self.limit is None or self.limit >= len(examples):
+            return examples
+        # By a hash, so that a smaller limit is a part of a larger one, whatever the file's order.
+        order = sorted(range(len(examples)), key=lambda i: hashlib.blake2b(str(i).encode()).digest())
+        return [examples[i] for i in sorted(order[: self.limit])]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what a command needs: `fit` the training and held-out part, `validate` the latter, `test` and
+        `predict` the test part; a second time does nothing."""
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage or "fit", ("test",)):
+            self.examples(split)
+
+    def compare_splits(self) -> None:
+        """Say how many held-out examples were learned from, if any were."""
+        for split in ("val", "test"):
+            if split == "test" and self.paths["test"] is None:
+                continue
+            shared = overlap(self.examples("train"), self.examples(split))
+            if shared:
+                name = self.paths[split] or "the held-out part"
+                say(f"warning: {shared:,} examples of {name} stand in {self.paths['train']} too")
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for, or one trained on the examples to learn from."""
+        if self.tokenizer_path:
+            return Tokenizer.load(self.tokenizer_path)
+        texts = (text for example in self.examples("train") for text in self.texts(example))
+        return Tokenizer.train(texts, self.vocab_size)
+
+    def use(self, tokenizer: Tokenizer, encode: Encode, make: Collate) -> None:
+        """Say how examples become batches.
+
+        Args:
+            encode: an example's features, several where it is cut into windows, none where it is of no use;
+                its second argument tells whether they are to learn from.
+            make: a batch of features.
+        """
+        self.tokenizer, self._encode, self._make = tokenizer, encode, make
+        self._features = {}
+
+    def features(self, split: str) -> list[Features]:
+        """The encoded examples of a split, encoded at the first call; each held-out one with the `index` of
+        its example. Says how many were cut."""
+        if split not in self._features:
+            examples = self.examples(split)
+            training = split == "train"
+            found, cut = [], 0
+            for index, example in enumerate(examples):
+                encoded = self._encode(example, training)
+                cut += any([f.pop("cut", False) for f in encoded])
+                found += encoded if training else [{**f, "index": index} for f in encoded]
+            if cut:
+                say(f"{cut:,} of {len(examples):,} {split} examples were longer than {self.seq_len} pieces: cut")
+            if not found:
+                raise UserError(f"no example of {self.paths[split] or 'the held-out part'} can be used")
+            self._features[split] = self.arrange(found) if training else found
+        return self._features[split]
+
+    def arrange(self, features: list[Features]) -> list[Features]:
+        """The features to learn from, put together otherwise; see `InstructionData`."""
+        return features
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, on each of the trainer's processes."""
+        return max(len(self.features("train")) // (self.batch_size * self.trainer.world_size), 1)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the encoded training examples: equal for the same data."""
+        digest = hashlib.blake2b()
+        for features in self.features("train"):
+            digest.update(repr(features).encode())
+        return digest.hexdigest()
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The training examples from where `load_state_dict` says, else from the first epoch's start."""
+        trainer = self.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        self._loader = ResumableLoader(
+            TrainingExamples(self.features("train"), self.batch_size, self.seed, self._make),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+            finished=lambda: progress.total.processed,
+            repeat=bool(trainer.overfit_batches),
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
+        )
+        if self._state:
+            self._loader.load_state_dict(self._state)
+        return self._loader
+
+    def _held_out(self, split: str) -> DataLoader:
+        return validation_loader(
+            HeldOutExamples(self.features(split), self.eval_batch_size, self._make),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out examples, each once."""
+        return self._held_out("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """The test examples, each once."""
+        return self._held_out("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test examples, labelled or not."""
+        return self._held_out("test")
+
+    def _on_cuda(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training loader is, and in which data."""
+        loader = self._loader.state_dict() if self._loader is not None else self._state
+        return {"loader": loader, "data": self.identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The training loader goes on from there.
+
+        Raises:
+            UserError: the examples are not those that the run began with.
+        """
+        if self.trainer.state.fn == "fit":
+            if state["data"] != self.identity:
+                raise UserError(
+                    f"{self.paths['train']} has changed since the run began: choose another --name"
+                )
+            self._state = dict(state["loader"])
+
+
+def longest(features: Sequence[Features]) -> int:
+    """Tokens of the longest example."""
+    return max(map(length_of, features), default=0)

@@ -1,0 +1,128 @@
+"""Questions on texts: SQuAD's JSON (1.1 and 2.0), or a table with a question in each row."""
+
+import hashlib
+from collections.abc import Iterator
+
+from lm.data.examples.files import Read
+from lm.data.examples.records import QuestionExample
+from lm.data.examples.tables import Row, read_rows, value
+from lm.errors import UserError
+
+Answers = list[tuple[str, int | None]]
+
+
+def read_questions(path: str, labelled: bool = True) -> Read:
+    """Questions, each with its context and the answers in it.
+
+    An answer that does not stand where its offset says is looked for: the place nearest to the offset counts.
+
+    Args:
+        path: SQuAD's JSON, or a table whose rows have `question`, `context`, perhaps `id` and `title`, and
+            `answers`: a text, a list of texts, a list of `{"text": …, "answer_start": …}`, or
+            `{"text": […], "answer_start": […]}`; empty where the context does not answer.
+        labelled: whether a question without the field `answers` is skipped and counted, or kept.
+
+    Returns:
+        `QuestionExample`s in the file's order. `document` is the article, in a table without titles the
+        context.
+
+    Raises:
+        UserError: a field is missing or is of another type, or nothing can be used; names file and line.
+    """
+    read = Read([])
+    for number, (where, row) in enumerate(read_rows(path), start=1):
+        if "paragraphs" in row:
+            questions = _article(row, f"{row.get('title') or 'article'} #{number}", where)
+        else:
+            context = _text(row, "context", where)
+            document = row.get("title") or hashlib.sha256(context.encode()).hexdigest()[:16]
+            questions = iter([(row, context, str(document), where)])
+        for question, context, document, place in questions:
+            _add(read, question, context, document, place, labelled)
+    return read.or_error(path)
+
+
+def _article(row: Row, document: str, where: str) -> Iterator[tuple[Row, str, str, str]]:
+    """The questions on an article, with their contexts."""
+    for p, paragraph in enumerate(_objects(row["paragraphs"], f"{where}: 'paragraphs'"), start=1):
+        place = f"{where}, paragraph {p}"
+        context = _text(paragraph, "context", place)
+        questions = _objects(value(paragraph, "qas", place), f"{place}: 'qas'")
+        for q, question in enumerate(questions, start=1):
+            yield question, context, document, f"{place}, question {q}"
+
+
+def _add(read: Read, row: Row, context: str, document: str, where: str, labelled: bool) -> None:
+    question = _text(row, "question", where)
+    name = str(row["id"]) if row.get("id") not in (None, "") else str(len(read.examples))
+    if not question.strip() or not context.strip():
+        read.skip("empty question or context")
+        return
+    if row.get("is_impossible") is True:
+        given: Answers = []
+    elif row.get("answers") is None and labelled:
+        read.skip("no answers given")
+        return
+    else:
+        given = _answers(row.get("answers"), where)
+    found = dict.fromkeys(place for text, start in given if (place := _placed(text, start, context)))
+    if given and not found:
+        read.skip("answer not in its context")
+        return
+    read.examples.append(QuestionExample(name, question, context, tuple(found), document))
+
+
+def _placed(text: str, start: int | None, context: str) -> tuple[str, int] | None:
+    """The answer where it stands in the context, nearest to where it should."""
+    start = start or 0
+    if not text:
+        return None
+    if start >= 0 and context.startswith(text, start):
+        return text, start
+    start = min(max(start, 0), len(context))
+    before = context.rfind(text, 0, start + len(text))
+    after = context.find(text, start)
+    places = [place for place in (before, after) if place >= 0]
+    return (text, min(places, key=lambda place: abs(place - start))) if places else None
+
+
+def _answers(found: object, where: str) -> Answers:
+    """The answers' texts and starts, whichever way they are written."""
+    if found is None or found == "":
+        return []
+    if isinstance(found, str):
+        return [(found, None)]
+    if isinstance(found, dict):
+        texts, starts = found.get("text"), found.get("answer_start")
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            found = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
+        else:
+            found = [found]
+    if not isinstance(found, list):
+        raise UserError(f"{where}: 'answers' is not a list")
+    pairs = [(one, None) if isinstance(one, str) else _pair(one) for one in found]
+    for pair in pairs:
+        if pair is None:
+            raise UserError(f'{where}: an answer is not as {{"text": "…", "answer_start": 0}}')
+    return pairs
+
+
+def _pair(answer: object) -> tuple[str, int | None] | None:
+    """An answer's text and start; None where it is something else."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+        return None
+    start = answer.get("answer_start")
+    return (answer["text"], start) if isinstance(start, int | None) else None
+
+
+def _text(row: Row, name: str, where: str) -> str:
+    found = value(row, name, where)
+    if not isinstance(found, str):
+        raise UserError(f"{where}: {name!r} is not text")
+    return found
+
+
+def _objects(found: object, what: str) -> list[Row]:
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise UserError(f"{what} is not a list of objects")
+    return found

@@ -1,0 +1,217 @@
+"""Rows of tables: CSV, TSV, JSON Lines, JSON and Parquet, each row an object with named columns."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from lm.data.corpus.files import plain_suffix
+from lm.data.corpus.sources import JSON_LINES, PARQUET
+from lm.data.examples.files import File, Read, mended, read_alike
+from lm.errors import UserError
+
+__all__ = ["TABLES", "Read", "Row", "is_table", "no_column", "read_rows", "rows_of", "value"]
+
+Row = dict[str, object]
+TABLES = {".csv", ".tsv", ".json", *JSON_LINES, *PARQUET}
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half a surrogate pair
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's name ends as that of a table does, compressed or not."""
+    return plain_suffix(PurePosixPath(name)) in TABLES
+
+
+def read_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of a table, one after another.
+
+    The ending tells the format: .csv, .tsv, .jsonl, .ndjson, .json (a list of objects, an object with a list
+    `data`, or JSON Lines after all) or .parquet, compressed or not; another ending is looked into.
+    Text is valid Unicode afterwards. In CSV and TSV every value is a string, in the others what it is there.
+
+    Args:
+        path: a file, a folder (all the tables in it), a glob, or `ARCHIVE!MEMBER`.
+        columns: the columns' names where a CSV or TSV file has no header.
+
+    Yields:
+        where the row stands, for messages (`F:12` is line 12 of F), and its values by column.
+
+    Raises:
+        UserError: a file cannot be read, is empty or binary, or a row is broken; names file and line.
+    """
+    for file in read_alike(path, is_table):
+        yield from rows_of(file, columns)
+
+
+def rows_of(file: File, columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of one file that has been read, as `read_rows` yields them."""
+    suffix = file.suffix
+    if suffix in PARQUET:
+        rows = _parquet(file)
+    elif suffix == ".csv":
+        rows = _csv(file, columns)
+    elif suffix == ".tsv":
+        rows = _tsv(file, columns)
+    elif suffix == ".json" or suffix in JSON_LINES:
+        rows = _json(file)
+    else:
+        rows = _unknown(file, columns)
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise UserError(f"{file.where} has no rows")
+
+
+def value(row: Row, name: str, where: str) -> object:
+    """What a row has in a column.
+
+    Raises:
+        UserError: there is no such column; names those there are.
+    """
+    try:
+        return row[name]
+    except KeyError:
+        raise UserError(no_column(row, name, where)) from None
+
+
+def no_column(row: Iterable[str], name: str, where: str) -> str:
+    """Says that a column is missing, and which there are."""
+    names = ", ".join(column if len(column) <= 30 else f"{column[:30]}…" for column in map(str, row))
+    hint, file = "", where.rpartition(":")[0]
+    if plain_suffix(PurePosixPath(file)) in {".csv", ".tsv"}:
+        where, hint = file, " (if its first line is no header, give the names with columns)"
+    return f"there is no column {name!r} in {where}: it has {names or 'none'}{hint}"
+
+
+def _unknown(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
+    text = file.text().lstrip()
+    if text[0] in "{[":
+        return _json(file)
+    if "\t" in text.split("\n", 1)[0]:
+        return _tsv(file, columns)
+    raise UserError(f"{file.where}: what is in it? Name it .csv, .tsv, .jsonl, .json or .parquet")
+
+
+def _csv(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
+    text = file.text()
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    # A spreadsheet in a country with decimal commas separates by semicolons.
+    delimiter = "," if "," in first else max(";\t", key=first.count)
+    return _named(_records(text, file.where, delimiter), file.where, columns)
+
+
+def _tsv(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
+    """TSV is written in two ways: quoted as CSV is, and plainly, where a quote is just a quote."""
+    text = file.text()
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    plain = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip("\r\n ")]
+    records = plain
+    if '"' in text:
+        try:
+            quoted = list(_records(text, file.where, "\t"))
+        except UserError:
+            quoted = []
+        if _regular(quoted) and (len(quoted) == len(plain) or not _regular(plain)):
+            records = quoted
+    return _named(iter(records), file.where, columns)
+
+
+def _regular(records: list[tuple[int, list[str]]]) -> bool:
+    return len({len(fields) for _, fields in records}) == 1
+
+
+def _records(text: str, where: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record and the line where it begins; empty lines left out."""
+    csv.field_size_limit(2**31 - 1)  # the usual limit is 131,072 characters
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            # A quote that is never closed swallows the rest of the file.
+            what = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
+            raise UserError(f"{where}:{line}: {what}") from error
+        if fields is None:
+            return
+        if len(fields) > 1 or any(field.strip() for field in fields):
+            yield line, fields
+
+
+def _named(
+    records: Iterator[tuple[int, list[str]]], where: str, columns: list[str] | None
+) -> Iterator[tuple[str, Row]]:
+    names = columns or [name.strip() for name in next(records, (0, []))[1]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        hint = "" if columns else "; if its first line is no header, give the columns' names"
+        raise UserError(f"{where} has more than one column {twice[0][:30]!r}{hint}")
+    for line, fields in records:
+        if len(fields) != len(names):
+            raise UserError(f"{where}:{line}: the line has {len(fields)} of {len(names)} columns")
+        yield f"{where}:{line}", dict(zip(names, fields, strict=True))
+
+
+def _json(file: File) -> Iterator[tuple[str, Row]]:
+    text = file.text()
+    mend = mended if _HALF_PAIR.search(text) else lambda row: row
+    by_line = file.suffix in JSON_LINES and not text.lstrip().startswith("[")
+    rows = _json_lines(text, file.where) if by_line else _json_value(text, file.where)
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f'{where}: this is not an object such as {{"text": "…"}}')
+        yield where, mend(row)
+
+
+def _json_lines(text: str, where: str) -> Iterator[tuple[str, object]]:
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{where}:{number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            what = f"the line is not JSON: {getattr(error, 'msg', error)}"
+            if number == len(lines):  # not even a line end follows it
+                what = "the last line is not whole: was the file cut short?"
+            raise UserError(f"{where}:{number}: {what}") from error
+
+
+def _json_value(text: str, where: str) -> Iterator[tuple[str, object]]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = getattr(error, "msg", str(error))
+        if message == "Extra data":  # something whole and then more: JSON Lines, as many .json files are
+            return _json_lines(text, where)
+        at_end = getattr(error, "pos", 0) >= len(text.rstrip()) or message.startswith("Unterminated string")
+        what = "it ends too early: was the file cut short?" if at_end else message
+        raise UserError(f"{where}:{getattr(error, 'lineno', 1)}: this is not JSON: {what}") from error
+    if isinstance(rows, dict) and "\n" not in text.strip() and not isinstance(rows.get("data"), list):
+        return iter([(f"{where}:1", rows)])
+    if isinstance(rows, dict):
+        rows = rows.get("data", rows)
+    if not isinstance(rows, list):
+        raise UserError(f"{where} is no list of objects, alone or as the 'data' of an object")
+    return ((f"{where}, item {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _parquet(file: File) -> Iterator[tuple[str, Row]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("reading Parquet needs pyarrow: pip install 'lm[parquet]'") from error
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.data))
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file.where}, row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file.where} is not a Parquet file, or it is damaged: {error}") from error

@@ -1,0 +1,218 @@
+"""Texts to classify or rate: from the columns of a table, or a folder of texts for each class."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from lm.data.corpus.sources import Warnings
+from lm.data.examples.files import File, Read, read_files, split_member
+from lm.data.examples.records import TextExample
+from lm.data.examples.stdlib import stdlib_texts
+from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
+from lm.errors import UserError
+
+__all__ = ["read_texts", "stdlib_texts", "text_in"]
+
+_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+_UNLABELLED = {"unsup", "unlabelled", "unlabeled"}  # folders that are no class
+
+
+def read_texts(
+    path: str,
+    text: str = "text",
+    pair: str | None = None,
+    label: str | None = "label",
+    columns: list[str] | None = None,
+    separator: str | None = None,
+    rating: bool = False,
+    label_names: dict | None = None,
+    labelled: bool = True,
+) -> Read:
+    """Texts with their labels.
+
+    Args:
+        path: a table (see `read_rows`), or a folder with a subfolder of text files for each class, whose name
+            is the label, also inside an archive: `aclImdb.tar.xz!train`. There `<br />` becomes a newline.
+        text: the column with the text.
+        pair: the column with the second text of a pair; null where there is one text only.
+        label: the column with the label; null where there is none. A list in it means several labels.
+        columns: the columns' names where a CSV or TSV file has no header.
+        separator: what stands between labels in a string, where several may hold; then an empty string means
+            that none does.
+        rating: whether labels are numbers to be predicted.
+        label_names: names for what stands in the file: `{"0": "negative", "1": "positive"}`.
+        labelled: whether an example without a label is skipped and counted, or kept with null.
+
+    Returns:
+        `TextExample`s in the file's order (of a folder: sorted by name).
+
+    Raises:
+        UserError: a column is missing, a rating is no number, a label is not among `label_names`, or nothing
+            can be used; names file and line.
+    """
+    if rating and (separator or label_names):
+        raise UserError("a rating is a number: it has no separator and no label_names", status=2)
+    convert = _Labels(separator, rating, {str(key): str(name) for key, name in (label_names or {}).items()})
+    read = Read([])
+    classes = _class_files(path)
+    if classes:
+        _read_classes(classes, convert, labelled, read)
+    else:
+        _read_table(path, (text, pair, label), columns, convert, labelled, read)
+    if any(isinstance(example.label, tuple) for example in read.examples):
+        read.examples = [_several(example) for example in read.examples]
+    return read.or_error(path)
+
+
+def _several(example: TextExample) -> TextExample:
+    """The same with a tuple of labels: where one example has a list, a single name is a list of one."""
+    if example.label is None or isinstance(example.label, tuple):
+        return example
+    return TextExample(example.text, example.pair, (str(example.label),))
+
+
+class _Labels:
+    """What stands in a label's column, as a `TextExample` has it."""
+
+    def __init__(self, separator: str | None, rating: bool, names: dict[str, str]) -> None:
+        self.separator, self.rating, self.names = separator, rating, names
+
+    def __call__(self, found: object, where: str) -> str | tuple[str, ...] | float | None:
+        """None where there is no label."""
+        if found is None or (isinstance(found, float) and math.isnan(found)):
+            return None
+        if isinstance(found, str) and not found.strip():
+            return () if self.separator else None
+        if self.rating:
+            return self._number(found, where)
+        if isinstance(found, str) and self.separator:
+            found = [part for part in found.split(self.separator) if part.strip()]
+        if isinstance(found, list):
+            return tuple(dict.fromkeys(self._name(one, where) for one in found))
+        return self._name(found, where)
+
+    def _number(self, found: object, where: str) -> float:
+        try:
+            number = math.nan if isinstance(found, bool) else float(found)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"{where}: the rating {_short(found)} is not a number")
+        return number
+
+    def _name(self, found: object, where: str) -> str:
+        if isinstance(found, bool):
+            name = str(found).lower()
+        elif isinstance(found, float) and found.is_integer():
+            name = str(int(found))  # a column of numbers where some are missing
+        elif isinstance(found, str | int | float):
+            name = str(found).strip()
+        else:
+            raise UserError(f"{where}: the label {_short(found)} is neither a name nor a list of names")
+        if not self.names:
+            return name
+        if name not in self.names:
+            raise UserError(
+                f"{where}: the label {_short(name)} is not in label_names: {', '.join(self.names)}"
+            )
+        return self.names[name]
+
+
+def _short(found: object) -> str:
+    text = repr(found)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def text_in(row: Row, name: str, where: str) -> str:
+    """The text in a column, empty where it is null; a number as it is written.
+
+    Raises:
+        UserError: there is no such column, or something else is in it.
+    """
+    found = value(row, name, where)
+    if found is None:
+        return ""
+    if isinstance(found, str | int | float):
+        return str(found)
+    raise UserError(f"{where}: the column {name!r} is not text: {_short(found)}")
+
+
+def _read_table(
+    path: str,
+    names: tuple[str, str | None, str | None],
+    columns: list[str] | None,
+    convert: Callable,
+    labelled: bool,
+    read: Read,
+) -> None:
+    text, pair, label = names
+    labelled = labelled and label is not None
+    without: tuple[str, Row] | None = None  # the first row that lacks the label's column
+    with_label = False
+    for where, row in read_rows(path, columns):
+        first = text_in(row, text, where)
+        second = text_in(row, pair, where) if pair else None
+        if label in row:
+            with_label = True
+        else:
+            without = without or (where, row)
+        found = convert(row.get(label), where)
+        if not first.strip():
+            read.skip("empty text")
+        elif pair and not second.strip():
+            read.skip("empty second text")
+        elif found is None and labelled:
+            read.skip("no label")
+        else:
+            read.examples.append(TextExample(first, second, found))
+    if labelled and without and not with_label:
+        raise UserError(no_column(without[1], str(label), without[0]))
+
+
+def _class_files(path: str) -> list[tuple[str, File]]:
+    """The texts of a folder or archive with a subfolder for each class, with the class's name, sorted; none
+    where the path means tables.
+
+    Raises:
+        UserError: there are several folders with classes in them: names some.
+    """
+    place, member = split_member(path) or (Path(path).expanduser(), "")
+    if PurePosixPath(member).suffix or not (place.is_dir() or split_member(path)):
+        return []
+    tables: list[str] = []
+
+    def wanted(name: str) -> bool:
+        tables.extend([name] if is_table(name) else [])
+        return not tables
+
+    try:
+        files = sorted(read_files(path, wanted), key=lambda file: file.name)
+    except UserError:
+        if tables:
+            return []
+        raise
+    if tables:
+        return []
+    folders = {PurePosixPath(file.name).parent for file in files}
+    above = {parent for folder in folders for parent in folder.parents}  # a README or an index lies there
+    sets = sorted({str(folder.parent) for folder in folders - above if folder.name})
+    if not sets:
+        raise UserError(f"{path} holds neither tables nor a folder of texts for each class")
+    if len(sets) > 1:
+        mark = "/" if place.is_dir() or member else "!"
+        raise UserError(f"{path} holds several sets of classes: give one, such as {path}{mark}{sets[0]}")
+    return [(folder.name, file) for file in files if (folder := PurePosixPath(file.name).parent) not in above]
+
+
+def _read_classes(files: list[tuple[str, File]], convert: Callable, labelled: bool, read: Read) -> None:
+    warn = Warnings()
+    for name, file in files:
+        found = None if name in _UNLABELLED else convert(name, file.where)
+        if not file.data.strip():
+            read.skip("empty text")
+        elif found is None and labelled:
+            read.skip("no label")
+        else:
+            read.examples.append(TextExample(_BREAK.sub("\n", file.text(warn)), None, found))
+    warn.finish()

@@ -1,0 +1,73 @@
+"""Writing answers to many prompts side by side."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lm.backbone import KVCache, LanguageModel
+from lm.inference.generate import Sampling
+
+PADDING = -1  # the document of positions that hold nothing
+
+
+def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and documents (B, longest): texts that end together, so that the next piece of each is next."""
+    longest = max(map(len, rows))
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    documents = torch.full((len(rows), longest), PADDING)
+    for i, row in enumerate(rows):
+        tokens[i, longest - len(row) :] = torch.tensor(row)
+        documents[i, longest - len(row) :] = 0
+    return tokens.to(device), documents.to(device)
+
+
+@torch.no_grad()
+def complete(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    end: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    vocab_size: int | None = None,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """What the model writes after each prompt, up to the piece `end` (which is left out).
+
+    Prompts of like length share a batch. What is written does not depend on who shares it.
+
+    Args:
+        prompts: ids, at least one each; with `tokens` more they have to fit into the model's positions.
+        tokens: pieces to write at most.
+        sampling: how pieces are chosen; null: always the likeliest.
+        vocab_size: pieces of the tokenizer, where the model has room for more.
+    """
+    sampling = sampling or Sampling(temperature=0)
+    device = model.head.weight.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    answers: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            text, documents = _left_padded([prompts[i] for i in chosen], device)
+            length = text.shape[1]
+            cache = KVCache(model.config, len(chosen), length + tokens, device, model.head.weight.dtype)
+            ended = torch.zeros(len(chosen), dtype=torch.bool, device=device)
+            for _ in range(tokens):
+                logits = model(text[:, cache.length :], documents, cache=cache)[:, -1]
+                piece = sampling.choose(logits[:, :vocab_size], text, generator)
+                piece = torch.where(ended, end, piece)
+                ended |= piece == end
+                text = torch.cat((text, piece[:, None]), dim=1)
+                documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
+                if bool(ended.all()):
+                    break
+            for i, row in zip(chosen, text[:, length:].tolist(), strict=True):
+                answers[i] = row[: row.index(end)] if end in row else row
+    finally:
+        model.train(was_training)
+    return answers

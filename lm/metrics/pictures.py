@@ -1,0 +1,143 @@
+"""Pictures of a classifier's figures, as arrays that any logger takes. They need matplotlib."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lm.metrics.classification import Reliability
+
+# Families with Chinese characters, of which the first that is installed is used beside matplotlib's own.
+_CHINESE_FAMILIES = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Heiti SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+)
+_LONGEST_LABEL = 24  # characters
+_MOST_NUMBERED = 20  # classes whose counts are written into the cells
+_MOST_NAMED = 120  # classes whose names are written
+
+
+def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """A confusion matrix: rows are targets, columns predictions, a cell's colour its share of the row.
+
+    Args:
+        matrix: counts, (C, C).
+        labels: the names of the classes, C of them; long ones are cut.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        UserError: matplotlib is not installed.
+        ValueError: the matrix is not (C, C) for C labels.
+    """
+    counts = _array(matrix)
+    size = len(labels)
+    if counts.shape != (size, size):
+        raise ValueError(f"a confusion matrix of shape {counts.shape} for {size} labels")
+    side = min(max(4.0, 0.4 * size), 20.0) + 1.5
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if size <= _MOST_NAMED:
+        text = {"fontfamily": _families(), "fontsize": 9 if size <= 40 else 5, "parse_math": False}
+        names = [_shortened(str(label)) for label in labels]
+        axes.set_xticks(range(size), names, rotation=90, **text)
+        axes.set_yticks(range(size), names, **text)
+    if size <= _MOST_NUMBERED:
+        for row, column in np.ndindex(size, size):
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(
+                column, row, f"{counts[row, column]:g}", ha="center", va="center", color=color, fontsize=7
+            )
+    return _pixels(figure)
+
+
+def reliability_picture(reliability: "Reliability") -> np.ndarray:
+    """A reliability diagram: the accuracy at each confidence, and below it how many predictions have it.
+
+    Bars under the diagonal mean that the model is surer than it is right. The title gives the error.
+
+    Args:
+        reliability: as `ClassificationScores.reliability` gives it.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    edges, confidence, accuracy, counts = map(_array, reliability)
+    seen = counts > 0
+    figure = _figure(5.0, 6.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    widths = np.diff(edges)
+    bars = {"align": "edge", "edgecolor": "white"}
+    upper.bar(edges[:-1][seen], accuracy[seen], widths[seen], label="accuracy", **bars)
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
+    upper.plot(confidence[seen], accuracy[seen], "o", color="black", markersize=3)
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.legend(loc="upper left")
+    if seen.any():
+        error = (counts[seen] * np.abs(accuracy[seen] - confidence[seen])).sum() / counts.sum()
+        upper.set_title(f"calibration error {error:.4f}")
+    lower.bar(edges[:-1], counts, widths, color="gray", **bars)
+    lower.set(xlabel="confidence", ylabel="predictions")
+    return _pixels(figure)
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    return torch.as_tensor(values).detach().cpu().numpy()
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, apart from matplotlib's global state: no screen is needed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("pictures need matplotlib: pip install 'lm[metrics]'") from error
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _families() -> list[str]:
+    """matplotlib's own font, and after it one with Chinese characters where there is one."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *[name for name in _CHINESE_FAMILIES if name in installed][:1]]
+
+
+def _pixels(figure: "Figure") -> np.ndarray:
+    """Draw the figure: uint8, (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # Characters that no font has are boxes, and labels may leave little room: a picture all the same.
+        warnings.simplefilter("ignore", UserWarning)
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

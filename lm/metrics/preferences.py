@@ -1,0 +1,50 @@
+"""How often a reward ranks the answer that people chose above the one they rejected."""
+
+import torch
+from torch import Tensor
+
+from lm.metrics.base import Sums, ratio
+
+
+class PreferenceScores(Sums):
+    """Accuracy and mean rewards of preference pairs, for reward models and direct preference optimisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("pairs", "wins", "ties"):
+            self.add_sum(name)
+        for name in ("chosen", "rejected"):
+            self.add_sum(name, dtype=torch.float32)
+
+    def update(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:
+        """Add pairs.
+
+        Args:
+            chosen_rewards: rewards of the preferred answers, (N,).
+            rejected_rewards: rewards of the others, (N,).
+
+        Raises:
+            ValueError: the two are not of one shape (N,).
+        """
+        if chosen_rewards.shape != rejected_rewards.shape or chosen_rewards.dim() != 1:
+            shapes = tuple(chosen_rewards.shape), tuple(rejected_rewards.shape)
+            raise ValueError(f"chosen and rejected rewards must both have shape (N,), not {shapes}")
+        self.increase("pairs", torch.tensor(len(chosen_rewards)))
+        self.increase("wins", (chosen_rewards > rejected_rewards).sum())
+        self.increase("ties", (chosen_rewards == rejected_rewards).sum())
+        # A sum in bf16 over the batch would lose what the state keeps.
+        self.increase("chosen", chosen_rewards.detach().float().sum())
+        self.increase("rejected", rejected_rewards.detach().float().sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over pairs; not a number without pairs.
+
+        `accuracy` (the share of pairs ranked as people did, a tie counting half), `margin` (chosen minus
+        rejected reward), `chosen_reward`, `rejected_reward`.
+        """
+        return {
+            "accuracy": ratio(2 * self.wins + self.ties, 2 * self.pairs),
+            "margin": ratio(self.chosen - self.rejected, self.pairs),
+            "chosen_reward": ratio(self.chosen, self.pairs),
+            "rejected_reward": ratio(self.rejected, self.pairs),
+        }

@@ -1,0 +1,182 @@
+"""Written text against references: BLEU and chrF of translations, ROUGE of summaries."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lm.errors import UserError
+from lm.metrics.base import Sums, ratio, reference_lists, streams, without_none
+from lm.metrics.chinese import HAN, names_chinese, script_counts
+
+_TOKENIZERS = ("13a", "zh")
+_ROUGES = ("rouge1", "rouge2", "rougeL")
+
+
+class TranslationScores(Sums):
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a corpus, equal to sacrebleu's figures.
+
+    Kept are the counts of n-grams that sacrebleu computes them from, summed over batches and processes.
+
+    Args:
+        language: a code such as `de` or `zh` of the language translated into, for BLEU's tokens: characters
+            and words for Chinese, else sacrebleu's standard, 13a. Without one, Chinese is what has more
+            Chinese characters than other words in all references together.
+
+    Raises:
+        UserError: sacrebleu is not installed.
+    """
+
+    def __init__(self, language: str | None = None) -> None:
+        super().__init__()
+        try:
+            from sacrebleu.metrics import BLEU, CHRF
+        except ImportError as error:
+            raise UserError("BLEU and chrF need sacrebleu: pip install 'lm[metrics]'") from error
+        self.language = language
+        # `force` only silences advice about tokens that look already split.
+        self._bleu = [BLEU(tokenize=tokenizer, force=True) for tokenizer in _TOKENIZERS]
+        self._chrf = CHRF()
+        self._signatures: dict[str, str] = {}
+        # With no language given, counted under both tokenizers: a process cannot know what the text of the
+        # others is mostly written in.
+        self.add_sum("bleu_counts", len(_TOKENIZERS), 2 + 2 * self._bleu[0].max_ngram_order)
+        self.add_sum("chrf_counts", 3 * self._chrf.order)
+        self.add_sum("scripts", 2)  # Chinese characters, other words
+        self.add_sum("examples")
+        self.add_state("fewest", torch.tensor(2**62), dist_reduce_fx="min")  # references of an example
+        self.add_state("most", torch.tensor(0), dist_reduce_fx="max")
+
+    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Add translations.
+
+        Args:
+            predictions: one each, not split into tokens.
+            references: one or more of each, likewise.
+
+        Raises:
+            ValueError: not as many lists of references as predictions.
+            UserError: a prediction without a reference.
+        """
+        lists = reference_lists(predictions, references)
+        if not lists:
+            return
+        without_none(lists)
+        columns = streams(lists)
+        counts = torch.zeros_like(self.bleu_counts, device="cpu")
+        for row, (tokenizer, bleu) in enumerate(zip(_TOKENIZERS, self._bleu, strict=True)):
+            if self.language is None or (tokenizer == "zh") == names_chinese(self.language):
+                statistics = bleu._extract_corpus_statistics(predictions, columns)
+                counts[row] = torch.tensor(statistics).sum(dim=0)
+        self.increase("bleu_counts", counts)
+        statistics = self._chrf._extract_corpus_statistics(predictions, columns)
+        self.increase("chrf_counts", torch.tensor(statistics).sum(dim=0))
+        self.increase("scripts", torch.tensor(script_counts(text for texts in lists for text in texts)))
+        self.increase("examples", torch.tensor(len(lists)))
+        numbers = [len(texts) for texts in lists]
+        self.fewest = self.fewest.clamp(max=min(numbers))
+        self.most = self.most.clamp(min=max(numbers))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`bleu` and `chrf` in 0 to 100; not a number without translations."""
+        if not self.examples:
+            return {"bleu": self.scalar(float("nan")), "chrf": self.scalar(float("nan"))}
+        if self.language is None:
+            chinese, others = self.scripts.tolist()
+            row = int(chinese > others)
+        else:
+            row = int(names_chinese(self.language))
+        figures = {}
+        metrics = {"bleu": (self._bleu[row], self.bleu_counts[row]), "chrf": (self._chrf, self.chrf_counts)}
+        for name, (metric, counts) in metrics.items():
+            figures[name] = self.scalar(metric._compute_score_from_stats(counts.tolist()).score)
+            metric.num_refs = int(self.most) if self.fewest == self.most else -1  # sacrebleu's -1: various
+            self._signatures[name] = metric.get_signature().format()
+        return figures
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """sacrebleu's words for how `bleu` and `chrf` of the last `compute` came about: print them along."""
+        return dict(self._signatures)
+
+
+class SummaryScores(Sums):
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as the package rouge_score has them, without stemming.
+
+    Tokens are runs of a-z and 0-9 in lower case, and each Chinese character; everything else is left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("examples")
+        self.add_sum("totals", len(_ROUGES), dtype=torch.float32)
+
+    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Add summaries.
+
+        Args:
+            predictions: one each.
+            references: one or more of each; every ROUGE takes the one that is best for it.
+
+        Raises:
+            ValueError: not as many lists of references as predictions.
+            UserError: a prediction without a reference.
+        """
+        lists = reference_lists(predictions, references)
+        if not lists:
+            return
+        without_none(lists)
+        best = []
+        for prediction, texts in zip(predictions, lists, strict=True):
+            tokens = summary_tokens(prediction)
+            scores = [rouge(tokens, summary_tokens(text)) for text in texts]
+            best.append([max(column) for column in zip(*scores, strict=True)])
+        self.increase("totals", torch.tensor(best, dtype=torch.float64).sum(dim=0))
+        self.increase("examples", torch.tensor(len(lists)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`rouge1`, `rouge2`, `rougeL`: mean F-measures in 0 to 100; not a number without summaries."""
+        return dict(zip(_ROUGES, 100 * ratio(self.totals, self.examples), strict=True))
+
+
+_SUMMARY_TOKEN = re.compile(f"[a-z0-9]+|[{HAN}]")
+
+
+def summary_tokens(text: str) -> list[str]:
+    """What ROUGE compares: words of a-z and 0-9 in lower case, and Chinese characters."""
+    return _SUMMARY_TOKEN.findall(text.lower())
+
+
+def rouge(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, float, float]:
+    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L of two lists of tokens, in 0 to 1."""
+    scores = []
+    for order in (1, 2):
+        predicted, true = _ngrams(prediction, order), _ngrams(reference, order)
+        scores.append(_f_measure((predicted & true).total(), predicted.total(), true.total()))
+    return *scores, _f_measure(common_length(prediction, reference), len(prediction), len(reference))
+
+
+def _ngrams(tokens: Sequence[str], order: int) -> Counter:
+    return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
+
+
+def _f_measure(hits: int, predicted: int, true: int) -> float:
+    return 2 * hits / (predicted + true) if hits else 0.0
+
+
+def common_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """The length of the longest common subsequence.
+
+    Bit-parallel (Crochemore et al. 2001): a row of the usual table is one number whose zero bits are the
+    places where the length grows, so a step takes a whole row.
+    """
+    places: dict[str, int] = {}
+    for place, token in enumerate(a):
+        places[token] = places.get(token, 0) | 1 << place
+    full = row = (1 << len(a)) - 1
+    for token in b:
+        matches = row & places.get(token, 0)
+        row = (row + matches | row - matches) & full
+    return len(a) - row.bit_count()

@@ -1,0 +1,294 @@
+"""What fine-tuning tasks share: where they start from, what is trained, and how examples become batches."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW
+
+from lm import checkpoint as checkpoints
+from lm.backbone import BackboneConfig
+from lm.backbone.transformer import Backbone
+from lm.convert.start import Start, read_start
+from lm.data.examples.batches import Features, collate
+from lm.data.examples.module import ExampleData, say
+from lm.errors import UserError
+from lm.optim import Linear, Schedule, parameter_groups
+from lm.tasks.adapters import Adapter, adapter_record, fingerprint, inject
+from lm.tasks.base import IGNORED, Task
+from lm.tokenizer import Tokenizer
+
+TOKENS, POSITIONS = (f"backbone.embeddings.{kind}.weight" for kind in ("tokens", "positions"))
+Pooling = Literal["auto", "first", "mean", "last"]
+
+
+class FineTuning(Task):
+    """A task on examples. A subclass says which head it needs, how an example is encoded, and its loss.
+
+    The tokenizer, and with `init_from` the backbone's shape, come with the starting point. The network is
+    made in `prepare`, once the data are read, because it depends on the labels found there.
+
+    Args:
+        backbone: the shape of the Transformer; with `init_from` it comes from there.
+        init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors,
+            tokenizer). Null: from nothing.
+        optimizer: any torch optimizer.
+        schedule: learning-rate factors over the run.
+        compile: compile each block with torch.compile.
+        dropout: instead of the starting point's.
+        adapter: train small matrices beside the frozen ones (LoRA, DoRA) instead of everything.
+        freeze_layers: the embeddings and this many of the lowest layers stay as they are.
+        layer_decay: the learning rate of each layer is this many times that of the one above it.
+    """
+
+    needs_causal: bool | None = None  # whether the backbone has to be causal; null: either will do
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        init_from: str | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: Schedule | None = None,
+        compile: bool = False,
+        dropout: float | None = None,
+        adapter: Adapter | None = None,
+        freeze_layers: int = 0,
+        layer_decay: float = 1.0,
+    ) -> None:
+        start: Start | None = None
+        if init_from is not None:
+            start = read_start(init_from)
+            start.config.max_seq_len = backbone.max_seq_len  # what the data want
+            backbone = start.config
+        if dropout is not None:
+            backbone.dropout = dropout
+        for name, value, good in (
+            ("layer_decay", layer_decay, 0 < layer_decay <= 1),
+            ("freeze_layers", freeze_layers, 0 <= freeze_layers <= backbone.num_layers),
+        ):
+            if not good:
+                most = backbone.num_layers if name == "freeze_layers" else 1
+                raise UserError(f"{name} is {value}: it must be from 0 to {most}", status=2)
+        if self.needs_causal is not None and backbone.causal != self.needs_causal:
+            wanted = "a GPT (causal: true)" if self.needs_causal else "a BERT (causal: false)"
+            raise UserError(f"{type(self).__name__} needs {wanted}", status=2)
+        super().__init__(backbone, optimizer, schedule or Linear(warmup=0), compile)
+        if adapter is not None and start is None:
+            raise UserError("an adapter stands beside trained weights: give --model.init_from PATH", status=2)
+        self.start, self.init_from, self.adapter = start, init_from, adapter
+        if adapter is not None:
+            self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
+            self._base_tokenizer = start.tokenizer.fingerprint
+        self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
+        self.data: ExampleData | None = None
+        self.labels: list[str] = []
+
+    # What a subclass says.
+
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
+        (`pooled`, `tokens` or `span`)."""
+
+    @abstractmethod
+    def encode(self, example: Any, training: bool) -> list[Features]:
+        """The features of an example; see `ExampleData.use`."""
+
+    def find_labels(self, data: ExampleData) -> list[str]:
+        """The labels' names, found in the training data."""
+        return []
+
+    def check_labels(self, data: ExampleData, split: str) -> None:
+        """Look whether a held-out part has labels that were never learned.
+
+        Raises:
+            UserError: it has.
+        """
+
+    def make_figures(self) -> None:
+        """Make the metrics, now that the labels and the data are known."""
+
+    def look_at(self, data: ExampleData) -> None:
+        """Look at the encoded training data before training begins."""
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """What each list among the features is padded with."""
+        return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
+
+    def batch(self, features: Sequence[Features]) -> dict[str, Any]:
+        """Features as tensors."""
+        return collate(features, self.padding)
+
+    def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
+        """The tokenizer with the pieces that the task needs and it lacks, and which these are."""
+        return tokenizer, ()
+
+    # From the starting point to a network.
+
+    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
+        """Take tokenizer and labels from the checkpoint, else from the starting point and the data; make the
+        network; say how examples become batches."""
+        if not isinstance(data, ExampleData):
+            raise UserError(
+                f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
+            )
+        self.data = data
+        if verb == "fit":
+            data.compare_splits()
+        added: tuple[str, ...] = ()
+        if record is not None:
+            self.take_record(record)
+        else:
+            found = self.start.tokenizer if self.start else data.make_tokenizer()
+            self.tokenizer, added = self.with_pieces(found)
+            self.labels = self.find_labels(data)
+            known = self.tokenizer.vocab_size
+            self.config.vocab_size = max(self.config.vocab_size, known) if self.start else known
+        for split in {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}.get(verb, ()):
+            if data.has(split):
+                self.check_labels(data, split)
+        self.net = checkpoints.make_network(self.config, self.head())
+        if self.start is not None:
+            self._take_over(self.start, added, talk=record is None)
+        self._choose_parameters(talk=verb == "fit")
+        data.use(self.tokenizer, self.encode, self.batch)
+        self.make_figures()
+        if verb == "fit":
+            self.look_at(data)
+        self.start = None  # its weights are in the network now
+
+    def take_record(self, record: dict[str, Any]) -> None:
+        """Take from a checkpoint what the data say otherwise."""
+        self.tokenizer = checkpoints.load_tokenizer(record)
+        self.config = checkpoints.config_of(record)
+        self.labels = list(record["labels"])
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
+        loaded = checkpoints.load_model(path, device)
+        task = cls(loaded.model.config)
+        task.take_record(loaded.record | {"tokenizer": loaded.tokenizer})
+        task.net = loaded.model
+        return task.eval()
+
+    def _take_over(self, start: Start, added: tuple[str, ...], talk: bool) -> None:
+        """Put the starting point's weights into the network: all that fit; say what does not."""
+        notes = list(start.notes)
+        if added:
+            notes.append(f"new pieces in the vocabulary, learned from here on: {' '.join(added)}")
+        ours = self.net.state_dict()
+        taken, fresh = {}, []
+        tied = self.head()["kind"] == "language" and self.config.tie_embeddings
+        for name, value in ours.items():
+            if tied and name == "head.weight":
+                continue
+            theirs = start.weights.get(name)
+            if theirs is not None and theirs.shape != value.shape:
+                theirs = self._resized(name, theirs, value)
+            if theirs is None:
+                fresh.append(name)
+            else:
+                taken[name] = theirs
+        missing = [n for n in fresh if n.startswith("backbone.")]
+        if missing:
+            raise UserError(f"{self.init_from} lacks {', '.join(missing[:3])}: it is no starting point")
+        self.net.load_state_dict(taken, strict=False)
+        new = ", ".join(sorted({n.split(".")[0] for n in fresh}))
+        rows, room = start.config.max_seq_len, len(start.weights.get(POSITIONS, ()))
+        if room and rows > room:
+            notes.append(f"{self.init_from} has learned {room} positions: those up to {rows} begin as copies")
+        notes.append(f"starting from {self.init_from}" + (f"; new: {new}" if new else ""))
+        for note in notes if talk else ():
+            say(note)
+
+    def _resized(self, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
+        """A table with more rows than the starting point has; null where the shapes have nothing to do with
+        each other, as with a head for other labels."""
+        rows = len(theirs)
+        if theirs.shape[1:] != ours.shape[1:]:
+            return None
+        language = self.head()["kind"] == "language"
+        if (name == TOKENS or (language and name.startswith("head."))) and len(ours) > rows:
+            # New pieces start like any of the known ones: drawn with their mean and spread.
+            drawn = torch.randn(len(ours) - rows, *theirs.shape[1:], generator=torch.Generator().manual_seed(0))
+            return torch.cat((theirs, theirs.mean(0) + theirs.std(0) * drawn))
+        if name == POSITIONS:
+            return theirs.repeat(-(-len(ours) // rows), 1)[: len(ours)]
+        return None
+
+    def _choose_parameters(self, talk: bool) -> None:
+        """Freeze what is not to be trained, and put the adapter in."""
+        backbone = self.net.backbone
+        if self.freeze_layers:
+            for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
+                module.requires_grad_(False)
+        if self.adapter is not None:
+            inject(self.net, self.adapter, self.head()["kind"])
+        trained = sum(p.numel() for p in self.net.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.net.parameters())
+        if talk and trained < total:
+            say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups by kind and, with `layer_decay`, by layer."""
+        return parameter_groups(self.net, self.layer_decay, self.config.num_layers)
+
+    def record(self) -> dict[str, Any]:
+        """The labels, the head, and the adapter if there is one."""
+        made: dict[str, Any] = {"labels": self.labels, "head": self.head(), "init_from": self.init_from}
+        if self.adapter is not None:
+            made["adapter"] = adapter_record(self.adapter)
+        return made
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what was trained beside a frozen base, alone: a file of megabytes."""
+        if self.adapter is None or not self.trainer.is_global_zero:
+            return
+        trained = {f"net.{n}": p.detach().cpu() for n, p in self.net.named_parameters() if p.requires_grad}
+        made: dict[str, Any] = {}
+        self.on_save_checkpoint(made)
+        if self.tokenizer.fingerprint == self._base_tokenizer:
+            made["lm"].pop("tokenizer")  # the base has it
+        made["lm"]["base"] = self._base
+        checkpoints.write({**made, "state_dict": trained}, folder / "adapter.ckpt")
+
+    # Figures and predictions.
+
+    def share(self, parts: dict[int, dict[int, Any]]) -> dict[int, dict[int, Any]]:
+        """What was found in each window, by example and window, as this process scores it: an example's
+        windows may have gone to several processes, so all get all and each takes its share of examples."""
+        if self.trainer.world_size == 1:
+            return parts
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, parts)
+        merged: dict[int, dict[int, Any]] = {}
+        for theirs in everyone:
+            for index, found in theirs.items():
+                merged.setdefault(index, {}).update(found)
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+        return {index: found for index, found in merged.items() if index % size == rank}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of the test part under `test/`."""
+        self.log_dict({f"test/{k}": v.float() for k, v in self.figures().items()}, logger=False)
+
+
+def documents_of(batch: dict[str, Any], causal: bool) -> Tensor | None:
+    """The batch's `documents`, or null where no mask is needed: nothing is padded or packed, or the backbone
+    is causal, so that no token has padding in its past. On a GPU nobody looks: it would wait for the device.
+    """
+    documents = batch["documents"]
+    if documents.device.type != "cpu":
+        return documents
+    needed = documents > 0 if causal else documents != 0
+    return documents if bool(needed.any()) else None

@@ -1,0 +1,196 @@
+"""Preference tuning: of two answers, make the better one likelier than a frozen copy of the model does."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm.backbone import BackboneConfig, LanguageModel
+from lm.data.examples.batches import Features, collate
+from lm.data.examples.module import ExampleData
+from lm.data.examples.records import PreferenceExample
+from lm.errors import UserError
+from lm.metrics import PreferenceScores, MeanLoss
+from lm.tasks.base import IGNORED
+from lm.tasks.finetuning import FineTuning
+from lm.tasks.instruction import shorten
+from lm.tokenizer import Tokenizer
+from lm.tokenizer.chat import ChatFormat, chat_format, with_chat
+
+SIDES = ("chosen", "rejected")
+
+
+def answer_log_probability(
+    net: LanguageModel, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
+) -> Tensor:
+    """log p(answer | chat) of each sequence (B,), in nats, from `tokens` and `targets` (B, T), which are
+    negative outside the answer."""
+    hidden = net.backbone(tokens, documents)
+    counted = targets >= 0
+    logits = net.head(hidden[counted]).float()  # (answer pieces, V)
+    nats = F.cross_entropy(logits, targets[counted], reduction="none")
+    rows = counted.nonzero()[:, 0]
+    return torch.zeros(len(tokens), device=nats.device, dtype=nats.dtype).index_add(0, rows, -nats)
+
+
+def preference_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, kind: Literal["dpo", "ipo"], label_smoothing: float = 0.0
+) -> Tensor:
+    """The loss of each pair (B,).
+
+    Args:
+        chosen: log π(y) − log π_ref(y) of the better answer (B,); `rejected` of the worse one.
+        beta: how much the model may leave the reference; in DPO larger keeps it closer.
+        kind: `dpo` (arXiv:2305.18290): −log σ(β·h) for h = chosen − rejected; `ipo` (arXiv:2310.12036):
+            (h − 1/(2β))².
+        label_smoothing: of DPO: how likely a pair is the wrong way round (conservative DPO).
+    """
+    h = chosen - rejected
+    if kind == "ipo":
+        return (h - 1 / (2 * beta)).square()
+    return -(1 - label_smoothing) * F.logsigmoid(beta * h) - label_smoothing * F.logsigmoid(-beta * h)
+
+
+class PreferenceTuning(FineTuning):
+    """Direct preference optimisation (arXiv:2305.18290). The reference is the starting point; its
+    log-probabilities are computed once, before training.
+
+    Args:
+        backbone: the shape of the Transformer; with `init_from` it comes from there.
+        beta: how much the model may leave the reference.
+        kind: dpo or ipo (arXiv:2310.12036).
+        label_smoothing: how likely a pair is the wrong way round (conservative DPO).
+    """
+
+    needs_causal = True
+    usage = 'chat {}'
+    best_by = ("accuracy", "max")
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        beta: float = 0.1,
+        kind: Literal["dpo", "ipo"] = "dpo",
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if beta <= 0:
+            raise UserError(f"beta is {beta}: it must be above 0", status=2)
+        if not 0 <= label_smoothing < 0.5:
+            raise UserError(f"label_smoothing is {label_smoothing}: it must be from 0 to below 0.5", status=2)
+        if kind == "ipo" and label_smoothing:
+            raise UserError("label_smoothing belongs to DPO: leave it out with kind ipo", status=2)
+        self.beta, self.kind, self.label_smoothing = beta, kind, label_smoothing
+        self.chat: ChatFormat | None = None
+
+    def head(self) -> dict[str, Any]:
+        """The language model's own."""
+        return {"kind": "language"}
+
+    def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
+        """With the markers of a chat."""
+        return with_chat(tokenizer)
+
+    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
+        """See `FineTuning.prepare`; then the reference's log-probabilities."""
+        if self.start is None:
+            raise UserError(
+                "PreferenceTuning compares with the model it starts from: give --model.init_from PATH", status=2
+            )
+        super().prepare(data, record, verb)
+        if verb == "fit":
+            for split in ("train", "val", *(("test",) if data.has("test") else ())):
+                self._add_reference(data, split)
+        else:
+            self._add_reference(data, "val" if verb == "validate" else "test")
+
+    @torch.no_grad()
+    def _add_reference(self, data: ExampleData, split: str) -> None:
+        features = data.features(split)
+        device = data.trainer.strategy.root_device if data.trainer is not None else self.device
+        self.net.to(device).eval()
+        order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
+        for start in range(0, len(order), data.eval_batch_size):
+            rows = [features[i] for i in order[start : start + data.eval_batch_size]]
+            batch = self.batch([{k: v for k, v in f.items() if "reference" not in k} for f in rows])
+            found = answer_log_probability(self.net, batch["tokens"].to(device), batch["targets"].to(device))
+            for row, chosen, rejected in zip(rows, *(part.tolist() for part in found.chunk(2)), strict=True):
+                row["reference_chosen"], row["reference_rejected"] = chosen, rejected
+        self.net.train()
+
+    def make_figures(self) -> None:
+        """How often the better answer has the larger reward, and by how much."""
+        self.chat = chat_format(self.tokenizer)
+        self.loss, self.scores = MeanLoss(), PreferenceScores()
+
+    def encode(self, example: PreferenceExample, training: bool) -> list[Features]:
+        """Tokens and targets of both answers; the chat before them is the same."""
+        made: Features = {"cut": False}
+        before = [(m.role, m.content) for m in example.messages]
+        for side in SIDES:
+            ids, _ = self.chat.render([*before, ("assistant", getattr(example, side))])
+            prompt, _ = self.chat.render(before, answer_next=True)
+            learned = [False] * len(prompt) + [True] * (len(ids) - len(prompt))  # the last answer alone
+            limit = self.config.max_seq_len + 1
+            if len(ids) > limit:
+                made["cut"] = True
+                ids, learned = shorten(ids, learned, limit)
+            targets = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)][1:]
+            made |= {f"{side}_tokens": ids[:-1], f"{side}_targets": targets}
+        if any(all(t == IGNORED for t in made[f"{side}_targets"]) for side in SIDES):
+            return []
+        return [made]
+
+    def batch(self, features: Sequence[Features]) -> dict[str, Any]:
+        """Both answers one above the other: `tokens` and `targets` (2B, T)."""
+        rows = [
+            {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]} for side in SIDES for f in features
+        ]
+        made = collate(rows, self.padding)
+        for name in ("reference_chosen", "reference_rejected", "index"):
+            if name in features[0]:
+                made[name] = torch.tensor([f[name] for f in features])
+        return made
+
+    def ratios(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """log π − log π_ref of the better and of the worse answers, (B,) each."""
+        found = answer_log_probability(self.net, batch["tokens"], batch["targets"])
+        chosen, rejected = found.chunk(2)
+        return chosen - batch["reference_chosen"], rejected - batch["reference_rejected"]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """See `Task.training_step`."""
+        losses = preference_loss(*self.ratios(batch), self.beta, self.kind, self.label_smoothing)
+        return {
+            "loss": losses.sum() / self.data.batch_size,
+            "nats": losses.detach().sum(),
+            "tokens": torch.tensor(len(losses)),
+            "bytes": torch.tensor(0),
+        }
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        counted = batch["index"] >= 0
+        chosen, rejected = (r[counted] for r in self.ratios(batch))
+        self.loss.update(preference_loss(chosen, rejected, self.beta, self.kind, self.label_smoothing))
+        self.scores.update(self.beta * chosen, self.beta * rejected)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The loss, how many pairs are the right way round, and the mean margin."""
+        figures = {**self.loss.compute(), **self.scores.compute()}
+        self.loss.reset()
+        self.scores.reset()
+        return figures
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """A row for each pair: its number and the reward of both answers."""
+        chosen, rejected = self.ratios(batch)
+        rows = zip(batch["index"].tolist(), chosen.tolist(), rejected.tolist(), strict=True)
+        return [
+            {"index": i, "chosen_reward": self.beta * c, "rejected_reward": self.beta * r}
+            for i, c, r in rows
+            if i >= 0
+        ]

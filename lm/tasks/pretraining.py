@@ -1,0 +1,115 @@
+"""What the two pretrainings share: a network that predicts pieces, and the figures of a language model."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lm.backbone import BackboneConfig, LanguageModel
+from lm.errors import UserError
+from lm.optim import Muon, Schedule
+from lm.metrics import TokenLoss
+from lm.tasks.base import Task
+
+
+class Example(NamedTuple):
+    """A batch as a language model learns from it, B sequences of T tokens.
+
+    Args:
+        inputs: (B, T).
+        targets: (B, T), `IGNORED` where nothing is to be predicted.
+        documents: (B, T), or null where each sequence is one document.
+        expected: targets of a full batch. The loss is divided by this constant, not by the count of a batch,
+            so every token weighs the same however a step is cut into micro-batches and processes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    documents: Tensor | None
+    expected: int
+
+
+def several_documents(documents: Tensor) -> Tensor | None:
+    """`documents` (B, T), or null where a look shows that no sequence has a border in it. On a GPU nobody
+    looks: it would wait for the device."""
+    if documents.device.type == "cpu" and bool((documents == documents[:, :1]).all()):
+        return None
+    return documents
+
+
+class Pretraining(Task):
+    """Pretraining of a language model. A subclass says what an example is.
+
+    Args:
+        backbone: the shape of the Transformer.
+        optimizer: any torch optimizer.
+        schedule: learning-rate factors over `trainer.max_steps`.
+        compile: compile each block with torch.compile; worth it on a GPU.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        optimizer: OptimizerCallable = Muon,
+        schedule: Schedule | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(backbone, optimizer, schedule, compile)
+        self.net = LanguageModel(backbone)
+        self.validation_loss = TokenLoss()
+        self.register_buffer(
+            "byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False
+        )
+
+    @abstractmethod
+    def example(self, batch: dict[str, Tensor], training: bool) -> Example:
+        """Inputs and targets of a batch of windows (`tokens` and `documents` (B, T + 1), `key` (B,))."""
+
+    def setup(self, stage: str) -> None:
+        """Take the tokenizer from the data."""
+        self.tokenizer = self.trainer.datamodule.tokenizer
+        lengths = torch.from_numpy(self.tokenizer.byte_lengths())
+        if len(lengths) > self.config.vocab_size:
+            raise UserError(
+                f"the data's tokenizer has {len(lengths)} pieces, the model room for {self.config.vocab_size}"
+            )
+        self.byte_lengths[: len(lengths)] = lengths
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """See `Task.training_step`."""
+        example = self.example(batch, training=True)
+        nats, _ = self.net(example.inputs, example.documents, example.targets)
+        counted = example.targets >= 0
+        bytes_ = (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum()
+        return {
+            "loss": nats / example.expected,
+            "nats": nats.detach(),
+            "tokens": counted.sum(),
+            "bytes": bytes_,
+        }
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        example = self.example(batch, training=False)
+        nats, hits = self.net(example.inputs, example.documents, example.targets)
+        counted = example.targets >= 0
+        bytes_ = self.byte_lengths[example.targets[counted]].sum()
+        self.validation_loss.update(nats, counted.sum(), bytes_, hits)
+
+    def figures(self) -> dict[str, Tensor]:
+        """Loss, perplexity, bits per byte, accuracy."""
+        figures = self.validation_loss.compute()
+        self.validation_loss.reset()
+        return figures
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
+        """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
+        example = self.example(batch, training=False)
+        nats, hits = self.net(example.inputs, example.documents, example.targets)
+        tokens = int((example.targets >= 0).sum())
+        return [{"loss": nats.item() / max(tokens, 1), "tokens": tokens, "hits": int(hits)}]
+
+    test_step = validation_step
+    on_test_epoch_end = Task.on_validation_epoch_end

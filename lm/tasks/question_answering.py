@@ -1,0 +1,222 @@
+"""Extractive question answering: where in a text the answer to a question stands, if it does."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm.backbone import BackboneConfig
+from lm.data.examples.batches import Features
+from lm.data.examples.module import ExampleData
+from lm.data.examples.records import QuestionExample
+from lm.errors import UserError
+from lm.metrics import AnswerScores, MeanLoss
+from lm.tasks.finetuning import FineTuning, documents_of
+
+NONE = 0  # the position that stands for "no answer here"
+
+
+class QuestionAnswering(FineTuning):
+    """Find the answer's first and last piece (arXiv:1810.04805, section 4.2).
+
+    A text that is longer than the window is read in windows that overlap; the answer is the best span of all
+    of them. Where training had questions without an answer, "" is given when no span beats the score of none
+    (arXiv:1810.04805, section 4.3).
+
+    Args:
+        backbone: the shape of the Transformer; with `init_from` it comes from there.
+        overlap: pieces that neighbouring windows share.
+        max_question: pieces of the question that are kept.
+        max_answer: longest answer, in pieces.
+    """
+
+    usage = 'answer {} --question "…" --context "…"'
+    best_by = ("f1", "max")
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        overlap: int = 64,
+        max_question: int = 64,
+        max_answer: int = 30,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        for name, value in ("overlap", overlap), ("max_question", max_question), ("max_answer", max_answer):
+            if value < 1:
+                raise UserError(f"{name} is {value}: it must be at least 1", status=2)
+        self.overlap, self.max_question, self.max_answer = overlap, max_question, max_answer
+        self.unanswerable = False
+
+    def head(self) -> dict[str, Any]:
+        """Two outputs on each position: does the answer begin here, does it end here."""
+        dropout = self.config.dropout
+        return {"kind": "span", "outputs": 2, "pooling": None, "pooler": False, "dropout": dropout}
+
+    def record(self) -> dict[str, Any]:
+        """How a text is cut into windows, too."""
+        settings = {"overlap": self.overlap, "max_question": self.max_question, "max_answer": self.max_answer}
+        return {**super().record(), "windows": settings, "unanswerable": self.unanswerable}
+
+    def take_record(self, record: dict[str, Any]) -> None:
+        """How a text is cut into windows, and whether there may be no answer."""
+        super().take_record(record)
+        for name, value in record["windows"].items():
+            setattr(self, name, value)
+        self.unanswerable = record["unanswerable"]
+
+    def find_labels(self, data: ExampleData) -> list[str]:
+        """None; but look whether there are questions without an answer."""
+        examples = data.examples("train")
+        if not any(e.answers for e in examples):
+            raise UserError(f"no question of {data.paths['train']} has an answer: there is nothing to learn")
+        self.unanswerable = not all(e.answers for e in examples)
+        return []
+
+    def make_figures(self) -> None:
+        """Exact match and F1 as SQuAD counts them."""
+        self.loss, self.scores = MeanLoss(), AnswerScores()
+        self._parts: dict[int, dict[int, Any]] = {}
+
+    def encode(self, example: QuestionExample, training: bool) -> list[Features]:
+        """Windows of question and text: `tokens`, `segments`, `allowed` where an answer may stand, `spans`
+        of the allowed pieces in the text, `first` (where they begin), `start` and `end`."""
+        question = self.tokenizer.encode(example.question)[: self.max_question]
+        ids, offsets = self.tokenizer.encode_with_offsets(example.context)
+        room = self.config.max_seq_len - self.tokenizer.frame_size(True) - len(question)
+        if room < 8:
+            raise UserError(
+                f"--data.seq_len {self.config.max_seq_len} leaves no room for a text beside a question of "
+                f"{len(question)} pieces: give more",
+                status=2,
+            )
+        step = max(room - self.overlap, room // 2)
+        starts = range(0, max(len(ids) - room, 0) + step, step)
+        windows = [
+            self._window(example, question, ids[s : s + room], offsets[s : s + room], number)
+            for number, s in enumerate(starts)
+            if number == 0 or s < len(ids)
+        ]
+        windows[0]["cut"] = len(windows) > 1
+        return windows
+
+    def _window(
+        self,
+        example: QuestionExample,
+        question: list[int],
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        number: int,
+    ) -> Features:
+        tokens, segments = self.tokenizer.frame(question, ids)
+        # The text stands at the end, before the last special piece, if there is one.
+        closing = len(self.tokenizer.frame([], [])[0]) - len(self.tokenizer.frame([], [])[0][:-1])
+        after = closing if len(tokens) and ids and tokens[-1] != ids[-1] else 0
+        first = len(tokens) - after - len(ids)
+        allowed = [0] * len(tokens)
+        allowed[NONE] = 1
+        allowed[first : first + len(ids)] = [1] * len(ids)
+        start = end = NONE
+        for text, begin in example.answers[:1]:
+            touched = [i for i, (a, b) in enumerate(offsets) if a < begin + len(text) and b > begin]
+            inside = offsets and offsets[0][0] <= begin and offsets[-1][1] >= begin + len(text)
+            if touched and inside:
+                start, end = first + touched[0], first + touched[-1]
+        features = {"tokens": tokens, "allowed": allowed, "spans": offsets, "first": first, "window": number}
+        if self.config.segments > 1:
+            features["segments"] = segments
+        return {**features, "start": start, "end": end}
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """Nothing is allowed in the padding."""
+        return {**super().padding, "allowed": 0}
+
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """Scores (B, T, 2) of each position as the answer's first and last; where no answer can stand, minus
+        infinity."""
+        documents = documents_of(batch, self.config.causal)
+        logits = self.net(batch["tokens"], documents, batch.get("segments")).float()
+        return logits.masked_fill(batch["allowed"][..., None] == 0, float("-inf"))
+
+    def losses(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The loss of each window (B,)."""
+        start = F.cross_entropy(logits[..., 0], batch["start"], reduction="none")
+        return (start + F.cross_entropy(logits[..., 1], batch["end"], reduction="none")) / 2
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """See `Task.training_step`."""
+        losses = self.losses(self.logits(batch), batch)
+        return {
+            "loss": losses.sum() / self.data.batch_size,
+            "nats": losses.detach().sum(),
+            "tokens": torch.tensor(len(losses)),
+            "bytes": torch.tensor(0),
+        }
+
+    def spans(self, batch: dict[str, Any], logits: Tensor) -> list[tuple[float, float, int, int]]:
+        """The best span of each window: its score, that of none, and where it begins and ends in the text, in
+        characters."""
+        T = logits.shape[1]
+        index = torch.arange(T, device=logits.device)
+        distance = index[None, :] - index[:, None]
+        possible = (distance >= 0) & (distance < self.max_answer)
+        sums = logits[:, :, None, 0] + logits[:, None, :, 1]  # (B, T, T)
+        none = sums[:, NONE, NONE].tolist()
+        sums = sums.masked_fill(~possible, float("-inf"))
+        sums[:, NONE] = float("-inf")
+        best = sums.flatten(1).max(1)
+        found = []
+        for row, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            spans, first = batch["spans"][row], int(batch["first"][row])
+            start, end = place // T - first, place % T - first
+            begin, stop = (spans[start][0], spans[end][1]) if score > float("-inf") else (0, 0)
+            found.append((score, none[row], begin, stop))
+        return found
+
+    def answer(self, example: QuestionExample, windows: dict[int, Any]) -> dict[str, Any]:
+        """The answer from an example's windows: its text, where it begins, and its score against none."""
+        score, _, begin, end = max(windows.values())
+        none = min(none for _, none, _, _ in windows.values())
+        if self.unanswerable and score < none:
+            return {"answer": "", "start": None, "score": round(score - none, 4)}
+        return {"answer": example.context[begin:end], "start": begin, "score": round(score - none, 4)}
+
+    def _collect(self, batch: dict[str, Any], logits: Tensor) -> None:
+        rows = zip(batch["index"].tolist(), batch["window"].tolist(), self.spans(batch, logits), strict=True)
+        for index, window, span in rows:
+            if index >= 0:
+                self._parts.setdefault(index, {})[window] = span
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures; a question is scored once all of its windows have come."""
+        logits = self.logits(batch)
+        self.loss.update(self.losses(logits, batch)[batch["index"] >= 0])
+        self._collect(batch, logits)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The loss, exact match and F1."""
+        examples = self.data.examples("test" if self.trainer.state.fn == "test" else "val")
+        parts, self._parts = self.share(self._parts), {}
+        for index, windows in parts.items():
+            gold = [text for text, _ in examples[index].answers]
+            self.scores.update([self.answer(examples[index], windows)["answer"]], [gold])
+        figures = {**self.loss.compute(), **self.scores.compute()}
+        self.loss.reset()
+        self.scores.reset()
+        return figures
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Nothing yet: rows are made when all windows have come."""
+        self._collect(batch, self.logits(batch))
+        return []
+
+    def last_rows(self) -> list[dict[str, Any]]:
+        """A row for each question: its id, the answer, where it begins, its score."""
+        examples = self.data.examples("test")
+        parts, self._parts = self.share(self._parts), {}
+        return [
+            {"id": examples[i].id, "question": examples[i].question, **self.answer(examples[i], windows)}
+            for i, windows in sorted(parts.items())
+        ]

@@ -1,0 +1,247 @@
+"""Classifying texts and pairs of texts: one label, several, or a number."""
+
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm.backbone import BackboneConfig
+from lm.data.examples.batches import Features
+from lm.data.examples.module import ExampleData
+from lm.data.examples.records import TextExample
+from lm.errors import UserError
+from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
+from lm.tasks.finetuning import FineTuning, Pooling, documents_of
+
+
+class SequenceClassification(FineTuning):
+    """Put a label on a text, or on a pair of texts; several labels; or rate it.
+
+    Which of the three the data say: a label, a list of labels, or (`--data.rating true`) a number.
+
+    Args:
+        backbone: the shape of the Transformer; with `init_from` it comes from there.
+        pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`; auto
+            takes the mean of a BERT and the last of a GPT.
+        cut: which part of a text that is too long is kept: its start, its end, or the first quarter and the
+            end (arXiv:1905.05583 finds both ends best).
+        label_smoothing: part of the target that is spread over all labels.
+        class_weights: `balanced` makes every label count the same in the loss, however rare it is.
+    """
+
+    usage = 'classify {} "a text"'
+    best_by = ("accuracy", "max")
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        pooling: Pooling = "auto",
+        cut: Literal["start", "end", "both"] = "start",
+        label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing is {label_smoothing}: it must be from 0 to below 1", status=2)
+        self.pooling = ("last" if self.config.causal else "mean") if pooling == "auto" else pooling
+        if self.config.causal and self.pooling == "first":
+            raise UserError("pooling is first: a GPT's first position has seen nothing of the text", status=2)
+        self.pooler = bool(self.start and "pooler.dense.weight" in self.start.weights)
+        self.cut, self.label_smoothing, self.class_weights = cut, label_smoothing, class_weights
+        self.kind = "single"
+        self.register_buffer("weights", None, persistent=False)
+
+    def head(self) -> dict[str, Any]:
+        """One output for each label, on the pooled sequence."""
+        return {
+            "kind": "pooled",
+            "outputs": 1 if self.kind == "rating" else len(self.labels),
+            "pooling": self.pooling,
+            "pooler": self.pooler and self.pooling == "first",
+            "dropout": self.config.dropout,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Which kind of labels, too."""
+        return {**super().record(), "kind": self.kind, "cut": self.cut}
+
+    def take_record(self, record: dict[str, Any]) -> None:
+        """Which kind of labels, and how a sequence is pooled and cut."""
+        super().take_record(record)
+        self.kind, self.cut, head = record["kind"], record["cut"], record["head"]
+        self.pooling, self.pooler = head["pooling"], head["pooler"]
+
+    def find_labels(self, data: ExampleData) -> list[str]:
+        """Every label of the training data, sorted; numbers among them by value."""
+        labels = [e.label for e in data.examples("train")]
+        kinds = {type(label) for label in labels}
+        if kinds <= {float, int}:
+            self.kind = "rating"
+            return []
+        if tuple in kinds:
+            self.kind = "multi"
+            found = Counter(name for label in labels for name in label)
+        else:
+            found = Counter(labels)
+        if len(found) < 2:
+            only = next(iter(found), "nothing")
+            raise UserError(
+                f"{data.paths['train']} has one label only ({only!r}): there is nothing to learn"
+            )
+        digits = all(name.lstrip("-").isdigit() for name in found)
+        names = sorted(found, key=int if digits else None)
+        if self.class_weights:
+            counts = torch.tensor([found[name] for name in names], dtype=torch.float32)
+            self.weights = counts.sum() / (len(counts) * counts)
+        return names
+
+    def check_labels(self, data: ExampleData, split: str) -> None:
+        """Every label there was in training."""
+        if self.kind == "rating":
+            return
+        known = set(self.labels)
+        examples = data.examples(split)
+        used = Counter(
+            name
+            for e in examples
+            if e.label is not None
+            for name in (e.label if isinstance(e.label, tuple) else (e.label,))
+        )
+        unknown = [name for name in used if name not in known]
+        if unknown:
+            count = sum(used[name] for name in unknown)
+            raise UserError(
+                f"{data.paths[split]} has {count:,} examples of labels that were never learned: "
+                f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
+            )
+        unlabelled = sum(e.label is None for e in examples)
+        if unlabelled:
+            raise UserError(
+                f"{unlabelled:,} of {len(examples):,} examples of {data.paths[split]} have no label: "
+                "`lm predict` labels them; there are no figures without"
+            )
+
+    def make_figures(self) -> None:
+        """Metrics by the kind of labels."""
+        self.loss = MeanLoss()
+        if self.kind == "rating":
+            self.scores: Any = RegressionScores()
+            self.best_by = ("pearson", "max")
+        else:
+            self.scores = ClassificationScores(self.labels, multilabel=self.kind == "multi")
+            if self.kind == "multi":
+                self.best_by = ("micro_f1", "max")
+
+    def shorten(self, ids: list[int], room: int) -> list[int]:
+        """The part of a text that is kept."""
+        if len(ids) <= room:
+            return ids
+        head = {"start": room, "end": 0, "both": room // 4}[self.cut]
+        return ids[:head] + ids[len(ids) - (room - head) :]
+
+    def encode(self, example: TextExample, training: bool) -> list[Features]:
+        """`tokens`, `segments` where the backbone has them, and `target`."""
+        first = self.tokenizer.encode(example.text)
+        second = None if example.pair is None else self.tokenizer.encode(example.pair)
+        room = self.config.max_seq_len - self.tokenizer.frame_size(second is not None)
+        if second is None:
+            cut = len(first) > room
+            first = self.shorten(first, room)
+        else:
+            cut = len(first) + len(second) > room
+            # The longer one gives way first.
+            share = max(room - min(len(second), room // 2), room - len(second))
+            first = self.shorten(first, min(len(first), share))
+            second = self.shorten(second, room - len(first))
+        tokens, segments = self.tokenizer.frame(first, second)
+        features: Features = {"tokens": tokens, "cut": cut}
+        if self.config.segments > 1:
+            features["segments"] = segments
+        if example.label is not None:
+            features["target"] = self._target(example.label)
+        return [features]
+
+    def _target(self, label: Any) -> Any:
+        if self.kind == "rating":
+            return float(label)
+        if self.kind == "multi":
+            return np.array([float(name in label) for name in self.labels], dtype=np.float32)
+        return self.labels.index(label)
+
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """The network's outputs (B, labels)."""
+        documents = documents_of(batch, self.config.causal and self.pooling == "none")
+        return self.net(batch["tokens"], documents, batch.get("segments"))
+
+    def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
+        """The loss of each example (B,)."""
+        if self.kind == "rating":
+            return F.mse_loss(logits[:, 0], target.float(), reduction="none")
+        if self.kind == "multi":
+            return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
+        return F.cross_entropy(
+            logits,
+            target,
+            weight=self.weights if training else None,
+            label_smoothing=self.label_smoothing if training else 0.0,
+            reduction="none",
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """See `Task.training_step`."""
+        losses = self.losses(self.logits(batch), batch["target"], training=True)
+        return {
+            "loss": losses.sum() / self.data.batch_size,
+            "nats": losses.detach().sum(),
+            "tokens": torch.tensor(len(losses)),
+            "bytes": torch.tensor(0),
+        }
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each label (B, labels); the number itself of a rating (B, 1)."""
+        if self.kind == "rating":
+            return logits
+        return logits.sigmoid() if self.kind == "multi" else logits.softmax(-1)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        counted = batch["index"] >= 0
+        logits = self.logits(batch).float()[counted]
+        target = batch["target"][counted]
+        self.loss.update(self.losses(logits, target, training=False))
+        if self.kind == "rating":
+            self.scores.update(logits[:, 0], target.float())
+        else:
+            self.scores.update(self.probabilities(logits), target.long())
+
+    def figures(self) -> dict[str, Tensor]:
+        """The loss and the scores."""
+        figures = {**self.loss.compute(), **self.scores.compute()}
+        self.last_scores = self.scores.pictures() if hasattr(self.scores, "pictures") else {}
+        self.loss.reset()
+        self.scores.reset()
+        return figures
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """A row for each example: its number, the label and each label's probability."""
+        rows = []
+        probabilities = self.probabilities(self.logits(batch).float()).tolist()
+        for index, values in zip(batch["index"].tolist(), probabilities, strict=True):
+            if index >= 0:
+                example = self.data.examples("test")[index]
+                rows.append({"index": index, "text": example.text, **self.row(values), "label": example.label})
+        return rows
+
+    def row(self, values: list[float]) -> dict[str, Any]:
+        """What is said of one example, from its probabilities."""
+        if self.kind == "rating":
+            return {"prediction": round(values[0], 6)}
+        named = {name: round(p, 6) for name, p in zip(self.labels, values, strict=True)}
+        if self.kind == "multi":
+            return {"prediction": [n for n, p in named.items() if p >= 0.5], "probabilities": named}
+        return {"prediction": max(named, key=named.get), "probabilities": named}
+

@@ -1,0 +1,253 @@
+"""What every tokenizer can do, whoever trained it.
+
+Ids go in and out without special pieces: these are put in by id (`frame`, `lm.tokenizer.chat`) and are never
+parsed out of text, so that no text can forge one.
+"""
+
+import codecs
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.tokenizer.text import Span, places_before, valid_unicode
+
+Template = tuple[list[int], list[int], list[int]]  # special pieces before, between and after the texts
+
+
+class Tokenizer(ABC):
+    """Text to ids and back, with special pieces, byte counts and word borders.
+
+    Made by `train`, `load` and `from_bytes`, which choose the class.
+
+    Attributes:
+        vocab_size: one more than the highest id.
+        pad_id, unk_id, bos_id, eos_id, mask_id: ids of the special pieces, None of one that there is not.
+            BERT's `[CLS]` is bos and its `[SEP]` is eos.
+        coverage: share of the training text whose characters have pieces, if known.
+    """
+
+    vocab_size: int
+    pad_id: int | None
+    unk_id: int | None
+    bos_id: int | None
+    eos_id: int | None
+    mask_id: int | None
+    coverage: float | None = None
+
+    # What encoding did to a text's start, for decoding to undo.
+    _adds_space = False
+    _strips_spaces = False
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learns a SentencePiece byte-pair model: see `SentencePieceTokenizer.train`."""
+        from lm.tokenizer.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer.train(texts, vocab_size)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Opens what `save` wrote, any SentencePiece `.model`, a `tokenizer.json` or a Hugging Face folder.
+
+        In a folder `tokenizer.json` goes first, then `tokenizer.model`, then `vocab.txt` (WordPiece), then
+        `vocab.json` with `merges.txt` (byte-level BPE).
+
+        Raises:
+            UserError: it is missing, unreadable, damaged or no tokenizer.
+        """
+        path = Path(path)
+        try:
+            if path.is_dir():
+                from lm.tokenizer.folders import read_folder
+
+                data, path = read_folder(path)
+            else:
+                data = path.read_bytes()
+                if path.name == "tokenizer.json" and data[:1] == b"{":
+                    from lm.tokenizer.folders import read_tokenizer_json
+
+                    data = read_tokenizer_json(path)
+        except OSError as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+        return cls.from_bytes(data, name=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the tokenizer") -> "Tokenizer":
+        """The inverse of `to_bytes`.
+
+        Args:
+            name: what to call it in an error message.
+
+        Raises:
+            UserError: these are not the bytes of a tokenizer.
+        """
+        if data[:1] == b"{":
+            from lm.tokenizer.huggingface import HuggingFaceTokenizer
+
+            return HuggingFaceTokenizer(data, name)
+        from lm.tokenizer.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(data, name)
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """Everything that is needed to make this tokenizer again."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Writes a file; or, under a name without an ending or of a folder, a folder's tokenizer files."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the tokenizer's bytes, in hexadecimal: equal for the same tokenizer."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer.from_bytes, (self.to_bytes(),)
+
+    @property
+    def padding_id(self) -> int:
+        """What fills a batch: pad, else eos, else 0. It is masked out, so which one it is changes nothing."""
+        return next((id for id in (self.pad_id, self.eos_id) if id is not None), 0)
+
+    @abstractmethod
+    def id(self, piece: str) -> int | None:
+        """The id of a piece as the model spells it (`"<mask>"`, `"<0x0A>"`), None if it has none."""
+
+    @abstractmethod
+    def piece(self, id: int) -> str:
+        """The spelling of a piece.
+
+        Raises:
+            IndexError: the id is not in the vocabulary.
+        """
+
+    @abstractmethod
+    def is_special(self, id: int) -> bool:
+        """Whether this is a control piece or the unknown one: it stands for no text."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special pieces; a lone surrogate counts as U+FFFD."""
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """The ids of a text, as `encode` gives them, and where each piece lies in it.
+
+        Returns:
+            ids, and for each (start, end) in characters of `text`, the end not included. White space at a
+            piece's start is not counted, so that words can be found by their places; a piece of nothing else
+            has an empty range. Pieces that are parts of one character all have its range.
+        """
+        valid = valid_unicode(text)
+        ids, spans = self._encode_spans(valid)
+        for index, (start, end) in enumerate(spans):
+            while start < end and valid[start].isspace():
+                start += 1  # noqa: PLW2901
+            spans[index] = start, end
+        if len(valid) != len(text):
+            places = places_before(valid, text)
+            spans = [(places[start], places[end]) for start, end in spans]
+        return ids, spans
+
+    @abstractmethod
+    def _encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        """`encode` of valid Unicode with each piece's range, white space included."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids; special pieces are left out, broken UTF-8 shows as U+FFFD.
+
+        Exact for a tokenizer that lm trained and for byte-level BPE without a normaliser. WordPiece is not
+        lossless: words are joined by single spaces, `##` pieces to what stands before them.
+        """
+        decoder = StreamDecoder(self)
+        return "".join(map(decoder.feed, ids)) + decoder.flush()
+
+    @property
+    @abstractmethod
+    def _piece_bytes(self) -> list[bytes]:
+        """The UTF-8 that each piece decodes to; b"" of special pieces."""
+
+    @abstractmethod
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`; special: 0."""
+
+    @abstractmethod
+    def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which pieces begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
+
+        Returns:
+            `opens` and `closes`, bool `(vocab_size,)` each. In a sequence, piece t begins a new word if
+            `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation
+            mark and each Chinese or Japanese character is a word of its own, unless a piece holds several.
+        """
+
+    @abstractmethod
+    def _template(self, pair: bool) -> Template:
+        """The special pieces before, between and after one text (nothing between) or two."""
+
+    def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+        """Ids with the special pieces that the model was trained with.
+
+        `[CLS] a [SEP] b [SEP]` for BERT, `<s> a </s></s> b </s>` for RoBERTa, `<s> a </s> b </s>` for what lm
+        trains, `a <|endoftext|> b <|endoftext|>` for GPT-2; a Llama has `<s>` before each text where its
+        tokenizer puts one, and Qwen nothing at all.
+
+        Returns:
+            ids, and the segment of each: 1 for `second` and what closes it, else 0.
+        """
+        before, between, after = self._template(second is not None)
+        if second is None:
+            ids = [*before, *first, *after]
+            return ids, [0] * len(ids)
+        head, tail = [*before, *first, *between], [*second, *after]
+        return head + tail, [0] * len(head) + [1] * len(tail)
+
+    def frame_size(self, pair: bool) -> int:
+        """How many pieces `frame` adds to one text, or to two."""
+        return sum(map(len, self._template(pair)))
+
+    @abstractmethod
+    def with_pieces(self, pieces: Sequence[str]) -> "Tokenizer":
+        """A copy with these control pieces added, from id `vocab_size` on; those that it has stay.
+
+        Raises:
+            UserError: one of them is spelt like a piece of text.
+        """
+
+
+class StreamDecoder:
+    """Decodes ids one at a time, for printing text while it is made.
+
+    The pieces of text joined, with `flush()` at the end, are `Tokenizer.decode` of all the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._bytes = tokenizer._piece_bytes
+        self._unk_id = tokenizer.unk_id  # its surface begins with a space that is not a stripped one
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._strip_one = tokenizer._adds_space
+        self._strip_all = tokenizer._strips_spaces
+        self._at_start = self._strip_one or self._strip_all
+
+    def feed(self, id: int) -> str:
+        """The text that this id completes; "" while a character's bytes are incomplete."""
+        piece = self._bytes[id]
+        if self._at_start and piece and id != self._unk_id:
+            stripped = piece.lstrip(b" ") if self._strip_all else piece.removeprefix(b" ")
+            self._at_start = self._strip_all and not stripped
+            piece = stripped
+        elif piece:
+            self._at_start = False
+        return self._utf8.decode(piece)
+
+    def flush(self) -> str:
+        """What is left: U+FFFD for a character that was never completed, else ""."""
+        return self._utf8.decode(b"", final=True)

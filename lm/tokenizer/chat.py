@@ -1,0 +1,194 @@
+"""Chats as pieces: the control pieces that open and close messages, and which pieces are learned.
+
+Three formats are known, by the control pieces that a tokenizer has:
+- lm's own: `<|user|>Hello<|end|><|assistant|>Good day<|end|>`;
+- ChatML (Qwen): `<|im_start|>user\\nHello<|im_end|>\\n`;
+- Llama 3: `<|start_header_id|>user<|end_header_id|>\\n\\nHello<|eot_id|>`.
+
+Contents are encoded as text: one that spells a control piece stays text. (A chat template of Hugging Face
+can't tell the two apart: there a content that spells one becomes one.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lm.errors import UserError
+from lm.tokenizer.base import Tokenizer
+from lm.tokenizer.sentencepiece import ASSISTANT, END, SYSTEM, USER
+
+ROLES = ("system", "user", "assistant")
+Message = tuple[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a tokenizer writes chats. Made by `chat_format`.
+
+    Args:
+        tokenizer: has the control pieces.
+        pieces: the control pieces that the format needs.
+        headers: what opens a message of each role: control pieces and text in turn.
+        end: the control piece that closes a message.
+        after: text behind it.
+        start: ids at a chat's very start.
+        strips: which ends of a content lose their white space: "", "left" or "both". White space after a
+            header of text would run into it, and the pieces would not be those of the joined text.
+    """
+
+    tokenizer: Tokenizer = field(repr=False)
+    pieces: tuple[str, ...]
+    headers: dict[str, tuple[str, ...]]
+    end: str
+    after: str = ""
+    start: tuple[int, ...] = ()
+    strips: str = ""
+
+    @property
+    def end_id(self) -> int:
+        """The piece that ends an answer."""
+        return self._control(self.end)
+
+    def _control(self, piece: str) -> int:
+        id = self.tokenizer.id(piece)
+        assert id is not None, "a format is only made for a tokenizer that has its pieces"
+        return id
+
+    def _content(self, text: str) -> list[int]:
+        if self.strips:
+            text = text.strip() if self.strips == "both" else text.lstrip()
+        return self.tokenizer.encode(text)
+
+    def opening(self, role: str) -> list[int]:
+        """The ids that open a message of this role."""
+        ids: list[int] = []
+        for part in self.headers[role]:
+            ids += [self._control(part)] if part in self.pieces else self.tokenizer.encode(part)
+        return ids
+
+    def render(self, messages: Sequence[Message], answer_next: bool = False) -> tuple[list[int], list[bool]]:
+        """A chat from the document's start.
+
+        Args:
+            messages: (role, content) in turn, a system message first if at all.
+            answer_next: the last message is the user's, and the opening of an answer follows.
+
+        Returns:
+            the ids, and which of them are learned: the assistant's contents with the pieces that close them.
+
+        Raises:
+            UserError: the roles are out of order.
+        """
+        check_roles(messages, answer_next)
+        ids, learned = list(self.start), [False] * len(self.start)
+
+        def put(new: list[int], learn: bool) -> None:
+            ids.extend(new)
+            learned.extend([learn] * len(new))
+
+        for role, content in messages:
+            put(self.opening(role), False)
+            put([*self._content(content), self.end_id], role == "assistant")
+            put(self.tokenizer.encode(self.after) if self.after else [], False)
+        if answer_next:
+            put(self.opening("assistant"), False)
+        return ids, learned
+
+    @property
+    def template(self) -> str:
+        """The same as a Jinja chat template for transformers. Its text, encoded with special pieces parsed,
+        gives the ids of `render`, as long as no content spells a control piece and the tokenizer puts no
+        space before a text."""
+        start = "".join(map(self.tokenizer.piece, self.start))
+        content = {"": "", "left": ".lstrip()", "both": ".strip()"}[self.strips]
+        lines = [f"{{{{ {_quoted(start)} }}}}"] if start else []
+        lines.append("{% for message in messages %}")
+        for number, role in enumerate(ROLES):
+            word = "elif" if number else "if"
+            header = _quoted("".join(self.headers[role]))
+            lines.append(f"{{% {word} message['role'] == '{role}' %}}{{{{ {header} }}}}")
+        unknown = "'the role is to be system, user or assistant'"
+        lines.append(f"{{% else %}}{{{{ raise_exception({unknown}) }}}}{{% endif %}}")
+        lines.append(
+            f"{{{{ message['content']{content} + {_quoted(self.end + self.after)} }}}}{{% endfor %}}"
+        )
+        answer = _quoted("".join(self.headers["assistant"]))
+        lines.append(f"{{% if add_generation_prompt %}}{{{{ {answer} }}}}{{% endif %}}")
+        return "".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A string as Jinja writes it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+
+
+_OWN = {"system": (SYSTEM,), "user": (USER,), "assistant": (ASSISTANT,)}
+_OWN_PIECES = (SYSTEM, USER, ASSISTANT, END)
+_CHATML_PIECES = ("<|im_start|>", "<|im_end|>")
+_LLAMA_PIECES = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
+    """The format whose control pieces a tokenizer has; None where it has those of none."""
+
+    def has(pieces: tuple[str, ...]) -> bool:
+        ids = [tokenizer.id(piece) for piece in pieces]
+        return all(id is not None and tokenizer.is_special(id) for id in ids)
+
+    bos = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
+    if has(_OWN_PIECES):
+        return ChatFormat(tokenizer, _OWN_PIECES, _OWN, END, start=bos)
+    if has(_CHATML_PIECES):
+        opening, end = _CHATML_PIECES
+        headers = {role: (opening, f"{role}\n") for role in ROLES}
+        # Only where the tokenizer begins every text so: Qwen's don't.
+        starts = bos if tokenizer.frame([])[0][:1] == list(bos) else ()
+        return ChatFormat(tokenizer, _CHATML_PIECES, headers, end, "\n", starts, "left")
+    if has(_LLAMA_PIECES):
+        opening, closing, end = _LLAMA_PIECES
+        headers = {role: (opening, role, closing, "\n\n") for role in ROLES}
+        return ChatFormat(tokenizer, _LLAMA_PIECES, headers, end, start=bos, strips="both")
+    return None
+
+
+def with_chat(tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
+    """A tokenizer that has a chat format, and which control pieces had to be added for that.
+
+    One that has a format comes back as it is; else lm's own pieces are added that it lacks.
+    """
+    if chat_format(tokenizer) is not None:
+        return tokenizer, ()
+    wider = tokenizer.with_pieces(_OWN_PIECES)
+    return wider, tuple(piece for piece in _OWN_PIECES if wider.id(piece) >= tokenizer.vocab_size)
+
+
+def check_roles(messages: Sequence[Message], answer_next: bool = False) -> None:
+    """See that a chat's roles follow each other as they have to.
+
+    Args:
+        answer_next: the answer is yet to come: the last message is the user's. Else it is the assistant's.
+
+    Raises:
+        UserError: an empty chat, an unknown role, a system message that is not the first, two messages of one
+            side in a row, or the wrong one at the end.
+    """
+    if not messages:
+        raise UserError("the chat is empty: it needs a message of the user")
+    expected = "user"
+    for number, (role, _) in enumerate(messages, 1):
+        if role not in ROLES:
+            raise UserError(f"message {number} has the role {role!r}: roles are system, user and assistant")
+        if role == "system":
+            if number > 1:
+                raise UserError(f"message {number} is of the system: only the first may be")
+            continue
+        if role != expected:
+            before = messages[number - 2][0] if number > 1 else None
+            after = f"after one of the {before}" if before else "and the first"
+            raise UserError(
+                f"message {number} is of the {role}, {after}: user and assistant take turns, the user begins"
+            )
+        expected = "assistant" if role == "user" else "user"
+    last, wanted = messages[-1][0], "user" if answer_next else "assistant"
+    if last != wanted:
+        why = "the answer to it comes next" if answer_next else "that is what is learned"
+        raise UserError(f"the last message is of the {last}, it has to be of the {wanted}: {why}")
