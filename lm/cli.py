@@ -22,6 +22,10 @@ COMMANDS = {
     ),
     "generate": ("write on from a prompt", "lm.inference.command", "generate"),
     "fill": ("guess what stands under a <mask>", "lm.inference.command", "fill"),
+    "chat": ("talk with a fine-tuned model", "lm.inference.command", "chat"),
+    "classify": ("put labels on texts, or rate them", "lm.apply", "classify"),
+    "tag": ("find the entities of sentences", "lm.apply", "tag"),
+    "answer": ("find the answers to questions in texts", "lm.apply", "answer"),
     "export": ("write a checkpoint as a Hugging Face folder", "lm.convert.command", "main"),
     "info": ("say what a checkpoint, a run or a corpus is", "lm.info", "main"),
 }

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
+from lm.inference.uses import USES
+
+_SHOWN = 12  # labels
 
 
 def _size(count: float) -> str:
@@ -40,27 +43,72 @@ def corpus_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def _head_fact(head: dict[str, Any]) -> str:
+    """A fine-tuned model's head in a few words."""
+    if head["kind"] == "language":
+        return "of a language model"
+    outputs = f"{head['outputs']:,} output" + "s" * (head["outputs"] != 1)
+    if head["pooling"] is None:
+        return f"{outputs} at each position"
+    pooler = ", through BERT's pooler" if head.get("pooler") else ""
+    over = {"mean": "the mean of all positions", "first": "the first position", "last": "the last position"}
+    return f"{outputs} on {over[head['pooling']]}{pooler}"
+
+
+def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What a fine-tuned checkpoint says beyond its shape; nothing of a pretrained one."""
+    facts: dict[str, Any] = {}
+    if "head" in record:
+        facts["head"] = _head_fact(record["head"])
+    labels = record.get("labels")
+    if labels:
+        more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+        facts["labels"] = f"{len(labels):,}: {', '.join(map(str, labels[:_SHOWN]))}{more}"
+    if record.get("init_from"):
+        facts["started from"] = record["init_from"]
+    if adapter := record.get("adapter"):
+        layers = ", ".join(adapter["layers"])
+        facts["adapter"] = (
+            f"{adapter['kind']}, rank {adapter['rank']}, alpha {adapter['alpha']:g}, on {layers}"
+        )
+    if base := record.get("base"):
+        facts["base"] = f"{base['source']}, backbone {base['fingerprint'][:12]}: not in this file"
+    use = USES.get(record["task"])
+    if use and not base:
+        facts["what for"] = f"{use.what}: lm {use.command} {path}"
+    return facts
+
+
 def checkpoint_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
+    """What a checkpoint says of itself. Its task's class is not imported."""
     import torch
 
     from lm import checkpoint as checkpoints
-    from lm.backbone import LanguageModel
 
     content = checkpoints.read(path)
     record = checkpoints.read_record(content, path)
-    tokenizer = checkpoints.load_tokenizer(record)
+    alone = record.get("base") is not None
     with torch.device("meta"):
-        model = LanguageModel(checkpoints.config_of(record))
+        model = checkpoints.make_network(checkpoints.config_of(record), record.get("head"))
+    parameters = f"{model.num_parameters():,}"
+    if alone:
+        here = sum(value.numel() for value in content["state_dict"].values())
+        parameters = f"{here:,} of the adapter and the head; {parameters} with its base"
+    tokenizer = "the base's"
+    if "tokenizer" in record:
+        known = checkpoints.load_tokenizer(record)
+        tokenizer = f"{known.vocab_size:,} pieces, {known.fingerprint[:12]}"
+    trainable = "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt"
     return {
-        "kind": "checkpoint",
+        "kind": "adapter" if alone else "checkpoint",
         "file": f"{path} ({_size(path.stat().st_size)})",
         "task": record["task"],
-        "parameters": f"{model.num_parameters():,}",
-        "steps": content.get("global_step", 0),
-        "can be": "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt",
+        **finetuning_facts(path, record),
+        "parameters": parameters,
+        **({} if alone else {"steps": content.get("global_step", 0)}),
+        "can be": f"merged: lm export {path} --base MODEL --merge" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},
-        "tokenizer": f"{tokenizer.vocab_size:,} pieces, {tokenizer.fingerprint[:12]}",
+        "tokenizer": tokenizer,
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
     }

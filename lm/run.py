@@ -5,10 +5,9 @@ finished alone, and refuses a folder that belongs to another configuration.
 """
 
 import json
-import logging
 import os
 import sys
-import warnings
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -32,47 +31,16 @@ from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
 from lm.run_folder import RUNS, Finished, differences, identity, report, report_task
+from lm.run_parser import Parser, quiet
+from lm.run_seeds import compare_seeds, take_seeds
 from lm.tasks import Task
 from lm.usage import explain
-
-
-class Parser(LightningArgumentParser):
-    """Wrong usage becomes one or two lines."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        """Raise what jsonargparse found, in fewer words."""
-        cause: BaseException | None = ex
-        while cause is not None:  # said by our own code, somewhere inside
-            if isinstance(cause, UserError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
-        subparsers = [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices.values()]
-        options = [action.dest for parser in (self, *subparsers) for action in parser._actions]
-        raise UserError(explain(message, options), status=2) from ex
 
 
 def _is_rank_zero() -> bool:
     return all(
         os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")
     )
-
-
-def _quiet() -> None:
-    """Keep Lightning from talking over the run; what goes wrong is still said."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*GPU available but not used.*",
-        ".*Checkpoint directory.*exists.*",
-        ".*number of training batches.*smaller than the logging interval.*",
-        ".*LeafSpec.*",
-        ".*It is recommended to use `self.log.*sync_dist.*",  # the metric has summed over all processes
-        ".*already configured with model summary.*",
-        ".*Skipping device.*",
-        ".*callbacks used to create the checkpoint.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 class RunCLI(LightningCLI):
@@ -82,10 +50,11 @@ class RunCLI(LightningCLI):
         argv: the command's name and its options.
         started: seconds since the epoch when the command was typed.
         held: what has to be given back when the command ends.
+        seed: of several runs of one command, this one's: it becomes the folder `<name>/seed-<seed>`.
     """
 
-    def __init__(self, argv: list[str], started: float, held: ExitStack) -> None:
-        self.started, self._held = started, held
+    def __init__(self, argv: list[str], started: float, held: ExitStack, seed: int | None = None) -> None:
+        self.started, self._held, self._seed = started, held, seed
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -113,7 +82,7 @@ class RunCLI(LightningCLI):
         """The run's name, what is reported, and what flows from the data to the model."""
         parser.add_argument("--name", default="run", help="folder of the run under checkpoints/")
         parser.add_argument(
-            "--seeds", type=list[int], default=[], help="of fit: a run with each of these seeds, and their mean"
+            "--seeds", type=str | None, default=None, help="of fit, as 0,1,2: a run with each, and their mean"
         )
         for key, callback in (("checkpoint", RunCheckpoints), ("monitor", Monitor), ("sample", Samples)):
             parser.add_class_arguments(callback, key, skip={"folder"}, instantiate=False)
@@ -125,6 +94,12 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words of the command line that were given."""
         self.config = parser.parse_args(args)
+        if self._seed is not None:
+            own = self.config[self.config.subcommand]
+            own["name"], own["seed_everything"] = f"{own['name']}/seed-{self._seed}", self._seed
+            options = own["data"].get("init_args", {})
+            if "seed" in options:
+                options["seed"] += self._seed  # another order of the examples, too
 
     def _set_seed(self) -> None:
         """Seed everything, with a seed that every generator takes."""
@@ -432,11 +407,26 @@ def main(argv: list[str], started: float) -> None:
         argv: the command's name and its options.
         started: seconds since the epoch when the command was typed.
     """
-    _quiet()
+    quiet()
     sys.path.insert(0, str(Path.cwd()))  # a class of the person's own may lie in the folder they work in
+    seeds, argv = take_seeds(argv)
+    if seeds is None:
+        one_run(argv, started)
+        return
+    folders = [one_run(argv, time.time() if number else started, seed) for number, seed in enumerate(seeds)]
+    if _is_rank_zero():
+        print(compare_seeds(folders))
+
+
+def one_run(argv: list[str], started: float, seed: int | None = None) -> Path:
+    """One command on one run; where `seed` is given, as one of several.
+
+    Returns:
+        The run's folder.
+    """
     try:
         with ExitStack() as held:
-            RunCLI(argv, started, held)
+            return RunCLI(argv, started, held, seed).folder
     except ValueError as error:
         # What a class says while it is made, inside jsonargparse's account of it.
         if "Does not validate" not in str(error):
@@ -452,3 +442,4 @@ def main(argv: list[str], started: float) -> None:
                 f"lm fit --config {run.folder / 'config.yaml'} --ckpt_path {run.folder / 'last.ckpt'} "
                 "--name NAME --trainer.max_steps N"
             )
+        return run.folder

@@ -12,6 +12,7 @@ NOT_LEARNED = (
     "ckpt_path",
     "weights_only",
     "name",
+    "seeds",
     "data.init_args.batch_size",
     "data.init_args.num_workers",
     "trainer.accumulate_grad_batches",
@@ -119,7 +120,9 @@ def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) 
     """
     shown = f"\n--- a sample ---\n{sample}\n--- end of sample ---\n" if sample else ""
     best = next(name for name in summary if name.startswith("best_val_"))
-    lines = [f"best validation {best.removeprefix('best_val_')} {summary[best]:.4f} at step {summary['best_step']}"]
+    lines = [
+        f"best validation {best.removeprefix('best_val_')} {summary[best]:.4f} at step {summary['best_step']}"
+    ]
     test = {k.removeprefix("test_"): v for k, v in summary.items() if k.startswith("test_")}
     if test:
         figures = (f"{name} {value:.4f}" for name, value in test.items() if not name.startswith("f1_"))

@@ -391,10 +391,9 @@ def test_a_callback_may_end_a_run_early(lm, tiny_gpt, tmp_path):
 
 
 MY_TASK = """
-from lm.tasks import Task
-from lm.tasks.base import Example
+from lm.tasks.pretraining import Example, Pretraining
 
-class Backwards(Task):
+class Backwards(Pretraining):
     def example(self, batch, training):
         tokens = batch["tokens"].flip(1)
         return Example(tokens[:, :-1], tokens[:, 1:], None, tokens[:, 1:].numel())

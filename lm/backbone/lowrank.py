@@ -38,5 +38,3 @@ def merge(weights: dict[str, Tensor], adapter: dict[str, Any]) -> dict[str, Tens
 def is_adapter(name: str) -> bool:
     """Whether a weight of this name belongs to an adapter."""
     return ".lora_" in name
-
-

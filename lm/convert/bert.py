@@ -19,7 +19,7 @@ class Bert(Family):
     name = "bert"
     prefix = "bert."
     output = "cls.predictions.decoder.weight"
-    aliases = {"cls.predictions.decoder.bias": "cls.predictions.bias"}
+    twins = {"cls.predictions.decoder.bias": "cls.predictions.bias"}
     ignored = re.compile(r"embeddings\.(position_ids|token_type_ids)")
     other_heads = re.compile(r"(classifier|qa_outputs|cls\.seq_relationship)\..*")
     languages = ("BertForMaskedLM", "BertForPreTraining")
@@ -93,7 +93,7 @@ class Bert(Family):
         # The head's own activation is the body's there and always GELU here.
         return ["mlp"] if head and config.mlp != "gelu" else []
 
-    def write(self, config: BackboneConfig) -> dict[str, Any]:
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """See `Family.write`. Where there are no segments, there is one kind and its embedding is zero."""
         return {
             "hidden_size": config.hidden_size,
@@ -102,7 +102,7 @@ class Bert(Family):
             "hidden_act": PLAIN_OUT[config.mlp],
             "intermediate_size": config.mlp_width,
             "vocab_size": config.vocab_size,
-            "max_position_embeddings": config.max_seq_len,
+            "max_position_embeddings": config.max_seq_len + self._offset({"pad_token_id": pad}),
             "position_embedding_type": "absolute",
             "layer_norm_eps": config.norm_eps,
             "type_vocab_size": config.segments or 1,
@@ -141,8 +141,14 @@ class Bert(Family):
         """See `Family.head`."""
         yield from linear("cls.predictions.transform.dense", "head.dense", True)
         yield from linear("cls.predictions.transform.LayerNorm", "head.norm", True)
-        yield Part("cls.predictions.bias", ("head.bias",))
-        yield from super().head(config)
+        yield from self._output(config)
+
+    def _output(self, config: BackboneConfig) -> Iterator[Part]:
+        for copy, name in self.twins.items():
+            if not config.tie_embeddings:
+                yield Part(copy, ("head.bias",))
+            yield Part(name, ("head.bias",))
+        yield from Family.head(self, config)
 
     def pooler(self) -> Iterator[Part]:
         """See `Family.pooler`."""
@@ -152,7 +158,7 @@ class Bert(Family):
         """See `Family.classifier`."""
         kind = head["kind"]
         if kind == "pooled":
-            if head["pooling"] != "first" or not head["pooler"]:
+            if head["pooling"] != "first" or not head.get("pooler"):
                 what = f"pooling {head['pooling']!r}" if head["pooling"] != "first" else "no pooler"
                 raise UserError(
                     f"{self.base}ForSequenceClassification reads the first position through a pooler: a "
@@ -179,7 +185,7 @@ class Roberta(Bert):
     name = "roberta"
     prefix = "roberta."
     output = "lm_head.decoder.weight"
-    aliases = {"lm_head.decoder.bias": "lm_head.bias"}
+    twins = {"lm_head.decoder.bias": "lm_head.bias"}
     languages = ("RobertaForMaskedLM",)
     base = "Roberta"
 
@@ -198,8 +204,7 @@ class Roberta(Bert):
         """See `Family.head`."""
         yield from linear("lm_head.dense", "head.dense", True)
         yield from linear("lm_head.layer_norm", "head.norm", True)
-        yield Part("lm_head.bias", ("head.bias",))
-        yield from Family.head(self, config)
+        yield from self._output(config)
 
     def _pooled(self) -> list[Part]:
         return [

@@ -2,6 +2,8 @@
 
 import argparse
 
+from lm.errors import UserError
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -17,17 +19,25 @@ def main(argv: list[str]) -> None:
         "--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)"
     )
     parser.add_argument(
-        "--merge", action="store_true", help="put an adapter into the weights; a checkpoint's own always is"
+        "--merge",
+        action="store_true",
+        help="put an adapter.ckpt into the weights of its base (that of a best.ckpt always is)",
+    )
+    parser.add_argument(
+        "--base", metavar="MODEL", help="the adapter's base, where it is no longer where it was"
     )
     parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
     args = parser.parse_args(argv)
+    if args.base is not None and not args.merge:
+        raise UserError("--base is for an adapter that is put into it: give --merge too", status=2)
 
     import torch
 
     from lm.checkpoint import load_model
+    from lm.convert.adapters import open_adapter
     from lm.convert.export import export_folder
 
-    loaded = load_model(args.checkpoint)
+    loaded = open_adapter(args.checkpoint, args.base) if args.merge else load_model(args.checkpoint)
     exported = export_folder(loaded, args.folder, getattr(torch, args.dtype), args.force)
     print(
         f"{args.folder}: {exported.architecture}, {exported.parameters:,} parameters, {args.dtype}, "

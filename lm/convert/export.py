@@ -21,6 +21,13 @@ from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import chat_format
 
+# What transformers calls our kinds of sequence classification.
+_PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "rating": "regression",
+}
+
 
 @dataclass
 class Exported:
@@ -119,7 +126,7 @@ def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dty
     described = {
         "architectures": [architecture],
         "model_type": family.name,
-        **family.write(config),
+        **family.write(config, tokenizer.pad_id),
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
@@ -130,9 +137,13 @@ def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dty
     if config.residual_init != "scaled":
         described["residual_init"] = config.residual_init  # of use to lm alone
     if isinstance(loaded.model, Classifier):
-        labels = loaded.record.get("labels") or [f"LABEL_{i}" for i in range(loaded.model.outputs)]
+        labels = loaded.record.get("labels") or []
+        if len(labels) != loaded.model.outputs:  # of a span's ends and of a rating there are none
+            labels = [f"LABEL_{i}" for i in range(loaded.model.outputs)]
         described["id2label"] = {str(i): label for i, label in enumerate(labels)}
         described["label2id"] = {label: i for i, label in enumerate(labels)}
+        if problem := _PROBLEMS.get(loaded.record.get("kind")):
+            described["problem_type"] = problem
     return described
 
 

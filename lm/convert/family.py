@@ -68,7 +68,8 @@ class Family(ABC):
         name: `model_type` in config.json.
         prefix: what the body's tensors are called by in a model with a head.
         output: the matrix from hidden states to the vocabulary, absent where it is tied.
-        aliases: names that mean the same tensor.
+        twins: names under which one tensor may be stored once more, by its own; where the embeddings are not
+            tied it always is, and the first is what counts.
         ignored: tables that are stored among the weights and are none.
         other_heads: heads that other tasks put on the same body.
         languages: architectures with a language-model head; the first is what we write.
@@ -77,7 +78,7 @@ class Family(ABC):
     name: ClassVar[str]
     prefix: ClassVar[str]
     output: ClassVar[str] = "lm_head.weight"
-    aliases: ClassVar[dict[str, str]] = {}
+    twins: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[re.Pattern[str]] = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
     other_heads: ClassVar[re.Pattern[str]] = re.compile(r"(score|classifier|qa_outputs)\..*")
     languages: ClassVar[tuple[str, ...]]
@@ -100,8 +101,12 @@ class Family(ABC):
         one of these, with its language-model head or without."""
 
     @abstractmethod
-    def write(self, config: BackboneConfig) -> dict[str, Any]:
-        """The inverse of `read`: what config.json has to say of the shape."""
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
+        """The inverse of `read`: what config.json has to say of the shape.
+
+        Args:
+            pad: id of the padding piece.
+        """
 
     @abstractmethod
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:

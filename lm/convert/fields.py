@@ -17,7 +17,8 @@ _HARMLESS = """
     temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    attn_implementation pretraining_tp residual_init unsloth_version unsloth_fixed
+    attn_implementation pretraining_tp residual_init unsloth_version unsloth_fixed is_llama_config output_past
+    max_sequence_length predict_special_tokens n_special transformers.js_config
 """
 HARMLESS = frozenset(_HARMLESS.split())
 

@@ -65,7 +65,7 @@ class GPT2(Family):
         biased = dict.fromkeys(("attention", "attention_output", "mlp", "norm"), True)
         return misfit(config, wanted) + family.biases(config, biased)
 
-    def write(self, config: BackboneConfig) -> dict[str, Any]:
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """See `Family.write`."""
         return {
             "n_embd": config.hidden_size,

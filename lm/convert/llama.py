@@ -97,7 +97,7 @@ class Llama(Family):
             *(["num_heads"] if odd else []),
         ]
 
-    def write(self, config: BackboneConfig) -> dict[str, Any]:
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """See `Family.write`. Rotary positions are said in the old way and in the new one."""
         stretch: dict[str, Any] = {"rope_type": config.rope_type}
         if config.rope_type != "default":

@@ -30,7 +30,8 @@ class ModernBert(Family):
         fields.skip("position_embedding_type", "layer_norm_eps", "hidden_act")  # left over, never read there
         width, layers = fields.number("hidden_size", 768), fields.number("num_hidden_layers", 22)
         every = self._global_every(fields, layers)
-        window = fields.number("local_attention", 128) // 2 + 1 if every != 1 else None
+        seen = fields.number("local_attention", 128)
+        window = None if every == 1 else seen // 2 + 1
         theta, local = self._thetas(fields)
         bias = fields.flag("classifier_bias", False)  # the head's dense layer
         kinds = {"attention": False, "mlp": False, "norm": False, "decoder": True}
@@ -120,7 +121,7 @@ class ModernBert(Family):
         uneven = {"attention_output": config.has_bias("attention")}
         return misfit(config, wanted) + family.biases(config, uneven)
 
-    def write(self, config: BackboneConfig) -> dict[str, Any]:
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """See `Family.write`."""
         local = config.local_rope_theta or config.rope_theta
         kinds = [

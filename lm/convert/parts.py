@@ -30,7 +30,12 @@ def unpack(parts: Iterable[Part], tensors: dict[str, Tensor], shapes: dict[str, 
         tensor = (tensor.T if part.transposed else tensor)[part.skip :]
         pieces = tensor.split([shapes[name][0] for name in part.ours])
         for name, piece in zip(part.ours, pieces, strict=True):
-            ours.setdefault(name, piece.contiguous())
+            if name not in ours:
+                # Each with memory of its own: parts of one would be saved with the whole of it.
+                shared = len(pieces) > 1 or part.skip
+                ours[name] = (
+                    piece.clone(memory_format=torch.contiguous_format) if shared else piece.contiguous()
+                )
     return ours
 
 

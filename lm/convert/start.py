@@ -99,8 +99,7 @@ def read_folder(folder: Path) -> Start:
         raise UserError(f"{folder} has no config.json: it is no Hugging Face folder, and no checkpoint of lm")
     fields = Fields(read_json(folder / "config.json"), folder / "config.json")
     family = _family(fields)
-    config = family.read(fields)
-    fields.finish()
+    config = _config(family, fields)
     init = fields.content.get("residual_init")  # lm's own addition: it says nothing of a trained model
     if init in ("scaled", "zero"):
         config.residual_init = init
@@ -112,10 +111,9 @@ def read_folder(folder: Path) -> Start:
     has_head = _has_head(family, config, fields, tensors, folder)
     head = list(family.head(config)) if has_head else []
     pooler = [part for part in family.pooler() if part.theirs in tensors]
-    if has_head and (odd := family.misfits(config)):
-        raise fields.refuse(
-            f"{odd[0]} {getattr(config, odd[0])} is not supported beside a language-model head"
-        )
+    if has_head and (odd := set(family.misfits(config)) - set(family.misfits(config, head=False))):
+        name = min(odd)
+        raise fields.refuse(f"{name} {getattr(config, name)} is not supported beside a language-model head")
     _check(folder, family, [*body, *head, *pooler], _shapes(config), tensors)
 
     left_out = sorted(tensors.keys() - {part.theirs for part in (*body, *head, *pooler)})
@@ -136,6 +134,17 @@ def _family(fields: Fields) -> Family:
     return FAMILIES[kind]
 
 
+def _config(family: Family, fields: Fields) -> BackboneConfig:
+    try:
+        config = family.read(fields)
+    except UserError as error:  # a shape that can't be names its own fields: say where they come from
+        raise error if str(fields.path) in str(error) else fields.refuse(str(error)) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise fields.refuse(f"a field is not what it should be: {error}") from error
+    fields.finish()
+    return config
+
+
 def _plain_names(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the names of a body without a head, old names replaced, tables that are no weights left."""
     plain = {}
@@ -146,23 +155,30 @@ def _plain_names(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor
                 short = short.removesuffix(old) + new
         if not family.ignored.fullmatch(short):
             plain[short] = tensor
-    for alias, name in family.aliases.items():
-        if alias in plain and (name not in plain or torch.equal(plain[alias], plain[name])):
-            plain[name] = plain.pop(alias)
     return plain
 
 
 def _untie(family: Family, config: BackboneConfig, tensors: dict[str, Tensor]) -> list[str]:
-    """Drop a tied matrix that is stored a second time; believe the tensors where they say it is not tied."""
+    """Drop tied tensors that are stored a second time; believe the tensors where they say it is not tied."""
+    notes = []
     output = tensors.get(family.output)
-    if not config.tie_embeddings or output is None:
-        return []
-    embeddings = next(part.theirs for part in family.body(config, {}) if part.ours == (EMBEDDINGS,))
-    if embeddings in tensors and torch.equal(output, tensors[embeddings]):
-        del tensors[family.output]
-        return []
-    config.tie_embeddings = False
-    return ["config.json says that the embeddings are tied, the weights say otherwise: they are not tied"]
+    if config.tie_embeddings and output is not None:
+        embeddings = next(part.theirs for part in family.body(config, {}) if part.ours == (EMBEDDINGS,))
+        if embeddings in tensors and torch.equal(output, tensors[embeddings]):
+            del tensors[family.output]
+        else:
+            config.tie_embeddings = False
+            notes.append("config.json says that the embeddings are tied; the weights say not, and count")
+    for copy, name in family.twins.items():
+        one, other = tensors.get(copy), tensors.get(name)
+        if config.tie_embeddings:
+            if one is not None and (other is None or torch.equal(one, other)):
+                tensors[name] = tensors.pop(copy)
+        elif one is None and other is not None:
+            tensors[copy] = other
+        elif other is None and one is not None:
+            tensors[name] = one
+    return notes
 
 
 def _has_head(

@@ -62,7 +62,7 @@ def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any
         "additional_special_tokens": others,
         "clean_up_tokenization_spaces": False,
         # For those who read tokenizer.model instead.
-        "add_prefix_space": False,
+        "add_prefix_space": tokenizer._adds_space,
         "legacy": False,
         MARK: checksum,
     }

@@ -1,26 +1,47 @@
-"""`lm generate` and `lm fill`: a checkpoint on the command line."""
+"""`lm generate`, `lm fill` and `lm chat`: a checkpoint on the command line."""
 
 import argparse
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING
 
 from lm.errors import UserError
+from lm.inference.uses import USES, refuse, writes_text
 
 if TYPE_CHECKING:
     from lm.checkpoint import Loaded
+    from lm.inference.generate import Sampling
 
 
-def _load(path: str, device: str) -> "Loaded":
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option that says where a model works."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+
+
+def check_device(device: str) -> None:
+    """See that there is such a device.
+
+    Raises:
+        UserError: there is none.
+    """
     import torch
-
-    from lm.checkpoint import load_model
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: there is none here", status=2) from error
-    return load_model(path, device)
+
+
+def _load(path: str, device: str, command: str) -> "Loaded":
+    """A model that writes text."""
+    check_device(device)
+    from lm.checkpoint import load_model
+
+    loaded = load_model(path, device)
+    if not writes_text(loaded.record):
+        raise refuse(path, loaded.record, command)
+    return loaded
 
 
 def _text(given: str | None, option: str) -> str:
@@ -35,6 +56,34 @@ def _text(given: str | None, option: str) -> str:
         raise UserError(f"standard input is not UTF-8: {error}") from error
 
 
+def _add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:
+    """The options that say how the next piece is chosen, with these defaults."""
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        help="0: always the likeliest (default: %(default)s)",
+    )
+    parser.add_argument("--top_k", type=int, default=50, help="of this many likeliest; 0: all (default: 50)")
+    parser.add_argument(
+        "--top_p",
+        type=float,
+        default=top_p,
+        help="of the likeliest with this probability in all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min_p", type=float, default=0.0, help="of those this many times as likely as the best"
+    )
+    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: 0)")
+
+
+def _sampling(args: argparse.Namespace) -> "Sampling":
+    from lm.inference.generate import Sampling
+
+    return Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
+
+
 def generate(argv: list[str]) -> None:
     """The command `lm generate`."""
     parser = argparse.ArgumentParser(prog="lm generate", description="Write on from a prompt.")
@@ -44,33 +93,22 @@ def generate(argv: list[str]) -> None:
         "--tokens", type=int, default=200, help="pieces to write at most (default: %(default)s)"
     )
     parser.add_argument("--samples", type=int, default=1, help="how many texts to write")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)"
-    )
-    parser.add_argument("--top_k", type=int, default=50, help="of this many likeliest; 0: all (default: 50)")
-    parser.add_argument(
-        "--top_p", type=float, default=1.0, help="of the likeliest with this probability in all"
-    )
-    parser.add_argument(
-        "--min_p", type=float, default=0.0, help="of those this many times as likely as the best"
-    )
-    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: 0)")
+    _add_sampling(parser, 0.8, 1.0)
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable"
     )
     parser.add_argument("--no_cache", action="store_true", help="compute every step anew: slow, to compare")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    add_device(parser)
     args = parser.parse_args(argv)
     for option in ("tokens", "samples"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option} {getattr(args, option)}: it must be at least 1", status=2)
     prompt = _text(args.prompt, "--prompt TEXT")
 
-    from lm.inference.generate import Sampling, stream_text
+    from lm.inference.generate import stream_text
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
-    loaded = _load(args.checkpoint, args.device)
+    sampling = _sampling(args)
+    loaded = _load(args.checkpoint, args.device, "generate")
     if not loaded.model.config.causal:
         raise UserError(f"{args.checkpoint} is a BERT, which fills gaps: use `lm fill`")
     texts = [prompt] * args.samples
@@ -106,7 +144,7 @@ def fill(argv: list[str]) -> None:
     )
     parser.add_argument("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each mask")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    add_device(parser)
     args = parser.parse_args(argv)
     if args.best < 1:
         raise UserError(f"--best {args.best}: it must be at least 1", status=2)
@@ -114,7 +152,7 @@ def fill(argv: list[str]) -> None:
 
     from lm.inference.fill import fill as guess
 
-    loaded = _load(args.checkpoint, args.device)
+    loaded = _load(args.checkpoint, args.device, "fill")
     for number, guesses in enumerate(guess(loaded.model, loaded.tokenizer, text, args.best), 1):
         if args.json:
             rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]
@@ -123,3 +161,57 @@ def fill(argv: list[str]) -> None:
         print(f"mask {number}")
         for guessed, probability in guesses:
             print(f"  {probability:6.1%}  {guessed!r}")
+
+
+def chat(argv: list[str]) -> None:
+    """The command `lm chat`."""
+    example = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+    parser = argparse.ArgumentParser(
+        prog="lm chat",
+        description="Talk with a model that was fine-tuned on chats. Without MESSAGE: a dialogue at the "
+        f"terminal; from a file or pipe JSON Lines, {example}, to which `answer` is added.",
+    )
+    parser.add_argument("checkpoint", help="of lm.tasks.InstructionTuning or PreferenceTuning: RUN/best.ckpt")
+    parser.add_argument("message", metavar="MESSAGE", nargs="?", help="to be answered, and no more")
+    parser.add_argument("--system", default="", metavar="TEXT", help="what the system says first")
+    parser.add_argument(
+        "--tokens", type=int, help="pieces of an answer at most (default: 512, at most half of what it sees)"
+    )
+    _add_sampling(parser, 0.7, 0.95)
+    add_device(parser)
+    args = parser.parse_args(argv)
+    if args.message is not None and not args.message.strip():
+        raise UserError("the message is empty", status=2)
+    sampling = _sampling(args)
+
+    from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
+    from lm.inference.lines import read_lines, write_rows
+    from lm.tokenizer.chat import chat_format
+
+    loaded = _load(args.checkpoint, args.device, "chat")
+    found = chat_format(loaded.tokenizer)
+    task = loaded.record["task"]
+    if not loaded.model.config.causal:
+        raise refuse(args.checkpoint, loaded.record, "chat")
+    if found is None or (task in USES and USES[task].command != "chat"):
+        raise UserError(
+            f"{args.checkpoint} has not learned to chat: fine-tune it first (`lm fit` with "
+            f"lm.tasks.InstructionTuning and --model.init_from {args.checkpoint})"
+        )
+
+    def note(words: str) -> None:
+        print(f"({words})", file=sys.stderr)
+
+    tokens = answer_length(loaded.model.config.max_seq_len, args.tokens)
+    talk = Chat(loaded.model, found, tokens, sampling, args.seed, args.system, note)
+    if args.message is not None:
+        for part in talk.say(args.message):
+            print(part, end="", flush=True)
+        print()
+    elif sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (the arrow keys and the lines before, where the system has it)
+        print(f"{args.checkpoint}: {COMMANDS}")
+        dialogue(talk)
+    else:
+        write_rows(talk.answers(read_lines("prompt", example)))

@@ -1,10 +1,10 @@
 """LoRA and DoRA: small matrices that are trained beside frozen ones, by peft."""
 
-import hashlib
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from lm.errors import UserError
 
@@ -20,8 +20,8 @@ class Adapter:
         rank: of the two small matrices.
         alpha: their product counts alpha / rank times.
         dropout: probability, on what goes into them.
-        layers: the linear layers of each block that get them: of attention `query`, `key`, `value`, `output`, of the
-            feed-forward network `up`, `gate`, `down`. All by default, as arXiv:2305.14314 advises.
+        layers: the linear layers of each block that get them: of attention `query`, `key`, `value`, `output`;
+            of the feed-forward network `up`, `gate`, `down`. All by default, as arXiv:2305.14314 advises.
     """
 
     kind: Literal["lora", "dora"] = "lora"
@@ -37,7 +37,9 @@ class Adapter:
             raise UserError(f"adapter.dropout is {self.dropout}: it must be from 0 to below 1", status=2)
         unknown = [name for name in self.layers if name not in LAYERS]
         if unknown or not self.layers:
-            raise UserError(f"adapter.layers has {unknown or 'nothing'}: it can have {', '.join(LAYERS)}", status=2)
+            raise UserError(
+                f"adapter.layers has {unknown or 'nothing'}: it can have {', '.join(LAYERS)}", status=2
+            )
 
 
 def adapter_record(adapter: Adapter) -> dict[str, Any]:
@@ -45,25 +47,34 @@ def adapter_record(adapter: Adapter) -> dict[str, Any]:
     return {**asdict(adapter), "layers": list(adapter.layers)}
 
 
-def inject(net: nn.Module, adapter: Adapter, head: str) -> None:
+def inject(net: nn.Module, adapter: Adapter, frozen_layers: int, learned: Container[str]) -> None:
     """Put the adapter into the blocks of `net`, in place: at the start it changes no output. What is not an
-    adapter is frozen, but for a classifier's new head.
+    adapter is frozen.
 
     Args:
-        head: kind of the head; `language` heads are frozen too.
+        frozen_layers: so many of the lowest blocks get none.
+        learned: names of parameters that are trained all the same: a new head's.
 
     Raises:
-        UserError: peft is not installed.
+        UserError: peft is not installed, or no layer has a name that the adapter has.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("adapters need peft: pip install 'lm[lora]'") from error
     names = [
-        f"backbone.{name}"
-        for name, module in net.backbone.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in adapter.layers
+        f"backbone.blocks.{name}"
+        for name, module in net.backbone.blocks.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.rpartition(".")[2] in adapter.layers
+        and int(name.partition(".")[0]) >= frozen_layers
     ]
+    if not names:
+        raise UserError(
+            f"no layer is left for the adapter: adapter.layers is {', '.join(adapter.layers)}, freeze_layers "
+            f"{frozen_layers}",
+            status=2,
+        )
     settings = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -72,16 +83,6 @@ def inject(net: nn.Module, adapter: Adapter, head: str) -> None:
         use_dora=adapter.kind == "dora",
     )
     inject_adapter_in_model(settings, net)
-    if head != "language":
-        for name, parameter in net.named_parameters():
-            if not name.startswith("backbone."):
-                parameter.requires_grad_(True)
-
-
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """A hash of a backbone's weights: an adapter is of use with these alone."""
-    digest = hashlib.sha256()
-    for name in sorted(n for n in weights if n.startswith("backbone.")):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    for name, parameter in net.named_parameters():
+        if name in learned:
+            parameter.requires_grad_(True)

@@ -12,13 +12,13 @@ from torch.optim import AdamW
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
-from lm.backbone.transformer import Backbone
+from lm.convert.adapters import GROWING, fingerprint
 from lm.convert.start import Start, read_start
 from lm.data.examples.batches import Features, collate
 from lm.data.examples.module import ExampleData, say
 from lm.errors import UserError
 from lm.optim import Linear, Schedule, parameter_groups
-from lm.tasks.adapters import Adapter, adapter_record, fingerprint, inject
+from lm.tasks.adapters import Adapter, adapter_record, inject
 from lm.tasks.base import IGNORED, Task
 from lm.tokenizer import Tokenizer
 
@@ -45,6 +45,7 @@ class FineTuning(Task):
         layer_decay: the learning rate of each layer is this many times that of the one above it.
     """
 
+    reads: type = object  # the class of its examples
     needs_causal: bool | None = None  # whether the backbone has to be causal; null: either will do
 
     def __init__(
@@ -64,6 +65,8 @@ class FineTuning(Task):
             start = read_start(init_from)
             start.config.max_seq_len = backbone.max_seq_len  # what the data want
             backbone = start.config
+            # As large as it will be, so that a run that goes on finds the shape that it began with.
+            backbone.vocab_size = max(backbone.vocab_size, self.with_pieces(start.tokenizer)[0].vocab_size)
         if dropout is not None:
             backbone.dropout = dropout
         for name, value, good in (
@@ -83,6 +86,7 @@ class FineTuning(Task):
         if adapter is not None:
             self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
             self._base_tokenizer = start.tokenizer.fingerprint
+            self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
         self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
         self.data: ExampleData | None = None
         self.labels: list[str] = []
@@ -138,6 +142,7 @@ class FineTuning(Task):
                 f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
             )
         self.data = data
+        self._check_examples(data, {"fit": "train", "validate": "val"}.get(verb, "test"))
         if verb == "fit":
             data.compare_splits()
         added: tuple[str, ...] = ()
@@ -147,8 +152,8 @@ class FineTuning(Task):
             found = self.start.tokenizer if self.start else data.make_tokenizer()
             self.tokenizer, added = self.with_pieces(found)
             self.labels = self.find_labels(data)
-            known = self.tokenizer.vocab_size
-            self.config.vocab_size = max(self.config.vocab_size, known) if self.start else known
+            if self.start is None:
+                self.config.vocab_size = self.tokenizer.vocab_size
         for split in {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}.get(verb, ()):
             if data.has(split):
                 self.check_labels(data, split)
@@ -162,9 +167,19 @@ class FineTuning(Task):
             self.look_at(data)
         self.start = None  # its weights are in the network now
 
+    def _check_examples(self, data: ExampleData, split: str) -> None:
+        found = type(data.examples(split)[0])
+        if not issubclass(found, self.reads):
+            wanted = self.reads.__name__.replace("Example", "Data")
+            raise UserError(
+                f"{type(self).__name__} can't learn from {type(data).__name__}: give --data lm.data.{wanted}",
+                status=2,
+            )
+
     def take_record(self, record: dict[str, Any]) -> None:
         """Take from a checkpoint what the data say otherwise."""
-        self.tokenizer = checkpoints.load_tokenizer(record)
+        known = record["tokenizer"]
+        self.tokenizer = known if isinstance(known, Tokenizer) else checkpoints.load_tokenizer(record)
         self.config = checkpoints.config_of(record)
         self.labels = list(record["labels"])
 
@@ -181,14 +196,18 @@ class FineTuning(Task):
         """Put the starting point's weights into the network: all that fit; say what does not."""
         notes = list(start.notes)
         if added:
-            notes.append(f"new pieces in the vocabulary, learned from here on: {' '.join(added)}")
+            how = "learned from here on" if self.adapter is None else "which an adapter uses as they begin"
+            notes.append(f"new pieces in the vocabulary, {how}: {' '.join(added)}")
         ours = self.net.state_dict()
         taken, fresh = {}, []
-        tied = self.head()["kind"] == "language" and self.config.tie_embeddings
+        language = self.head()["kind"] == "language"
+        head_fits = start.has_head if language else self._same_head(start)
         for name, value in ours.items():
-            if tied and name == "head.weight":
+            if language and self.config.tie_embeddings and name == "head.weight":
                 continue
             theirs = start.weights.get(name)
+            if name.startswith("head.") and not head_fits:
+                theirs = None
             if theirs is not None and theirs.shape != value.shape:
                 theirs = self._resized(name, theirs, value)
             if theirs is None:
@@ -199,6 +218,7 @@ class FineTuning(Task):
         if missing:
             raise UserError(f"{self.init_from} lacks {', '.join(missing[:3])}: it is no starting point")
         self.net.load_state_dict(taken, strict=False)
+        self._fresh = fresh
         new = ", ".join(sorted({n.split(".")[0] for n in fresh}))
         rows, room = start.config.max_seq_len, len(start.weights.get(POSITIONS, ()))
         if room and rows > room:
@@ -206,6 +226,13 @@ class FineTuning(Task):
         notes.append(f"starting from {self.init_from}" + (f"; new: {new}" if new else ""))
         for note in notes if talk else ():
             say(note)
+
+    def _same_head(self, start: Start) -> bool:
+        """Whether the head of the starting point says the same things about the same labels."""
+        record = start.record or {}
+        theirs = record.get("head") or {"kind": "language"}
+        alike = all(theirs.get(name) == self.head()[name] for name in ("kind", "outputs"))
+        return alike and list(record.get("labels", ())) == self.labels
 
     def _resized(self, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
         """A table with more rows than the starting point has; null where the shapes have nothing to do with
@@ -216,7 +243,9 @@ class FineTuning(Task):
         language = self.head()["kind"] == "language"
         if (name == TOKENS or (language and name.startswith("head."))) and len(ours) > rows:
             # New pieces start like any of the known ones: drawn with their mean and spread.
-            drawn = torch.randn(len(ours) - rows, *theirs.shape[1:], generator=torch.Generator().manual_seed(0))
+            drawn = torch.randn(
+                len(ours) - rows, *theirs.shape[1:], generator=torch.Generator().manual_seed(0)
+            )
             return torch.cat((theirs, theirs.mean(0) + theirs.std(0) * drawn))
         if name == POSITIONS:
             return theirs.repeat(-(-len(ours) // rows), 1)[: len(ours)]
@@ -229,7 +258,9 @@ class FineTuning(Task):
             for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
                 module.requires_grad_(False)
         if self.adapter is not None:
-            inject(self.net, self.adapter, self.head()["kind"])
+            heads = () if self.head()["kind"] == "language" else ("head", "pooler")
+            names = [name for name, _ in self.net.named_parameters() if name.split(".")[0] in heads]
+            inject(self.net, self.adapter, self.freeze_layers, {*names, *self._fresh})
         trained = sum(p.numel() for p in self.net.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.net.parameters())
         if talk and trained < total:
@@ -256,7 +287,14 @@ class FineTuning(Task):
         if self.tokenizer.fingerprint == self._base_tokenizer:
             made["lm"].pop("tokenizer")  # the base has it
         made["lm"]["base"] = self._base
-        checkpoints.write({**made, "state_dict": trained}, folder / "adapter.ckpt")
+        # What the base's tables were lengthened by: new pieces, more positions.
+        weights = self.net.state_dict()
+        rows = {
+            name: weights[name][count:].cpu().clone()
+            for name, count in self._base_rows.items()
+            if name in weights and name not in self._fresh and len(weights[name]) > count
+        }
+        checkpoints.write({**made, "state_dict": trained, "rows": rows}, folder / "adapter.ckpt")
 
     # Figures and predictions.
 

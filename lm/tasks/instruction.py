@@ -32,8 +32,9 @@ class InstructionTuning(FineTuning):
         max_answer: longest answer to write, in pieces.
     """
 
+    reads = ChatExample
     needs_causal = True
-    usage = 'chat {}'
+    usage = "chat {}"
     best_by = ("loss", "min")
 
     def __init__(
@@ -78,14 +79,18 @@ class InstructionTuning(FineTuning):
         self._written = 0
 
     def encode(self, example: ChatExample, training: bool) -> list[Features]:
-        """`tokens` and `targets` one further, of the answers alone. Of a chat that is too long the beginning
-        of the last question gives way; if the last answer alone is too long, its end."""
+        """`tokens` and `targets` one further, of the answers alone. Of a chat that is too long the oldest
+        turns are left out, then the beginning of the last question, down to half of the window; then the
+        answer's end."""
         messages = [(m.role, m.content) for m in example.messages]
         ids, learned = self.chat.render(messages)
         limit = self.config.max_seq_len + 1  # one more than the inputs
         cut = len(ids) > limit
         if cut:
-            ids, learned = shorten(ids, learned, limit)
+            asked, _ = self.chat.render(messages[:-1], answer_next=True)
+            answer, answers = ids[len(asked) :], learned[len(asked) :]
+            asked, earlier = within(self.chat, messages[:-1], max(limit - len(answer), limit // 2))
+            ids, learned = (asked + answer)[:limit], (earlier + answers)[:limit]
         targets = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)][1:]
         if all(t == IGNORED for t in targets):
             return []
@@ -124,15 +129,13 @@ class InstructionTuning(FineTuning):
             self.scores.update(answers, [[e.messages[-1].content, *e.references] for e in examples])
 
     def write(self, chats: Sequence[Sequence[Message]]) -> list[str]:
-        """The likeliest next answer to each of some chats, at most `max_answer` pieces long."""
-        limit = self.config.max_seq_len - self.max_answer
-        prompts = []
-        for messages in chats:
-            ids, learned = self.chat.render([(m.role, m.content) for m in messages], answer_next=True)
-            prompts.append(shorten(ids, learned, max(limit, 8))[0] if len(ids) > limit else ids)
-        rows = complete(
-            self.net, prompts, self.max_answer, self.chat.end_id, vocab_size=self.tokenizer.vocab_size
-        )
+        """The likeliest next answer to each of some chats, at most `max_answer` pieces long, and at most half
+        of what the model sees."""
+        length = min(self.max_answer, self.config.max_seq_len // 2)
+        room = self.config.max_seq_len - length
+        asked = ([(m.role, m.content) for m in messages] for messages in chats)
+        prompts = [within(self.chat, messages, room)[0][-room:] for messages in asked]
+        rows = complete(self.net, prompts, length, self.chat.end_id, vocab_size=self.tokenizer.vocab_size)
         return [self.tokenizer.decode(row).strip() for row in rows]
 
     def figures(self) -> dict[str, Tensor]:
@@ -161,16 +164,24 @@ def _real(batch: dict[str, Any]) -> list[int]:
     return [i for i in batch["index"].tolist() if i >= 0]
 
 
-def shorten(ids: list[int], learned: list[bool], limit: int) -> tuple[list[int], list[bool]]:
-    """A chat that fits into `limit` pieces: pieces are taken out before the last answer, behind the first of
-    the chat; where the answer alone is too long, its end is cut."""
-    last = len(ids)  # where the last answer begins
-    while last > 0 and learned[last - 1]:
-        last -= 1
-    lead = min(8, last)  # the beginning: document start, first marker
-    over = len(ids) - limit
-    room = max(last - lead - 4, 0)  # the marker before the answer stays
-    taken = min(over, room)
-    ids = ids[:lead] + ids[lead + taken :]
-    learned = learned[:lead] + learned[lead + taken :]
-    return ids[:limit], learned[:limit]
+def within(chat: ChatFormat, messages: list[tuple[str, str]], room: int) -> tuple[list[int], list[bool]]:
+    """A chat up to the opening of the next answer, in at most `room` pieces as far as that goes: the oldest
+    turns are left out first, then the beginning of the last question. The system's message stays.
+
+    Returns:
+        The ids, and which of them are learned, as `ChatFormat.render` has them.
+    """
+    ids, learned = chat.render(messages, answer_next=True)
+    system = messages[:1] if messages[0][0] == "system" else []
+    turns = messages[len(system) :]
+    while len(ids) > room and len(turns) > 1:
+        turns = turns[2:]
+        ids, learned = chat.render([*system, *turns], answer_next=True)
+    over = len(ids) - room
+    if over > 0:
+        question = len(ids) - len(chat.render([*system, ("user", "")], answer_next=True)[0])
+        behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1
+        start = len(ids) - behind - question
+        taken = min(over, question)
+        ids, learned = ids[:start] + ids[start + taken :], learned[:start] + learned[start + taken :]
+    return ids, learned

@@ -12,10 +12,10 @@ from lm.data.examples.batches import Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
 from lm.errors import UserError
-from lm.metrics import PreferenceScores, MeanLoss
+from lm.metrics import MeanLoss, PreferenceScores
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import FineTuning
-from lm.tasks.instruction import shorten
+from lm.tasks.instruction import within
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import ChatFormat, chat_format, with_chat
 
@@ -64,8 +64,9 @@ class PreferenceTuning(FineTuning):
         label_smoothing: how likely a pair is the wrong way round (conservative DPO).
     """
 
+    reads = PreferenceExample
     needs_causal = True
-    usage = 'chat {}'
+    usage = "chat {}"
     best_by = ("accuracy", "max")
 
     def __init__(
@@ -98,7 +99,8 @@ class PreferenceTuning(FineTuning):
         """See `FineTuning.prepare`; then the reference's log-probabilities."""
         if self.start is None:
             raise UserError(
-                "PreferenceTuning compares with the model it starts from: give --model.init_from PATH", status=2
+                "PreferenceTuning compares with the model it starts from: give --model.init_from PATH",
+                status=2,
             )
         super().prepare(data, record, verb)
         if verb == "fit":
@@ -127,18 +129,23 @@ class PreferenceTuning(FineTuning):
         self.loss, self.scores = MeanLoss(), PreferenceScores()
 
     def encode(self, example: PreferenceExample, training: bool) -> list[Features]:
-        """Tokens and targets of both answers; the chat before them is the same."""
-        made: Features = {"cut": False}
+        """Tokens and targets of both answers. The chat before them is the same, also where it had to be cut:
+        see `InstructionTuning.encode`."""
         before = [(m.role, m.content) for m in example.messages]
+        asked, _ = self.chat.render(before, answer_next=True)
+        limit = self.config.max_seq_len + 1
+        answers = {}
         for side in SIDES:
-            ids, _ = self.chat.render([*before, ("assistant", getattr(example, side))])
-            prompt, _ = self.chat.render(before, answer_next=True)
-            learned = [False] * len(prompt) + [True] * (len(ids) - len(prompt))  # the last answer alone
-            limit = self.config.max_seq_len + 1
-            if len(ids) > limit:
-                made["cut"] = True
-                ids, learned = shorten(ids, learned, limit)
-            targets = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)][1:]
+            ids, learned = self.chat.render([*before, ("assistant", getattr(example, side))])
+            answers[side] = ids[len(asked) :], learned[len(asked) :]
+        longest = max(len(ids) for ids, _ in answers.values())
+        made: Features = {"cut": len(asked) + longest > limit}
+        if made["cut"]:
+            asked, _ = within(self.chat, before, max(limit - longest, limit // 2))
+        for side, (answer, learned) in answers.items():
+            ids = (asked + answer)[:limit]
+            keep = ([False] * len(asked) + learned)[:limit]  # the last answer alone
+            targets = [i if one else IGNORED for i, one in zip(ids, keep, strict=True)][1:]
             made |= {f"{side}_tokens": ids[:-1], f"{side}_targets": targets}
         if any(all(t == IGNORED for t in made[f"{side}_targets"]) for side in SIDES):
             return []
@@ -147,7 +154,9 @@ class PreferenceTuning(FineTuning):
     def batch(self, features: Sequence[Features]) -> dict[str, Any]:
         """Both answers one above the other: `tokens` and `targets` (2B, T)."""
         rows = [
-            {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]} for side in SIDES for f in features
+            {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]}
+            for side in SIDES
+            for f in features
         ]
         made = collate(rows, self.padding)
         for name in ("reference_chosen", "reference_rejected", "index"):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
-from lm.optim import Muon, Schedule
 from lm.metrics import TokenLoss
+from lm.optim import Muon, Schedule
 from lm.tasks.base import Task
 
 

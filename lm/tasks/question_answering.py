@@ -31,6 +31,7 @@ class QuestionAnswering(FineTuning):
         max_answer: longest answer, in pieces.
     """
 
+    reads = QuestionExample
     usage = 'answer {} --question "…" --context "…"'
     best_by = ("f1", "max")
 
@@ -70,9 +71,16 @@ class QuestionAnswering(FineTuning):
         """None; but look whether there are questions without an answer."""
         examples = data.examples("train")
         if not any(e.answers for e in examples):
-            raise UserError(f"no question of {data.paths['train']} has an answer: there is nothing to learn")
+            raise UserError(f"no question of {data.called('train')} has an answer: there is nothing to learn")
         self.unanswerable = not all(e.answers for e in examples)
         return []
+
+    def check_labels(self, data: ExampleData, split: str) -> None:
+        """Some question has an answer."""
+        if not any(e.answers for e in data.examples(split)):
+            raise UserError(
+                f"{data.called(split)} has no answers: `lm predict` gives them; no figures without"
+            )
 
     def make_figures(self) -> None:
         """Exact match and F1 as SQuAD counts them."""
@@ -91,42 +99,27 @@ class QuestionAnswering(FineTuning):
                 f"{len(question)} pieces: give more",
                 status=2,
             )
-        step = max(room - self.overlap, room // 2)
-        starts = range(0, max(len(ids) - room, 0) + step, step)
-        windows = [
-            self._window(example, question, ids[s : s + room], offsets[s : s + room], number)
-            for number, s in enumerate(starts)
-            if number == 0 or s < len(ids)
-        ]
-        windows[0]["cut"] = len(windows) > 1
-        return windows
-
-    def _window(
-        self,
-        example: QuestionExample,
-        question: list[int],
-        ids: list[int],
-        offsets: list[tuple[int, int]],
-        number: int,
-    ) -> Features:
-        tokens, segments = self.tokenizer.frame(question, ids)
-        # The text stands at the end, before the last special piece, if there is one.
-        closing = len(self.tokenizer.frame([], [])[0]) - len(self.tokenizer.frame([], [])[0][:-1])
-        after = closing if len(tokens) and ids and tokens[-1] != ids[-1] else 0
-        first = len(tokens) - after - len(ids)
-        allowed = [0] * len(tokens)
-        allowed[NONE] = 1
-        allowed[first : first + len(ids)] = [1] * len(ids)
-        start = end = NONE
+        touched: list[int] = []  # pieces of the answer
         for text, begin in example.answers[:1]:
             touched = [i for i, (a, b) in enumerate(offsets) if a < begin + len(text) and b > begin]
-            inside = offsets and offsets[0][0] <= begin and offsets[-1][1] >= begin + len(text)
-            if touched and inside:
-                start, end = first + touched[0], first + touched[-1]
-        features = {"tokens": tokens, "allowed": allowed, "spans": offsets, "first": first, "window": number}
-        if self.config.segments > 1:
-            features["segments"] = segments
-        return {**features, "start": start, "end": end}
+        first = self.tokenizer.frame(question, [-1])[0].index(-1)  # where the text begins
+        step = max(room - self.overlap, room // 2)
+        windows = []
+        for number, s in enumerate(range(0, max(len(ids) - room, 0) + step, step)):
+            part = ids[s : s + room]
+            tokens, segments = self.tokenizer.frame(question, part)
+            allowed = [0] * len(tokens)
+            allowed[NONE] = 1
+            allowed[first : first + len(part)] = [1] * len(part)
+            features = {"tokens": tokens, "allowed": allowed, "spans": offsets[s : s + room]}
+            if self.config.segments > 1:
+                features["segments"] = segments
+            start = end = NONE
+            if touched and s <= touched[0] and touched[-1] < s + room:
+                start, end = first + touched[0] - s, first + touched[-1] - s
+            windows.append({**features, "first": first, "window": number, "start": start, "end": end})
+        windows[0]["cut"] = len(windows) > 1
+        return windows
 
     @property
     def padding(self) -> dict[str, int]:

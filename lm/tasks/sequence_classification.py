@@ -32,6 +32,7 @@ class SequenceClassification(FineTuning):
         class_weights: `balanced` makes every label count the same in the loss, however rare it is.
     """
 
+    reads = TextExample
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
 
@@ -84,44 +85,51 @@ class SequenceClassification(FineTuning):
             return []
         if tuple in kinds:
             self.kind = "multi"
+            if self.class_weights or self.label_smoothing:
+                raise UserError("class_weights and label_smoothing are for one label a text", status=2)
             found = Counter(name for label in labels for name in label)
         else:
             found = Counter(labels)
         if len(found) < 2:
             only = next(iter(found), "nothing")
             raise UserError(
-                f"{data.paths['train']} has one label only ({only!r}): there is nothing to learn"
+                f"{data.called('train')} has one label only ({only!r}): there is nothing to learn"
             )
         digits = all(name.lstrip("-").isdigit() for name in found)
-        names = sorted(found, key=int if digits else None)
-        if self.class_weights:
-            counts = torch.tensor([found[name] for name in names], dtype=torch.float32)
+        return sorted(found, key=int if digits else None)
+
+    def look_at(self, data: ExampleData) -> None:
+        """How often each label occurs, for `class_weights`."""
+        if self.class_weights and self.kind == "single":
+            found = Counter(example.label for example in data.examples("train"))
+            counts = torch.tensor([found[name] for name in self.labels], dtype=torch.float32)
             self.weights = counts.sum() / (len(counts) * counts)
-        return names
 
     def check_labels(self, data: ExampleData, split: str) -> None:
         """Every label there was in training."""
-        if self.kind == "rating":
-            return
         known = set(self.labels)
         examples = data.examples(split)
+        numbers = {isinstance(e.label, float) for e in examples if e.label is not None}
+        if numbers - {self.kind == "rating"}:
+            said = "ratings: give --data.rating true" if self.kind == "rating" else "labels, not ratings"
+            raise UserError(f"this model has learned {said}", status=2)
         used = Counter(
             name
             for e in examples
             if e.label is not None
             for name in (e.label if isinstance(e.label, tuple) else (e.label,))
         )
-        unknown = [name for name in used if name not in known]
+        unknown = [name for name in used if name not in known and self.kind != "rating"]
         if unknown:
             count = sum(used[name] for name in unknown)
             raise UserError(
-                f"{data.paths[split]} has {count:,} examples of labels that were never learned: "
+                f"{data.called(split)} has {count:,} examples of labels that were never learned: "
                 f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
             )
         unlabelled = sum(e.label is None for e in examples)
         if unlabelled:
             raise UserError(
-                f"{unlabelled:,} of {len(examples):,} examples of {data.paths[split]} have no label: "
+                f"{unlabelled:,} of {len(examples):,} examples of {data.called(split)} have no label: "
                 "`lm predict` labels them; there are no figures without"
             )
 
@@ -144,7 +152,7 @@ class SequenceClassification(FineTuning):
         return ids[:head] + ids[len(ids) - (room - head) :]
 
     def encode(self, example: TextExample, training: bool) -> list[Features]:
-        """`tokens`, `segments` where the backbone has them, and `target`."""
+        """`tokens`, `segments` where the backbone has them, and `target` where the label is known."""
         first = self.tokenizer.encode(example.text)
         second = None if example.pair is None else self.tokenizer.encode(example.pair)
         room = self.config.max_seq_len - self.tokenizer.frame_size(second is not None)
@@ -161,20 +169,22 @@ class SequenceClassification(FineTuning):
         features: Features = {"tokens": tokens, "cut": cut}
         if self.config.segments > 1:
             features["segments"] = segments
-        if example.label is not None:
-            features["target"] = self._target(example.label)
-        return [features]
+        target = self._target(example.label)
+        return [features if target is None else {**features, "target": target}]
 
     def _target(self, label: Any) -> Any:
+        """Null where there is none, or one that was never learned: the text can be labelled all the same."""
+        if label is None or isinstance(label, float) != (self.kind == "rating"):
+            return None
         if self.kind == "rating":
-            return float(label)
+            return label
         if self.kind == "multi":
             return np.array([float(name in label) for name in self.labels], dtype=np.float32)
-        return self.labels.index(label)
+        return self.labels.index(label) if label in self.labels else None
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """The network's outputs (B, labels)."""
-        documents = documents_of(batch, self.config.causal and self.pooling == "none")
+        documents = documents_of(batch, causal=False)  # pooling has to know where a text ends
         return self.net(batch["tokens"], documents, batch.get("segments"))
 
     def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
@@ -233,7 +243,9 @@ class SequenceClassification(FineTuning):
         for index, values in zip(batch["index"].tolist(), probabilities, strict=True):
             if index >= 0:
                 example = self.data.examples("test")[index]
-                rows.append({"index": index, "text": example.text, **self.row(values), "label": example.label})
+                rows.append(
+                    {"index": index, "text": example.text, **self.row(values), "label": example.label}
+                )
         return rows
 
     def row(self, values: list[float]) -> dict[str, Any]:
@@ -244,4 +256,3 @@ class SequenceClassification(FineTuning):
         if self.kind == "multi":
             return {"prediction": [n for n, p in named.items() if p >= 0.5], "probabilities": named}
         return {"prediction": max(named, key=named.get), "probabilities": named}
-

@@ -1,5 +1,6 @@
 """Tagging: a label for each word, such as the entities of a sentence."""
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Any
 
@@ -24,34 +25,48 @@ class TokenClassification(FineTuning):
 
     Of a word's pieces one carries its tag: the first of a BERT, the last of a GPT, which has seen the whole
     word by then. A sentence longer than the window is cut between words into several, so every word gets a
-    tag.
+    tag. A piece never covers two words: where the tokenizer makes such ones, as it does of Chinese, each word
+    is encoded by itself. A word that it makes no piece of, as of a zero-width character, becomes the piece
+    for the unknown.
     """
 
+    reads = TagExample
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
+    joiner = " "  # what stands between words in a text: nothing in Chinese
 
     def head(self) -> dict[str, Any]:
         """One output for each tag, on each position."""
         outputs, dropout = len(self.labels), self.config.dropout
         return {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
 
+    def record(self) -> dict[str, Any]:
+        """What stands between words, too."""
+        return {**super().record(), "joiner": self.joiner}
+
+    def take_record(self, record: dict[str, Any]) -> None:
+        """What stands between words, too."""
+        super().take_record(record)
+        self.joiner = record.get("joiner", self.joiner)
+
     def find_labels(self, data: ExampleData) -> list[str]:
         """Every tag of the training data, `O` first."""
         found = Counter(tag for example in data.examples("train") for tag in example.tags)
         if len(found) < 2:
             only = next(iter(found), "nothing")
-            raise UserError(f"{data.paths['train']} has one tag only ({only!r}): there is nothing to learn")
+            raise UserError(f"{data.called('train')} has one tag only ({only!r}): there is nothing to learn")
+        self.joiner = data.examples("train")[0].joiner
         return sorted(found, key=lambda tag: (tag != OUTSIDE, tag.partition("-")[::-1]))
 
     def check_labels(self, data: ExampleData, split: str) -> None:
         """Every tag there was in training."""
         used = Counter(tag for example in data.examples(split) for tag in example.tags)
         if not used:
-            raise UserError(f"{data.paths[split]} has no tags: `lm predict` tags it; no figures without")
+            raise UserError(f"{data.called(split)} has no tags: `lm predict` tags it; no figures without")
         unknown = [tag for tag in used if tag not in self.labels]
         if unknown:
             raise UserError(
-                f"{data.paths[split]} has {sum(used[t] for t in unknown):,} words with tags that were never "
+                f"{data.called(split)} has {sum(used[t] for t in unknown):,} words with tags that were never "
                 f"learned: {', '.join(map(repr, unknown[:3]))}; known are "
                 f"{', '.join(map(repr, self.labels[:12]))}"
             )
@@ -61,56 +76,71 @@ class TokenClassification(FineTuning):
         self.loss = MeanLoss()
         types = sorted({tag.partition("-")[2] or tag for tag in self.labels if tag != OUTSIDE})
         self.scores = EntityScores(types, scheme=tag_scheme([self.labels]))
-        self._parts: dict[int, dict[int, str]] = {}
+        self._parts: dict[int, dict[int, tuple[str, float]]] = {}
 
     def encode(self, example: TagExample, training: bool) -> list[Features]:
         """Windows with `tokens`, `targets` at the pieces that carry a tag, and `words`, the word's number at
         the same places."""
-        text = example.joiner.join(example.words)
-        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        ids, word_of = self.pieces(example)
+        carriers = self._carriers(word_of)
         room = self.config.max_seq_len - self.tokenizer.frame_size(False)
-        word_of = self._words_of(example, offsets)
         windows, start = [], 0
         while start < len(ids) or not windows:
-            end = min(len(ids), start + room)
-            while end < len(ids) and end > start + 1 and word_of[end] == word_of[end - 1]:
-                end -= 1
-            if end < len(ids) and end <= start + 1:
-                end = min(len(ids), start + room)  # a word longer than the window
-            windows.append(self._window(example, ids[start:end], word_of[start:end]))
-            start = end
-            if not ids:
-                break
+            end = border = min(len(ids), start + room)
+            while start < border < len(ids) and word_of[border] == word_of[border - 1]:
+                border -= 1
+            end = border if border > start else end  # else a word longer than the window
+            windows.append(self._window(example, ids[start:end], carriers[start:end]))
+            start = max(end, start + 1)
         windows[0]["cut"] = len(windows) > 1
         return windows
 
-    @staticmethod
-    def _words_of(example: TagExample, offsets: list[tuple[int, int]]) -> list[int]:
-        """The number of the word that each piece is of; -1 of a piece between words."""
-        starts, place = [], 0
+    def pieces(self, example: TagExample) -> tuple[list[int], list[int]]:
+        """The ids of a sentence, and of which word each is, -1 of a piece between words; every word has one
+        at least, and they stand in order."""
+        text, starts, place = example.joiner.join(example.words), [], 0
         for word in example.words:
-            starts.append((place, place + len(word)))
+            starts.append(place)
             place += len(word) + len(example.joiner)
-        words, number = [], 0
-        for begin, end in offsets:
-            while number < len(starts) - 1 and begin >= starts[number][1] and begin >= starts[number + 1][0]:
-                number += 1
-            first, last = starts[number] if starts else (0, 0)
-            words.append(number if begin < last and end > first else -1)
-        return words
+        ends = [start + len(word) for start, word in zip(starts, example.words, strict=True)]
+        unknown = self.tokenizer.padding_id if self.tokenizer.unk_id is None else self.tokenizer.unk_id
+        ids: list[int] = []
+        word_of: list[int] = []
+        reached = -1  # the last word that has a piece
 
-    def _window(self, example: TagExample, ids: list[int], word_of: list[int]) -> Features:
-        tokens, _ = self.tokenizer.frame(ids)
-        lead = next((i for i in range(len(tokens) - len(ids) + 1) if tokens[i : i + len(ids)] == ids), 0)
-        targets, words = [IGNORED] * len(tokens), [-1] * len(tokens)
-        carriers: dict[int, int] = {}
+        def put(new: list[int], word: int) -> None:
+            nonlocal reached
+            skipped = range(reached + 1, word)
+            ids.extend([unknown] * len(skipped) + new)
+            word_of.extend([*skipped, *[word] * len(new)])
+            reached = max(reached, word if new else word - 1)
+
+        for id, (begin, end) in zip(*self.tokenizer.encode_with_offsets(text), strict=True):
+            touched = range(bisect_right(ends, begin), bisect_left(starts, end))
+            if len(touched) < 2:
+                put([id], touched[0] if touched else -1)
+            for word in touched if len(touched) > 1 else ():
+                part = text[max(begin, starts[word]) : min(end, ends[word])]
+                put(self.tokenizer.encode(part), word)
+        put([], len(starts))
+        return ids, word_of
+
+    def _carriers(self, word_of: list[int]) -> list[int]:
+        """At each piece that carries a tag the word's number, else -1."""
+        chosen: dict[int, int] = {}
         for place, word in enumerate(word_of):
-            if word >= 0 and (self.config.causal or word not in carriers):
-                carriers[word] = place
-        for word, place in carriers.items():
-            words[lead + place] = word
-            if example.tags:
-                targets[lead + place] = self.labels.index(example.tags[word])
+            if word >= 0 and (self.config.causal or word not in chosen):
+                chosen[word] = place
+        return [word if chosen.get(word) == place else -1 for place, word in enumerate(word_of)]
+
+    def _window(self, example: TagExample, ids: list[int], carriers: list[int]) -> Features:
+        tokens, _ = self.tokenizer.frame(ids)
+        lead = self.tokenizer.frame([-1])[0].index(-1)
+        targets, words = [IGNORED] * len(tokens), [-1] * len(tokens)
+        for place, word in enumerate(carriers, start=lead):
+            words[place] = word
+            if word >= 0 and example.tags and example.tags[word] in self.labels:
+                targets[place] = self.labels.index(example.tags[word])
         return {"tokens": tokens, "targets": targets, "words": words}
 
     @property
@@ -131,7 +161,10 @@ class TokenClassification(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         nats = F.cross_entropy(
-            self.logits(batch).flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED, reduction="sum"
+            self.logits(batch).flatten(0, 1),
+            batch["targets"].flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
         )
         counted = (batch["targets"] >= 0).sum()
         return {
@@ -159,35 +192,45 @@ class TokenClassification(FineTuning):
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         self.loss.update(nats, (targets >= 0).sum())
+        self._collect(batch, logits)
+
+    def _collect(self, batch: dict[str, Any], logits: Tensor) -> None:
         for index, found in zip(batch["index"].tolist(), self.tags(batch, logits), strict=True):
             if index >= 0:
-                self._parts.setdefault(index, {}).update({word: tag for word, (tag, _) in found.items()})
+                self._parts.setdefault(index, {}).update(found)
 
     def figures(self) -> dict[str, Tensor]:
         """The loss, and precision, recall and F1 of the entities."""
         split = "test" if self.trainer.state.fn == "test" else "val"
         examples = self.data.examples(split)
         parts, self._parts = self.share(self._parts), {}
-        for index, tags in parts.items():
+        for index, found in parts.items():
             gold = list(examples[index].tags)
-            self.scores.update([[tags.get(word, OUTSIDE) for word in range(len(gold))]], [gold])
+            if gold:
+                self.scores.update([[found[word][0] for word in range(len(gold))]], [gold])
         figures = {**self.loss.compute(), **self.scores.compute()}
         self.loss.reset()
         self.scores.reset()
         return figures
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each window: the example's number, words, tags and their probabilities."""
+        """Nothing yet: rows are made when all windows have come."""
+        self._collect(batch, self.logits(batch))
+        return []
+
+    def last_rows(self) -> list[dict[str, Any]]:
+        """A row for each sentence: its number, its words, their tags and the tags' probabilities."""
+        examples = self.data.examples("test")
+        parts, self._parts = self.share(self._parts), {}
         rows = []
-        for index, found in zip(batch["index"].tolist(), self.tags(batch, self.logits(batch)), strict=True):
-            if index >= 0:
-                words = self.data.examples("test")[index].words
-                rows.append(
-                    {
-                        "index": index,
-                        "words": [words[w] for w in found],
-                        "tags": [tag for tag, _ in found.values()],
-                        "probabilities": [round(p, 6) for _, p in found.values()],
-                    }
-                )
+        for index, found in sorted(parts.items()):
+            tags = [found[word] for word in range(len(examples[index].words))]
+            rows.append(
+                {
+                    "index": index,
+                    "words": list(examples[index].words),
+                    "tags": [tag for tag, _ in tags],
+                    "probabilities": [round(p, 6) for _, p in tags],
+                }
+            )
         return rows

@@ -31,8 +31,9 @@ class ChatFormat:
         end: the control piece that closes a message.
         after: text behind it.
         start: ids at a chat's very start.
-        strips: which ends of a content lose their white space: "", "left" or "both". White space after a
-            header of text would run into it, and the pieces would not be those of the joined text.
+        strips: which ends of a content lose their white space: "", "left" or "both" (as Llama's own template
+            does). Behind a header that ends in text, white space would run together with it, and the pieces
+            would not be those of the joined text.
     """
 
     tokenizer: Tokenizer = field(repr=False)
@@ -141,7 +142,7 @@ def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
         opening, end = _CHATML_PIECES
         headers = {role: (opening, f"{role}\n") for role in ROLES}
         # Only where the tokenizer begins every text so: Qwen's don't.
-        starts = bos if tokenizer.frame([])[0][:1] == list(bos) else ()
+        starts = bos if tokenizer.frame([-1])[0][:1] == list(bos) else ()
         return ChatFormat(tokenizer, _CHATML_PIECES, headers, end, "\n", starts, "left")
     if has(_LLAMA_PIECES):
         opening, closing, end = _LLAMA_PIECES

@@ -132,7 +132,7 @@ def byte_level(vocab_path: Path, merges_path: Path, config: dict, qwen: bool) ->
             if line.startswith("#version") or not line.strip("\n"):
                 continue
             pair = line.rstrip("\n").split(" ")
-            if len(pair) != 2 or not all(piece in vocab for piece in (*pair, "".join(pair))):
+            if len(pair) != 2 or not {*pair, pair[0] + pair[1]} <= vocab.keys():
                 raise UserError(
                     f"{merges_path}, line {number}: not two pieces of {vocab_path.name} that make a third"
                 )

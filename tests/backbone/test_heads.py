@@ -1,10 +1,10 @@
-"""The language-model head, tied and untied, BERT's transform, the pooler, and losses beside logits."""
+"""The language-model head, tied and untied, BERT's transform and pooler, losses, classifiers."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lm.backbone import BackboneConfig, LanguageModel, Pooler
+from lm.backbone import BackboneConfig, Classifier, LanguageModel, Pooler
 
 SHAPES = {
     "gpt": {"causal": True},
@@ -115,3 +115,120 @@ def test_pooler_by_hand():
     hidden = torch.randn(3, 5, 8)
     expected = torch.tanh(hidden[:, 0] @ pooler.dense.weight.T + pooler.dense.bias)
     torch.testing.assert_close(pooler(hidden), expected)
+
+
+def classifier(pooling, pooler=False, outputs=3, **changes) -> Classifier:
+    """A classifier with random weights, norms and biases too."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 23, "max_seq_len": 12}
+    net = Classifier(BackboneConfig(**small, **changes), outputs, pooling, pooler).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    return net
+
+
+PADDED = torch.tensor([[0] * 10, [0] * 6 + [-1] * 4])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("documents", [None, PADDED], ids=["whole", "padded"])
+@pytest.mark.parametrize("pooling", ["first", "pooler", "mean", "last", None])
+def test_classifier_by_hand(pooling, documents, causal):
+    net = classifier(
+        "first" if pooling == "pooler" else pooling, pooling == "pooler", causal=causal, bias=True
+    )
+    hidden = net.backbone(TOKENS, documents)
+    ends = [10, 10 if documents is None else 6]
+    match pooling:
+        case "first":
+            wanted = hidden[:, 0]
+        case "pooler":
+            wanted = torch.tanh(hidden[:, 0] @ net.pooler.dense.weight.T + net.pooler.dense.bias)
+        case "mean":
+            wanted = torch.stack([hidden[i, :end].mean(0) for i, end in enumerate(ends)])
+        case "last":
+            wanted = torch.stack([hidden[i, end - 1] for i, end in enumerate(ends)])
+        case None:
+            wanted = hidden
+    logits = net(TOKENS, documents)
+    assert logits.shape == ((2, 10, 3) if pooling is None else (2, 3)) and logits.dtype == torch.float32
+    torch.testing.assert_close(logits, wanted @ net.head.weight.T + net.head.bias, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@torch.no_grad()
+def test_padding_changes_no_class(pooling):
+    net = classifier(pooling, causal=False)
+    alone = net(TOKENS[1:, :6])
+    torch.testing.assert_close(net(TOKENS, PADDED)[1:], alone, atol=1e-5, rtol=1e-5)
+    left = torch.cat((torch.zeros(1, 4, dtype=torch.long), TOKENS[1:, :6]), 1)
+    documents = torch.tensor([[-1] * 4 + [0] * 6])
+    torch.testing.assert_close(net(left, documents), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_classifier_begins_like_its_backbone():
+    torch.manual_seed(0)
+    net = Classifier(BackboneConfig(causal=False, bias=True, init_std=0.05), 7, "first", pooler=True)
+    for layer in (net.head, net.pooler.dense):
+        assert layer.weight.std().item() == pytest.approx(0.05, rel=0.1)
+        assert not layer.bias.any()
+    assert net.num_parameters() == net.backbone.num_parameters() + 256 * 257 + 7 * 257
+
+
+def test_a_classifiers_dropout_acts_in_training_only():
+    net = classifier("first")
+    net.dropout.p = 0.5
+    assert torch.equal(net(TOKENS), net(TOKENS))
+    net.train()
+    assert not torch.equal(net(TOKENS), net(TOKENS))
+
+
+def test_a_pooler_needs_the_first_position():
+    with pytest.raises(ValueError, match="pooling is 'mean'"):
+        classifier("mean", pooler=True)
+
+
+def test_a_classifier_moves_from_meta():
+    net = classifier("first", pooler=True, causal=False)
+    with torch.device("meta"):
+        copy = Classifier(net.config, 3, "first", True)
+    copy.load_weights({name: tensor.clone() for name, tensor in net.state_dict().items()})
+    assert torch.equal(copy.eval()(TOKENS), net(TOKENS))
+    weights = dict(net.state_dict())
+    del weights["head.weight"]
+    with pytest.raises(RuntimeError, match=r"head\.weight"):
+        copy.load_weights(weights)
+
+
+def test_a_classifiers_flops():
+    """The body's, and the head's once a position or once a sequence."""
+    shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 23, "mlp_hidden_size": 24}
+    body = 6 * (4 * 16 * 16 + 3 * 16 * 24) + 12 * 16 * 10
+    everywhere = Classifier(BackboneConfig(**shape), 3, None)
+    assert everywhere.training_flops_per_token(10) == body + 6 * 3 * 16
+    pooled = Classifier(BackboneConfig(**shape), 3, "first", pooler=True)
+    assert pooled.training_flops_per_token(10) == body + 6 * (3 * 16 + 16 * 16) // 10
+
+
+def test_segments_reach_the_backbone():
+    net = classifier("first", causal=False, segments=2)
+    model = make({"causal": False, "segments": 2})
+    segments = (torch.arange(10) > 4).long().expand(2, -1)
+    for each in (net, model):
+        assert torch.equal(each(TOKENS), each(TOKENS, segments=torch.zeros_like(TOKENS)))
+        assert not torch.allclose(each(TOKENS), each(TOKENS, segments=segments))
+    hidden = model.backbone(TOKENS, segments=segments)
+    assert torch.equal(model(TOKENS, segments=segments), model.head(hidden))
+
+
+def test_a_tied_head_may_be_left_out(model):
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "head.weight"}
+    copy = LanguageModel(model.config)
+    if not model.config.tie_embeddings:
+        with pytest.raises(RuntimeError, match=r"head\.weight"):
+            copy.load_weights(weights)
+        return
+    copy.load_weights(weights)
+    assert torch.equal(copy(TOKENS), model(TOKENS))
+    assert copy.head.weight is copy.backbone.embeddings.tokens.weight

@@ -90,8 +90,13 @@ class ByHand:
                 inner = up * (1 + torch.erf(up / math.sqrt(2))) / 2
             case "gelu_tanh":
                 inner = up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))) / 2
+            case "relu":
+                inner = torch.where(up > 0, up, 0)
             case "relu2":
                 inner = torch.where(up > 0, up * up, 0)
+            case "reglu":
+                gate = self.linear(x, f"{name}.gate")
+                inner = torch.where(gate > 0, gate, 0) * up
             case "swiglu":
                 gate = self.linear(x, f"{name}.gate")
                 inner = gate / (1 + torch.exp(-gate)) * up
@@ -137,7 +142,7 @@ def test_equals_the_forward_written_by_hand(changes):
     torch.testing.assert_close(backbone(tokens).double(), by_hand(tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mlp", ["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"])
+@pytest.mark.parametrize("mlp", ["swiglu", "geglu", "reglu", "gelu", "gelu_tanh", "relu", "relu2"])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_each_mlp_by_hand(mlp, bias):

@@ -47,7 +47,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         {**SIZES, "rope_parameters": LINEAR, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
     ),
-    "llama, bias in attention": ("LlamaForCausalLM", {**GROUPED, "attention_bias": True, "hidden_act": "relu"}),
+    "llama, bias in attention": (
+        "LlamaForCausalLM",
+        {**GROUPED, "attention_bias": True, "hidden_act": "relu"},
+    ),
     "qwen2": ("Qwen2ForCausalLM", GROUPED),
     "qwen3": ("Qwen3ForCausalLM", {**GROUPED, "head_dim": 16, "attention_bias": True}),
     "qwen3, window": (

@@ -15,7 +15,7 @@ Features = dict[str, Any]
 Collate = Callable[[Sequence[Features]], dict[str, Any]]
 
 _ORDER, _BATCHES = 16, 17  # what a random number is for; `lm.data.windows` has the first few
-_POOL = 64  # batches whose examples are sorted by length together
+_POOL = 64  # steps whose examples are sorted by length together
 
 
 def length_of(features: Features) -> int:
@@ -34,14 +34,17 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 def collate(features: Sequence[Features], padding: dict[str, int]) -> dict[str, Any]:
     """Features as a batch: lists are padded and stacked (B, T), numbers become (B,), vectors (B, n); the rest
-    stays a list. `documents` (B, T) are 0 where a token stands and -1 where padding does, unless the features
-    say themselves which token is of which document. `seen` counts the tokens.
+    stays a list. What not all of them have, as a label in a file to predict, is left out. `documents` (B, T)
+    are 0 where a token stands and -1 where padding does, unless the features say themselves which token is of
+    which document. `seen` counts the tokens.
 
     Args:
         padding: what to pad each list with, by its name.
     """
     batch: dict[str, Any] = {}
     for name, first in features[0].items():
+        if not all(name in f for f in features):
+            continue
         values = [f[name] for f in features]
         if name in padding:
             batch[name] = pad(values, padding[name])
@@ -62,18 +65,23 @@ def collate(features: Sequence[Features], padding: dict[str, int]) -> dict[str, 
 class TrainingExamples(Dataset):
     """Batches in an order of their own in each epoch. Indexed with `(epoch, first sample)`.
 
-    An epoch goes through the examples in a random order; among 64 batches' worth of them those of like length
-    share a batch, and the batches come in a random order again.
+    An epoch goes through the examples in a random order; among 64 steps' worth of them those of like length
+    share a step, and the steps come in a random order again. What does not fill a step comes last.
 
     Args:
         features: the encoded examples.
         batch_size: examples in a batch.
         seed: decides the orders.
         make: turns a batch's features into tensors.
+        step: examples of an optimizer step, over all its batches and processes: the order goes by these, so
+            that a step has the same examples however it is cut; null: a batch is a step.
     """
 
-    def __init__(self, features: Sequence[Features], batch_size: int, seed: int, make: Collate) -> None:
+    def __init__(
+        self, features: Sequence[Features], batch_size: int, seed: int, make: Collate, step: int | None = None
+    ) -> None:
         self.features, self.batch_size, self.seed, self.make = features, batch_size, seed, make
+        self.step = step or batch_size
         self.windows = len(features)
         self.lengths = np.array([length_of(f) for f in features])
         self._epoch: tuple[int, np.ndarray] = (-1, np.array([]))
@@ -81,15 +89,17 @@ class TrainingExamples(Dataset):
     def order(self, epoch: int) -> np.ndarray:
         """The examples' numbers in the order of an epoch, int64 (examples,)."""
         if self._epoch[0] != epoch:
-            n, size = self.windows, self.batch_size
+            n, size = self.windows, self.step
             order = Permutation(n, int(stream_hash(self.seed, epoch, _ORDER)))(np.arange(n))
-            for start in range(0, n, _POOL * size):
-                pool = order[start : start + _POOL * size]
-                order[start : start + _POOL * size] = pool[np.argsort(self.lengths[pool], kind="stable")]
             whole = n // size
+            # The rest, which the loader leaves out, is not sorted in: it would always be the longest.
+            full = order[: whole * size]
+            for start in range(0, len(full), _POOL * size):
+                pool = full[start : start + _POOL * size]
+                full[start : start + _POOL * size] = pool[np.argsort(self.lengths[pool], kind="stable")]
             if whole > 1:
-                batches = Permutation(whole, int(stream_hash(self.seed, epoch, _BATCHES)))(np.arange(whole))
-                order[: whole * size] = order[: whole * size].reshape(whole, size)[batches].ravel()
+                steps = Permutation(whole, int(stream_hash(self.seed, epoch, _BATCHES)))(np.arange(whole))
+                full[:] = full.reshape(whole, size)[steps].ravel()
             self._epoch = epoch, order
         return self._epoch[1]
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lm.data.examples.batches import Features, pack
 from lm.data.examples.chats import read_chats
+from lm.data.examples.files import Read
 from lm.data.examples.module import ExampleData, say
 from lm.data.examples.preferences import read_preferences
 from lm.data.examples.questions import read_questions
@@ -15,7 +16,6 @@ from lm.data.examples.records import (
     TagExample,
     TextExample,
 )
-from lm.data.examples.files import Read
 from lm.data.examples.tags import read_tags
 from lm.data.examples.texts import read_texts, stdlib_texts
 from lm.errors import UserError
@@ -31,8 +31,8 @@ def told(found: Read, path: str) -> list:
 class TextData(ExampleData):
     """Texts, or pairs of texts, with labels.
 
-    Files are CSV, TSV, JSON Lines, JSON or Parquet, or folders whose subfolders are the labels (as IMDB's, also
-    inside its tar). "stdlib" is pieces of the standard library, each labelled with its package.
+    Files are CSV, TSV, JSON Lines, JSON or Parquet, or folders whose subfolders are the labels (as IMDB's,
+    also inside its tar). "stdlib" is pieces of the standard library, each labelled with its package.
 
     Args:
         text: the column that holds the text.
@@ -82,7 +82,8 @@ class TagData(ExampleData):
     Args:
         word_column: number of the column that holds the word; -1 is the last.
         tag_column: number of the column that holds the tag.
-        joiner: what stands between words; null: nothing where most are single Chinese characters, else a space.
+        joiner: what stands between words; null: nothing where most are single Chinese characters, else a
+            space.
     """
 
     def __init__(
@@ -106,12 +107,17 @@ class TagData(ExampleData):
 
 
 class QuestionData(ExampleData):
-    """Questions on texts: SQuAD's JSON, versions 1.1 and 2, or JSON Lines. What is held out of one file is whole
-    documents."""
+    """Questions on texts: SQuAD's JSON, versions 1.1 and 2, or JSON Lines. What is held out of one file is
+    whole documents."""
 
     def read(self, path: str, split: str) -> list[QuestionExample]:
-        """The questions of a file."""
-        return told(read_questions(path), path)
+        """The questions of a file; of one to be answered, where none has an answer, those."""
+        try:
+            return told(read_questions(path), path)
+        except UserError:
+            if split != "test":
+                raise
+            return told(read_questions(path, labelled=False), path)
 
     def texts(self, example: QuestionExample) -> Iterable[str]:
         """The question and its text."""
@@ -123,7 +129,7 @@ class QuestionData(ExampleData):
 
 
 class ChatData(ExampleData):
-    """Chats and instructions: alpaca, ShareGPT and messages JSON, pairs in named columns, parallel text files.
+    """Chats and instructions: alpaca, ShareGPT and messages JSON, pairs in named columns, parallel texts.
     "stdlib" is functions of the standard library, each with its docstring's first sentence.
 
     Args:
@@ -140,7 +146,9 @@ class ChatData(ExampleData):
     def __init__(
         self,
         train: str,
-        format: Literal["auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"] = "auto",
+        format: Literal[
+            "auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"
+        ] = "auto",
         source: str | None = None,
         target: str | list[str] | None = None,
         instruction: str | None = None,

@@ -1,16 +1,17 @@
-"""The datamodules of fine-tuning: files of examples, read, split, encoded by the task and put into batches."""
+"""The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from torch.utils.data import DataLoader
 
-from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples, length_of
+from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples
 from lm.data.examples.splitting import overlap, split_by_hash
 from lm.data.loading import ResumableLoader, validation_loader
 from lm.errors import UserError
@@ -83,6 +84,7 @@ class ExampleData(pl.LightningDataModule, ABC):
         self._features: dict[str, list[Features]] = {}
         self._encode: Encode | None = None
         self._make: Collate | None = None
+        self._identity: str | None = None
         self._loader: ResumableLoader | None = None
         self._state: dict[str, int] = {}
 
@@ -105,10 +107,14 @@ class ExampleData(pl.LightningDataModule, ABC):
 
     def located(self, path: str) -> str:
         """A path as it was given, where something lies there, else below `root`."""
-        as_given = Path(path.split("!")[0]).expanduser()
+        as_given = Path(path.split("!", maxsplit=1)[0]).expanduser()
         if path == "stdlib" or as_given.is_absolute() or as_given.exists():
             return path
         return str(Path(self.root) / path)
+
+    def called(self, split: str) -> str:
+        """A split, to be named in messages."""
+        return self.paths[split] or "the held-out part"
 
     def has(self, split: str) -> bool:
         """Whether there are examples of this split."""
@@ -163,8 +169,9 @@ class ExampleData(pl.LightningDataModule, ABC):
                 continue
             shared = overlap(self.examples("train"), self.examples(split))
             if shared:
-                name = self.paths[split] or "the held-out part"
-                say(f"warning: {shared:,} examples of {name} stand in {self.paths['train']} too")
+                say(
+                    f"warning: {shared:,} examples of {self.called(split)} stand in {self.paths['train']} too"
+                )
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, or one trained on the examples to learn from."""
@@ -182,7 +189,7 @@ class ExampleData(pl.LightningDataModule, ABC):
             make: a batch of features.
         """
         self.tokenizer, self._encode, self._make = tokenizer, encode, make
-        self._features = {}
+        self._features, self._identity = {}, None
 
     def features(self, split: str) -> list[Features]:
         """The encoded examples of a split, encoded at the first call; each held-out one with the `index` of
@@ -190,15 +197,19 @@ class ExampleData(pl.LightningDataModule, ABC):
         if split not in self._features:
             examples = self.examples(split)
             training = split == "train"
-            found, cut = [], 0
+            found, cut, useless = [], 0, 0
             for index, example in enumerate(examples):
                 encoded = self._encode(example, training)
-                cut += any([f.pop("cut", False) for f in encoded])
+                cut += sum(f.pop("cut", False) for f in encoded)
+                useless += not encoded
                 found += encoded if training else [{**f, "index": index} for f in encoded]
             if cut:
-                say(f"{cut:,} of {len(examples):,} {split} examples were longer than {self.seq_len} pieces: cut")
+                what = f"{cut:,} of {len(examples):,} {split} examples"
+                say(f"{what} were longer than {self.seq_len} pieces: cut")
+            if useless:
+                say(f"{useless:,} of {len(examples):,} {split} examples can't be used at this --data.seq_len")
             if not found:
-                raise UserError(f"no example of {self.paths[split] or 'the held-out part'} can be used")
+                raise UserError(f"no example of {self.called(split)} can be used")
             self._features[split] = self.arrange(found) if training else found
         return self._features[split]
 
@@ -214,17 +225,23 @@ class ExampleData(pl.LightningDataModule, ABC):
     @property
     def identity(self) -> str:
         """A hash of the encoded training examples: equal for the same data."""
-        digest = hashlib.blake2b()
-        for features in self.features("train"):
-            digest.update(repr(features).encode())
-        return digest.hexdigest()
+        if self._identity is None:
+            digest = hashlib.blake2b()
+            for features in self.features("train"):
+                # What a model made of them is rounded otherwise on another device.
+                plain = {k: v for k, v in features.items() if not k.startswith("reference")}
+                lists = {k: v.tolist() for k, v in plain.items() if isinstance(v, np.ndarray)}
+                digest.update(repr({**plain, **lists}).encode())
+            self._identity = digest.hexdigest()
+        return self._identity
 
     def train_dataloader(self) -> ResumableLoader:
         """The training examples from where `load_state_dict` says, else from the first epoch's start."""
         trainer = self.trainer
         progress = trainer.fit_loop.epoch_loop.batch_progress
+        step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         self._loader = ResumableLoader(
-            TrainingExamples(self.features("train"), self.batch_size, self.seed, self._make),
+            TrainingExamples(self.features("train"), self.batch_size, self.seed, self._make, step),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
@@ -278,8 +295,3 @@ class ExampleData(pl.LightningDataModule, ABC):
                     f"{self.paths['train']} has changed since the run began: choose another --name"
                 )
             self._state = dict(state["loader"])
-
-
-def longest(features: Sequence[Features]) -> int:
-    """Tokens of the longest example."""
-    return max(map(length_of, features), default=0)

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import re
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,7 +179,8 @@ def _functions() -> tuple[_Code, ...]:
             continue
         text = decoded[0].replace("\r\n", "\n")
         try:
-            tree = ast.parse(text)
+            with warnings.catch_warnings(action="ignore"):  # old escapes in strings
+                tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError):  # examples of broken code
             continue
         lines = text.split("\n")

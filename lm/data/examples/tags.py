@@ -21,6 +21,7 @@ _ENDINGS = (
     ".tag",
     ".char",
 )
+_TABS = re.compile(r"^[^#\s]\S*\t", re.MULTILINE)  # behind a word
 _SPACES = re.compile(" +")
 _CJK = re.compile("[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 _PART = re.compile(r"\d+[-.]\d+")  # CoNLL-U's multiword tokens and empty nodes, which are no words
@@ -71,14 +72,14 @@ def _is_chinese(sentences: list[tuple[list[str], list[str]]]) -> bool:
 
 def _columns(file: File, word_column: int, tag_column: int | None) -> Iterator[tuple[list[str], list[str]]]:
     text = file.text()
-    tabs = "\t" in text
+    tabs = _TABS.search(text) is not None
     needed = _least_columns(word_column, tag_column)
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate(text.split("\n"), start=1):
         # Not every blank: a word may be a Chinese space.
         fields = line.rstrip("\r").split("\t") if "\t" in line else _SPACES.split(line.strip(" \r"))
-        if fields == [""] or fields[0] == "-DOCSTART-":
+        if not line.strip(" \t\r") or fields[0] == "-DOCSTART-":
             if words:
                 yield words, tags
                 words, tags = [], []

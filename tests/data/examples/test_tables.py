@@ -52,6 +52,13 @@ def test_a_file_is_read_compressed_and_in_a_folder(tmp_path):
     assert next(read_rows(str(tmp_path / "b.csv.gz")))[0] == f"{tmp_path / 'b.csv.gz'}:2"
 
 
+def test_a_compressed_file_cut_short_is_named(tmp_path):
+    whole = gzip.compress("".join(f"{i},{i * i}\n" for i in range(5000)).encode())
+    (tmp_path / "b.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"b\.csv\.gz is cut short or damaged"):
+        list(read_rows(str(tmp_path / "b.csv.gz")))
+
+
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
