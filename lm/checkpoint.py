@@ -159,8 +159,8 @@ def make_network(config: BackboneConfig, head: dict[str, Any] | None = None) -> 
     """A network with new weights.
 
     Args:
-        head: what a record says of the head: its `kind`, and of a classifier's its arguments; null, or of kind
-            `language`, for a language model.
+        head: what a record says of the head: its `kind`, and of a classifier's its arguments; null, or of
+            kind `language`, for a language model.
     """
     if head is None or head["kind"] == "language":
         return LanguageModel(config)

@@ -126,17 +126,18 @@ class LanguageModel(Network):
         targets: Tensor | None = None,
         cache: KVCache | None = None,
         segments: Tensor | None = None,
+        sparse: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, vocab_size). With `targets` (B, T; negative: not counted) instead the summed
         cross-entropy in nats and, outside training, the number of hits: two scalars (see
-        `linear_cross_entropy`), without those logits ever being there at once. The other arguments are the
-        backbone's."""
+        `linear_cross_entropy`), without those logits ever being there at once. With `sparse` the head is
+        spared the positions that don't count: worth it where these are many, as with masked pieces. The other
+        arguments are the backbone's."""
         hidden = self.backbone(tokens, documents, segments, cache)
         if targets is None:
             return self.head(hidden)
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
-        if self.head.dense is not None:
-            # Only the masked positions count: the head is spared the rest.
+        if sparse or self.head.dense is not None:
             counted = targets >= 0
             hidden, targets = self.head.prepare(hidden[counted]), targets[counted]
         return linear_cross_entropy(hidden, self.head.weight, targets, self.head.bias)

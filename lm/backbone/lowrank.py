@@ -25,13 +25,14 @@ def merge(weights: dict[str, Tensor], adapter: dict[str, Any]) -> dict[str, Tens
             if ".lora_" not in name:
                 merged[name] = value
             continue
+        plain = value
         if rest == "weight" and f"{layer}.{DOWN}" in weights:
             down, up = weights[f"{layer}.{DOWN}"], weights[f"{layer}.{UP}"]
             whole = value.float() + scale * (up.float() @ down.float())
             if f"{layer}.{SIZE}" in weights:
                 whole *= (weights[f"{layer}.{SIZE}"].float() / whole.norm(dim=1))[:, None]
-            value = whole.to(value.dtype)
-        merged[f"{layer}.{rest}"] = value
+            plain = whole.to(value.dtype)
+        merged[f"{layer}.{rest}"] = plain
     return merged
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.errors import UserError
 
@@ -182,3 +183,7 @@ class Monitor(Callback):
         self.validated_step = trainer.global_step
         if trainer.logger is not None and not trainer.sanity_checking:
             trainer.logger.log_metrics(validation_tags(trainer), trainer.global_step)
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            pictures = pl_module.pictures() if hasattr(pl_module, "pictures") else {}
+            for tag, picture in pictures.items():
+                trainer.logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")

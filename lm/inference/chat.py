@@ -261,9 +261,13 @@ def dialogue(chat: Chat, read: Callable[[str], str] = input, write: Callable[...
             write(f"({COMMANDS})")
         elif word:
             parts = chat.say(text)
+            silent = True
             try:
                 for part in parts:
+                    silent = False
                     write(part, end="", flush=True)
+                if silent:
+                    write("(the answer is empty)", end="")
             except KeyboardInterrupt:
                 parts.close()
                 write(" …", end="")

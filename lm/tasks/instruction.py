@@ -108,7 +108,7 @@ class InstructionTuning(FineTuning):
         targets = batch["targets"]
         if "index" in batch:
             targets = torch.where(batch["index"][:, None] >= 0, targets, IGNORED)
-        nats, hits = self.net(batch["tokens"], documents_of(batch, causal=True), targets)
+        nats, hits = self.net(batch["tokens"], documents_of(batch, causal=True), targets, sparse=True)
         counted = targets >= 0
         return nats, hits, counted.sum(), (self.byte_lengths[targets.clamp(min=0)] * counted).sum()
 

@@ -26,7 +26,7 @@ class QuestionAnswering(FineTuning):
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
-        overlap: pieces that neighbouring windows share.
+        overlap: pieces that neighbouring windows share, at most half of a window.
         max_question: pieces of the question that are kept.
         max_answer: longest answer, in pieces.
     """

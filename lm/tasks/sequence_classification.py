@@ -1,5 +1,6 @@
 """Classifying texts and pairs of texts: one label, several, or a number."""
 
+import importlib.util
 from collections import Counter
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TextExample
 from lm.errors import UserError
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
+from lm.metrics.pictures import confusion_picture, reliability_picture
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
 
@@ -231,10 +233,22 @@ class SequenceClassification(FineTuning):
     def figures(self) -> dict[str, Tensor]:
         """The loss and the scores."""
         figures = {**self.loss.compute(), **self.scores.compute()}
-        self.last_scores = self.scores.pictures() if hasattr(self.scores, "pictures") else {}
+        if self.kind == "single":
+            self._drawn = self.scores.confusion.cpu(), self.scores.reliability
         self.loss.reset()
         self.scores.reset()
         return figures
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The confusion matrix and the reliability diagram of the last figures, (H, W, 3); none of several
+        labels or ratings, nor without matplotlib."""
+        if self.kind != "single" or importlib.util.find_spec("matplotlib") is None:
+            return {}
+        confusion, reliability = self._drawn
+        return {
+            "confusion": confusion_picture(confusion, self.labels),
+            "reliability": reliability_picture(reliability),
+        }
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """A row for each example: its number, the label and each label's probability."""

@@ -12,12 +12,12 @@ from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TagExample
 from lm.errors import UserError
-from lm.metrics import EntityScores, MeanLoss
-from lm.metrics.entities import tag_scheme
+from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import FineTuning, documents_of
 
 OUTSIDE = "O"
+_LETTERS = set("BIESMLU")  # what the tags of entities begin with
 
 
 class TokenClassification(FineTuning):
@@ -72,10 +72,17 @@ class TokenClassification(FineTuning):
             )
 
     def make_figures(self) -> None:
-        """Entities as the CoNLL script counts them."""
+        """Entities as the CoNLL script counts them; of other tags, as parts of speech, the right words."""
         self.loss = MeanLoss()
-        types = sorted({tag.partition("-")[2] or tag for tag in self.labels if tag != OUTSIDE})
-        self.scores = EntityScores(types, scheme=tag_scheme([self.labels]))
+        self.entities = any(tag[:1] in _LETTERS and tag[1:2] == "-" for tag in self.labels)
+        if self.entities:
+            types = sorted({tag.partition("-")[2] for tag in self.labels if tag != OUTSIDE})
+            self.scores: Any = EntityScores(types)
+            self.scores.update([self.labels], [self.labels])  # a tag that is none is refused now
+            self.scores.reset()
+        else:
+            self.scores = ClassificationScores(self.labels)
+            self.best_by = ("accuracy", "max")
         self._parts: dict[int, dict[int, tuple[str, float]]] = {}
 
     def encode(self, example: TagExample, training: bool) -> list[Features]:
@@ -200,18 +207,29 @@ class TokenClassification(FineTuning):
                 self._parts.setdefault(index, {}).update(found)
 
     def figures(self) -> dict[str, Tensor]:
-        """The loss, and precision, recall and F1 of the entities."""
+        """The loss, and precision, recall and F1 of the entities, or how many words are right."""
         split = "test" if self.trainer.state.fn == "test" else "val"
         examples = self.data.examples(split)
         parts, self._parts = self.share(self._parts), {}
         for index, found in parts.items():
             gold = list(examples[index].tags)
             if gold:
-                self.scores.update([[found[word][0] for word in range(len(gold))]], [gold])
+                self._score([found[word] for word in range(len(gold))], gold)
         figures = {**self.loss.compute(), **self.scores.compute()}
         self.loss.reset()
         self.scores.reset()
         return figures
+
+    def _score(self, found: list[tuple[str, float]], gold: list[str]) -> None:
+        """Count a sentence: the tags found, with their probabilities, and the right ones."""
+        if self.entities:
+            self.scores.update([[tag for tag, _ in found]], [gold])
+            return
+        targets = torch.tensor([self.labels.index(tag) for tag in gold])
+        best = torch.tensor([self.labels.index(tag) for tag, _ in found])
+        p = torch.tensor([p for _, p in found], dtype=torch.float64)[:, None]
+        rest = ((1 - p) / (len(self.labels) - 1)).repeat(1, len(self.labels))
+        self.scores.update(rest.scatter(1, best[:, None], p), targets)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Nothing yet: rows are made when all windows have come."""

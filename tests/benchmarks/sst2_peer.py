@@ -1,5 +1,5 @@
-"""SST-2 from the same weights by `lm fit` and by transformers' own class, in turn: same data, steps, batch size,
-learning rate and schedule.
+"""SST-2 from the same weights by `lm fit` and by transformers' own class, in turn: same data, steps, batch
+size, learning rate and schedule.
 
     python tests/benchmarks/sst2_peer.py --data data/sst2 --model MODEL --seeds 0 1 2
 """

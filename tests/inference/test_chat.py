@@ -352,6 +352,13 @@ def test_a_dialogue_by_lines(scripted):
     assert next(typed) == "never"
 
 
+def test_an_empty_answer_is_said_to_be_one(scripted):
+    typed = iter(["hi", "/quit"])
+    shown = []
+    dialogue(scripted("end"), lambda prompt: next(typed), lambda *words, **_: shown.extend(words))
+    assert shown == ["(the answer is empty)"]
+
+
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
 def test_leaving_and_stopping(scripted, end):
     chat = scripted("one", "two", "three")

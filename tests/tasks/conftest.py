@@ -27,7 +27,9 @@ TASKS = {"gpt": "lm.tasks.causal.CausalPretraining", "bert": "lm.tasks.masked.Ma
 class Made(ExampleData):
     """Examples that stand in the test."""
 
-    def __init__(self, train: list, val: list | None = None, test: list | None = None, **options: Any) -> None:
+    def __init__(
+        self, train: list, val: list | None = None, test: list | None = None, **options: Any
+    ) -> None:
         options = {"seq_len": 32, "batch_size": 4, **options}
         super().__init__("train.x", "val.x", "test.x" if test else None, **options)
         self._examples = {"train": self._limited(train), "val": val or train[:4], "test": test or []}
@@ -83,7 +85,9 @@ def made() -> type[Made]:
 def ready() -> Callable[..., FineTuning]:
     """A task that has looked at its data: `ready(Task, data, init_from=…, **options)`."""
 
-    def make(task: type[FineTuning], data: ExampleData, record: Any = None, verb: str = "fit", **options: Any):
+    def make(
+        task: type[FineTuning], data: ExampleData, record: Any = None, verb: str = "fit", **options: Any
+    ):
         torch.manual_seed(0)
         shape = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, **options.pop("shape", {})}
         config = BackboneConfig(**shape, max_seq_len=data.seq_len, vocab_size=data.vocab_size)

@@ -153,9 +153,9 @@ def test_what_does_not_belong_together_is_refused(adapted, make_start, tokenizer
         open_adapter(path, other)
     with pytest.raises(UserError, match="for another model"):
         open_adapter(path, starts["gpt"])
-    with pytest.raises(UserError, match="use best.ckpt beside it"):
+    with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
         checkpoints.load_model(path)
-    with pytest.raises(UserError, match="use best.ckpt beside it"):
+    with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
         read_start(path)
     with pytest.raises(UserError, match="whole model"):
         open_adapter(start, other)

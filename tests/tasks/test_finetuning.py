@@ -85,7 +85,7 @@ def test_data_of_another_kind_are_refused(ready, made, starts, name):
     task, _, backbone = TASKS[name]
     for other, (_, examples, _) in TASKS.items():
         if other != name:
-            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give --data lm.data"):
+            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give --data"):
                 ready(task, made(examples), init_from=starts[backbone])
 
 
@@ -194,7 +194,9 @@ def test_the_vocabulary_of_a_run_that_goes_on(ready, made, real_data, tmp_path):
     """The shape is known before any data are read: what a run goes on from is compared with it."""
     task = ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf")
     record = checkpoints.read_record(checkpoints.read(saved(task, tmp_path / "a.ckpt")), "a.ckpt")
-    again = InstructionTuning(task.config.__class__(max_seq_len=32), init_from=str(real_data / "stories260K-hf"))
+    again = InstructionTuning(
+        task.config.__class__(max_seq_len=32), init_from=str(real_data / "stories260K-hf")
+    )
     assert again.config == checkpoints.config_of(record)
     again.prepare(made(CHATS), record)
     assert again.tokenizer.fingerprint == task.tokenizer.fingerprint
