@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/finetune/sst2.yaml"
-BATCH, EVAL_BATCH, EPOCHS, RATE, DECAY, WARMUP, LENGTH = 32, 64, 2, 5e-5, 0.01, 60, 64
+BATCH, EVAL_BATCH, EPOCHS, RATE, DECAY, WARMUP, LENGTH = 32, 64, 1, 1e-4, 0.01, 60, 64
 
 
 def rows(path: Path) -> tuple[list[str], list[int]]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.optim import parameter_groups
+from lm.optim.groups import depth_of
 
 VECTORS = ("norm.weight", "bias")
 
@@ -81,3 +82,33 @@ def test_frozen_parameters_are_left_out():
     assert set(found.values()) == {"matrix"}
     assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert [group["kind"] for group in parameter_groups(model)] == ["matrix"], "an empty group"
+
+
+def test_a_layer_s_depth():
+    assert depth_of("head.weight", 6) == depth_of("backbone.norm.weight", 6) == 0
+    assert depth_of("pooler.dense.weight", 6) == 0
+    assert depth_of("backbone.blocks.5.mlp.up.weight", 6) == 1
+    assert depth_of("backbone.blocks.0.attention.query.weight", 6) == 6
+    assert depth_of("backbone.blocks.10.mlp_norm.bias", 12) == 2
+    assert depth_of("backbone.embeddings.tokens.weight", 6) == 7
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_learning_rates_by_layer(tie):
+    """Every parameter in one group, with its kind and a rate by its depth."""
+    model = make(tie_embeddings=tie, num_layers=3)
+    groups = parameter_groups(model, layer_decay=0.8, layers=3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(names)
+    for name, group in found.items():
+        assert group["kind"] == kinds(model)[name]
+        assert group["lr_scale"] == pytest.approx(0.8 ** depth_of(name, 3))
+        assert (group.get("weight_decay") == 0.0) is (group["kind"] == "vector")
+    scales = {group["lr_scale"] for group in groups}
+    assert len(scales) == 5  # three layers, the embeddings, and the norm at the top with an untied head
+    assert len(groups) == len({(group["kind"], group["lr_scale"]) for group in groups})
+
+
+def test_without_a_decay_there_is_no_scale():
+    assert all("lr_scale" not in group for group in parameter_groups(make()))

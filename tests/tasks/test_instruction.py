@@ -13,7 +13,6 @@ from lm.errors import UserError
 from lm.tasks import InstructionTuning
 from lm.tasks.instruction import within
 from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import chat_format
 
 
 def chat(*texts: str, system: str = "") -> ChatExample:
@@ -130,7 +129,7 @@ def test_packed_rows_are_full_and_hold_everything_once():
 
 
 def test_text_that_spells_a_control_piece_is_text(task, real_data, make_start, ready, made, tmp_path):
-    """In what is learned, with lm's own tokenizer, and with a Llama's and GPT-2's after chat pieces were added."""
+    """In what is learned: with lm's own tokenizer, a Llama's and GPT-2's after chat pieces were added."""
     (tmp_path / "gpt2").mkdir()
     for name in ("vocab.json", "merges.txt"):
         source = (real_data / f"gpt2-vocab/gpt2_{name}").read_bytes()
@@ -210,18 +209,25 @@ def test_prompts_fit_and_keep_their_end(task, tokenizer, room):
     assert any(learned) is (room == 200)
 
 
-def test_chatml_too(ready, made, make_start, tmp_path, tokenizer):
-    """White space behind a message is not learned, and not lost when the question is cut."""
-    qwen = tokenizer.with_pieces(["<|im_start|>", "<|im_end|>"])
-    # lm's own pieces go first where both are there: a tokenizer that has these alone is made of another.
-    format = chat_format(qwen)
-    assert format is not None
+def test_chatml_too(ready, made, make_start, tmp_path, real_data):
+    """There text belongs to the markers: white space behind a message is neither learned nor lost."""
+    model = Tokenizer.load(real_data / "stories260K-hf/tokenizer.model")
+    qwen = model.with_pieces(["<|im_start|>", "<|im_end|>"])
+    start = make_start(tmp_path / "qwen.ckpt", "gpt", qwen)
+    tuned = ready(InstructionTuning, made([chat("hi", "yes"), chat("x " * 40, "no")]), init_from=start)
+    assert tuned.tokenizer.vocab_size == qwen.vocab_size, "nothing is added to a format that is there"
+    short, long = tuned.data.features("train")
+    for features, text in ((short, "yes"), (long, "no")):
+        learned = [t for t in features["targets"] if t >= 0]
+        assert learned == [*qwen.encode(text), qwen.id("<|im_end|>")]
     messages = [("user", "x " * 40)]
-    ids, _ = within(format, messages, 30)
-    opening, _ = format.render([("user", "")], answer_next=True)
-    kept = 30 - len(opening)
-    assert ids[-3:] == format.render(messages, answer_next=True)[0][-3:]
-    assert len(ids) == 30 and ids[2 : 2 + kept] == qwen.encode("x " * 40)[-kept:]
+    whole, _ = tuned.chat.render(messages, answer_next=True)
+    opening, _ = tuned.chat.render([("user", "")], answer_next=True)
+    ids, _ = within(tuned.chat, messages, 30)
+    tail = len(tuned.chat.opening("assistant")) + len(qwen.encode("\n")) + 1
+    head = len(opening) - tail
+    assert len(ids) == 30
+    assert ids[:head] == whole[:head] and ids[head:] == whole[len(whole) - (30 - head) :]
 
 
 def test_answers_are_written_and_scored(task, monkeypatch):

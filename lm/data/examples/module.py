@@ -200,7 +200,8 @@ class ExampleData(pl.LightningDataModule, ABC):
             found, cut, useless = [], 0, 0
             for index, example in enumerate(examples):
                 encoded = self._encode(example, training)
-                cut += sum(f.pop("cut", False) for f in encoded)
+                marks = [f.pop("cut", False) for f in encoded]
+                cut += any(marks)
                 useless += not encoded
                 found += encoded if training else [{**f, "index": index} for f in encoded]
             if cut:
