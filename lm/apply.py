@@ -232,7 +232,11 @@ def _encoded(task: "FineTuning", example: Any, line: Line) -> list[Row]:
         windows = task.encode(example, training=False)
     except UserError as error:
         raise UserError(f"{line.where}: {error}") from error
-    return [{k: v for k, v in window.items() if k != "cut"} for window in windows if window["tokens"]]
+    return [
+        {k: v for k, v in window.items() if k not in ("cut", "several")}
+        for window in windows
+        if window["tokens"]
+    ]
 
 
 def _looked(application: Application, windows: list[Row]) -> list[Any]:

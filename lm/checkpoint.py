@@ -21,7 +21,7 @@ from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 
 FORMAT = 1
-MODEL_PREFIX = "net."  # where a task keeps its LanguageModel
+MODEL_PREFIX = "net."  # where a task keeps its network
 
 
 @dataclass

@@ -31,7 +31,7 @@ from lm.callbacks.progress import figures_line
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
 from lm.run_folder import RUNS, Finished, differences, identity, report, report_task
-from lm.run_parser import Parser, quiet
+from lm.run_parser import Parser, our_own, quiet
 from lm.run_seeds import compare_seeds, take_seeds
 from lm.tasks import Task
 from lm.usage import explain
@@ -94,8 +94,10 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words of the command line that were given."""
         self.config = parser.parse_args(args)
+        own = self.config[self.config.subcommand]
+        if own["seeds"] is not None:
+            raise UserError("seeds belong to the command line of `lm fit`: --seeds 0,1,2", status=2)
         if self._seed is not None:
-            own = self.config[self.config.subcommand]
             own["name"], own["seed_everything"] = f"{own['name']}/seed-{self._seed}", self._seed
             options = own["data"].get("init_args", {})
             if "seed" in options:
@@ -147,6 +149,12 @@ class RunCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Look whether the checkpoint is one of this model; Lightning would list every weight."""
         if self.resume_from is not None and isinstance(self.model, Task):
+            trained_by, name = self.resume_record["task"].rpartition(".")[2], type(self.model).__name__
+            if trained_by != name:
+                raise UserError(
+                    f"{self.resume_from} is of {trained_by}, not of {name}: give its configuration, or start "
+                    f"from its weights by --model.init_from {self.resume_from}"
+                )
             changed = differences(asdict(self.model.config), self.resume_record["backbone"], "backbone")
             if changed:
                 raise UserError(
@@ -279,12 +287,12 @@ class RunCLI(LightningCLI):
         trainer, per_epoch = self.trainer, getattr(datamodule, "steps_per_epoch", None)
         if per_epoch is None:
             return
-        if trainer.max_steps < 1 and (trainer.max_epochs or 0) > 0:
-            steps = max(per_epoch // trainer.accumulate_grad_batches, 1) * trainer.max_epochs
-            trainer.fit_loop.epoch_loop.max_steps = steps
-            trainer.fit_loop.max_epochs = -1
+        steps = max(per_epoch // trainer.accumulate_grad_batches, 1)
         if isinstance(trainer.val_check_interval, float):
-            trainer.val_check_interval = per_epoch
+            trainer.val_check_interval = steps * trainer.accumulate_grad_batches
+        if trainer.max_steps < 1 and (trainer.max_epochs or 0) > 0:
+            trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
+        trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
 
     def _figures_of_the_best(self, model: Any, datamodule: Any) -> dict[str, float]:
         """The test part's figures with the best weights, where there is a test part."""
@@ -429,6 +437,9 @@ def one_run(argv: list[str], started: float, seed: int | None = None) -> Path:
             return RunCLI(argv, started, held, seed).folder
     except ValueError as error:
         # What a class says while it is made, inside jsonargparse's account of it.
+        said = our_own(error)
+        if said is not None:
+            raise said from error
         if "Does not validate" not in str(error):
             raise
         raise UserError(explain(str(error)), status=2) from error

@@ -14,6 +14,8 @@ NOT_LEARNED = (
     "name",
     "seeds",
     "data.init_args.batch_size",
+    "data.init_args.eval_batch_size",
+    "data.init_args.root",
     "data.init_args.num_workers",
     "trainer.accumulate_grad_batches",
     "data.init_args.data_dir",
@@ -120,14 +122,16 @@ def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) 
     """
     shown = f"\n--- a sample ---\n{sample}\n--- end of sample ---\n" if sample else ""
     best = next(name for name in summary if name.startswith("best_val_"))
-    lines = [
-        f"best validation {best.removeprefix('best_val_')} {summary[best]:.4f} at step {summary['best_step']}"
-    ]
+    figure, kept = best.removeprefix("best_val_"), "last.ckpt"
+    lines = ["it was not validated"]
+    if summary[best] is not None:
+        kept = "best.ckpt"
+        lines = [f"best validation {figure} {summary[best]:.4f} at step {summary['best_step']}"]
     test = {k.removeprefix("test_"): v for k, v in summary.items() if k.startswith("test_")}
     if test:
         figures = (f"{name} {value:.4f}" for name, value in test.items() if not name.startswith("f1_"))
         lines.append("on the test part    " + ", ".join(figures))
-    checkpoint = shlex.quote(str(folder / "best.ckpt"))
+    checkpoint = shlex.quote(str(folder / kept))
     use = f"use it            lm {usage.format(checkpoint)}\n" if usage else ""
     figures = "\n".join(lines)
     return f"""{shown}

@@ -9,16 +9,21 @@ from lm.errors import UserError
 from lm.usage import explain
 
 
+def our_own(error: BaseException | None) -> UserError | None:
+    """What our own code said, somewhere inside another's error; null where it said nothing."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class Parser(LightningArgumentParser):
     """Wrong usage becomes one or two lines."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise what jsonargparse found, in fewer words."""
-        cause: BaseException | None = ex
-        while cause is not None:  # said by our own code, somewhere inside
-            if isinstance(cause, UserError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
+        said = our_own(ex)
+        if said is not None:
+            raise said
         subparsers = [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices.values()]
         options = [action.dest for parser in (self, *subparsers) for action in parser._actions]
         raise UserError(explain(message, options), status=2) from ex

@@ -37,7 +37,8 @@ def compare_seeds(folders: list[Path]) -> str:
     shared: dict[str, list[float]] = {}
     for name in summaries[0]:
         values = [summary.get(name) for summary in summaries]
-        if name.startswith(("best_val_", "test_")) and all(isinstance(v, float) for v in values):
+        whole = all(isinstance(value, float) and math.isfinite(value) for value in values)
+        if whole and name.startswith(("best_val_", "test_")):
             shared[name] = values
     made = {
         name: {

@@ -173,7 +173,8 @@ class Classifier(Network):
         if pooler:
             self.pooler = Pooler(config)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(config.hidden_size, outputs)
+        # None behind a sequence's last position: other projects' GPTs have none there, so it can be exported.
+        self.head = nn.Linear(config.hidden_size, outputs, bias=pooling != "last")
         self.initialize()
 
     @torch.no_grad()

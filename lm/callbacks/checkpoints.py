@@ -114,7 +114,7 @@ class RunCheckpoints(Checkpoint):
 
     @property
     def best_path(self) -> Path:
-        """The weights with the lowest validation loss."""
+        """The weights with the best validation figure."""
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:

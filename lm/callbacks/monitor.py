@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.errors import UserError
+from lm.metrics.base import exact
 
 # Dense bf16 operations per second without sparsity, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -111,8 +112,10 @@ class Monitor(Callback):
         """Start the clock; waiting for data is part of the time. Note the learning rates of this step."""
         if not self._step_started:
             self._step_started = time.perf_counter()
-        groups = trainer.optimizers[0].param_groups
-        self._learning_rates = {group.get("kind", "all"): float(group["lr"]) for group in groups}
+        self._learning_rates = {}
+        for group in trainer.optimizers[0].param_groups:  # of several layers' the highest
+            kind, rate = group.get("kind", "all"), float(group["lr"])
+            self._learning_rates[kind] = max(rate, self._learning_rates.get(kind, 0.0))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,8 +132,9 @@ class Monitor(Callback):
         self.rates.history = [*self.rates.history[-self.window :], (seconds, tokens)]
         spent = sum(s for s, _ in self.rates.history)
         self.rates.tokens_per_second = sum(t for _, t in self.rates.history) / spent
-        exact = torch.float32 if outputs["nats"].device.type == "mps" else torch.float64
-        self._sums.append(torch.stack([outputs[name].to(exact) for name in ("nats", "tokens", "bytes")]))
+        device = outputs["nats"].device  # counts may lie elsewhere
+        sums = [outputs[name].to(device, exact(device)) for name in ("nats", "tokens", "bytes")]
+        self._sums.append(torch.stack(sums))
         if self._restored:
             self._sums[-1] = self._sums[-1] + self._sums[-1].new_tensor(self._restored)
             self._restored = []

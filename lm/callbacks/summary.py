@@ -88,7 +88,7 @@ class Summary(Callback):
         self, trainer: Trainer, pl_module: LightningModule, test: dict[str, float] | None = None
     ) -> dict[str, Any]:
         """Write and return the figures. `val_…` are of the last weights, `best_val_…` and `test_…` of
-        `best.ckpt`.
+        `best.ckpt`; without a validation there is none, and `test_…` are of the last weights too.
 
         Args:
             test: the test part's figures, by names such as `test/accuracy`.
@@ -96,6 +96,7 @@ class Summary(Callback):
         figures = {
             k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k
         }
+        validated = self.checkpoints.best_step >= 0
         summary = {
             "finished": True,
             "steps": trainer.global_step,
@@ -103,8 +104,8 @@ class Summary(Callback):
             **{n: figures.pop(n) for n in ("perplexity", "bits_per_byte") if n in figures},
             **{f"val_{name}": value for name, value in figures.items()},
             **{name.replace("/", "_"): value for name, value in (test or {}).items()},
-            f"best_val_{self.checkpoints.figure}": self.checkpoints.best,
-            "best_step": self.checkpoints.best_step,
+            f"best_val_{self.checkpoints.figure}": self.checkpoints.best if validated else None,
+            "best_step": self.checkpoints.best_step if validated else None,
             "tokens_seen": self.monitor.tokens_seen,
             "tokens_per_second": round(self.monitor.tokens_per_second, 1),
             "train_seconds": round(self.monitor.train_seconds, 2),

@@ -171,7 +171,7 @@ def causal_classifier(kind: Family, head: dict[str, Any], model: Any) -> tuple[s
         raise UserError(
             f"{name} reads the last position of a sequence: a head with {what} can't go out as one"
         )
-    if bool(model.head.bias.detach().any()):
+    if model.head.bias is not None and bool(model.head.bias.detach().any()):
         raise UserError(
             f"{name} has no bias on its outputs and this classifier has one, which can't be dropped without "
             "changing its answers"

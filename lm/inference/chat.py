@@ -10,7 +10,7 @@ from lm.inference.batch import complete
 from lm.inference.generate import Sampling, generate
 from lm.inference.lines import Line, pools
 from lm.tokenizer import StreamDecoder
-from lm.tokenizer.chat import ChatFormat, Message
+from lm.tokenizer.chat import ChatFormat, Message, shortened
 
 COMMANDS = "/new begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer"
 LEFT_OUT = "the oldest messages don't fit into what the model sees and are left out"
@@ -41,24 +41,10 @@ def fit(chat: ChatFormat, messages: list[Message], room: int) -> Fitted:
     Raises:
         UserError: the roles are out of order, or the system's message leaves no room.
     """
-    ids, _ = chat.render(messages, answer_next=True)
-    system = messages[:1] if messages[0][0] == "system" else []
-    turns = messages[len(system) :]
-    dropped = 0
-    while len(ids) > room and len(turns) > 1:
-        turns = turns[2:]
-        dropped += 2
-        ids, _ = chat.render([*system, *turns], answer_next=True)
-    over = len(ids) - room
-    if over <= 0:
-        return Fitted(ids, dropped)
-    empty, _ = chat.render([*system, ("user", "")], answer_next=True)
-    length = len(ids) - len(empty)  # of the last message
-    if over >= length:
+    found = shortened(chat, messages, room)
+    if not found.kept:
         raise UserError(f"the model sees {room} pieces before its answer: the system's message fills them")
-    behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1  # what follows it
-    start = len(ids) - behind - length
-    return Fitted(ids[:start] + ids[start + over :], dropped, True)
+    return Fitted(found.ids, found.dropped, found.cut > 0)
 
 
 def answer_length(limit: int, tokens: int | None) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lm.metrics.base import Sums
+from lm.metrics.base import Sums, exact
 
 
 class TokenLoss(Sums):
@@ -58,8 +58,7 @@ class MeanLoss(Sums):
             losses: of the examples, (B,), or their sum.
             count: how many they are, where `losses` is a sum.
         """
-        exact = torch.float32 if losses.device.type == "mps" else torch.float64
-        self.increase("total", losses.to(exact).sum())
+        self.increase("total", losses.to(exact(losses.device)).sum())
         self.increase("count", torch.tensor(losses.numel()) if count is None else count)
 
     def compute(self) -> dict[str, Tensor]:

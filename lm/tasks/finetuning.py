@@ -46,6 +46,7 @@ class FineTuning(Task):
     """
 
     reads: type = object  # the class of its examples
+    shardable = True  # whether all it does with the network goes through the network's own forward
     needs_causal: bool | None = None  # whether the backbone has to be causal; null: either will do
 
     def __init__(
@@ -63,7 +64,12 @@ class FineTuning(Task):
         start: Start | None = None
         if init_from is not None:
             start = read_start(init_from)
-            start.config.max_seq_len = backbone.max_seq_len  # what the data want
+            if start.config.max_seq_len > backbone.max_seq_len:
+                start.notes.append(
+                    f"{init_from} sees up to {start.config.max_seq_len} pieces, what comes of it "
+                    f"{backbone.max_seq_len}: as many as --data.seq_len"
+                )
+            start.config.max_seq_len = backbone.max_seq_len
             backbone = start.config
             # As large as it will be, so that a run that goes on finds the shape that it began with.
             backbone.vocab_size = max(backbone.vocab_size, self.with_pieces(start.tokenizer)[0].vocab_size)
@@ -106,6 +112,10 @@ class FineTuning(Task):
         """The labels' names, found in the training data."""
         return []
 
+    def labels_of(self, example: Any) -> tuple[str, ...]:
+        """The labels of one example."""
+        return ()
+
     def check_labels(self, data: ExampleData, split: str) -> None:
         """Look whether a held-out part has labels that were never learned.
 
@@ -143,6 +153,7 @@ class FineTuning(Task):
             )
         self.data = data
         self._check_examples(data, {"fit": "train", "validate": "val"}.get(verb, "test"))
+        data.give_back_rare(self.labels_of)
         if verb == "fit":
             data.compare_splits()
         added: tuple[str, ...] = ()
@@ -297,6 +308,17 @@ class FineTuning(Task):
         checkpoints.write({**made, "state_dict": trained, "rows": rows}, folder / "adapter.ckpt")
 
     # Figures and predictions.
+
+    def configure_model(self) -> None:
+        """See `Task.configure_model`.
+
+        Raises:
+            UserError: a sharded network cannot do what the task needs of it.
+        """
+        if self.device_mesh is not None and (self.adapter is not None or not self.shardable):
+            what = "adapters are" if self.adapter is not None else f"{type(self).__name__} is"
+            raise UserError(f"{what} not sharded over processes: use configs/trainer/ddp.yaml", status=2)
+        super().configure_model()
 
     def share(self, parts: dict[int, dict[int, Any]]) -> dict[int, dict[int, Any]]:
         """What was found in each window, by example and window, as this process scores it: an example's

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.data.examples.batches import Features
-from lm.data.examples.module import ExampleData
+from lm.data.examples.module import ExampleData, say
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.inference.batch import complete
@@ -16,7 +16,7 @@ from lm.metrics import AnswerScores, SummaryScores, TokenLoss, TranslationScores
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import FineTuning, documents_of
 from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import ChatFormat, chat_format, with_chat
+from lm.tokenizer.chat import ChatFormat, chat_format, shortened, with_chat
 
 Scores = Literal["translation", "summary", "answer"]
 
@@ -51,6 +51,11 @@ class InstructionTuning(FineTuning):
         self.score_by, self.score_val, self.max_answer = scores, score_val, max_answer
         self.chat: ChatFormat | None = None
 
+    @property
+    def shardable(self) -> bool:
+        """Not where it writes: processes would end at different steps."""
+        return self.score_by is None
+
     def head(self) -> dict[str, Any]:
         """The language model's own."""
         return {"kind": "language"}
@@ -76,7 +81,6 @@ class InstructionTuning(FineTuning):
             "summary": SummaryScores,
             "answer": AnswerScores,
         }[self.score_by]()
-        self._written = 0
 
     def encode(self, example: ChatExample, training: bool) -> list[Features]:
         """`tokens` and `targets` one further, of the answers alone. Of a chat that is too long the oldest
@@ -89,7 +93,7 @@ class InstructionTuning(FineTuning):
         if cut:
             asked, _ = self.chat.render(messages[:-1], answer_next=True)
             answer, answers = ids[len(asked) :], learned[len(asked) :]
-            asked, earlier = within(self.chat, messages[:-1], max(limit - len(answer), limit // 2))
+            asked, earlier, *_ = shortened(self.chat, messages[:-1], max(limit - len(answer), limit // 2))
             ids, learned = (asked + answer)[:limit], (earlier + answers)[:limit]
         targets = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)][1:]
         if all(t == IGNORED for t in targets):
@@ -122,9 +126,11 @@ class InstructionTuning(FineTuning):
         nats, hits, tokens, bytes_ = self.sums(batch)
         self.validation_loss.update(nats, tokens, bytes_, hits)
         testing = self.trainer.state.fn == "test"
-        if self.scores is not None and (testing or self._written < self.score_val):
-            examples = [self.data.examples("test" if testing else "val")[i] for i in _real(batch)]
-            self._written += len(examples)
+        examples = self.data.examples("test" if testing else "val")
+        every = 1 if testing else max(len(examples) // max(self.score_val, 1), 1)
+        chosen = [i for i in _real(batch) if i % every == 0]
+        if self.scores is not None and (testing or self.score_val) and chosen:
+            examples = [examples[i] for i in chosen]
             answers = self.write([e.messages[:-1] for e in examples])
             self.scores.update(answers, [[e.messages[-1].content, *e.references] for e in examples])
 
@@ -134,7 +140,7 @@ class InstructionTuning(FineTuning):
         length = min(self.max_answer, self.config.max_seq_len // 2)
         room = self.config.max_seq_len - length
         asked = ([(m.role, m.content) for m in messages] for messages in chats)
-        prompts = [within(self.chat, messages, room)[0][-room:] for messages in asked]
+        prompts = [shortened(self.chat, messages, room).ids[-room:] for messages in asked]
         rows = complete(self.net, prompts, length, self.chat.end_id, vocab_size=self.tokenizer.vocab_size)
         return [self.tokenizer.decode(row).strip() for row in rows]
 
@@ -145,9 +151,15 @@ class InstructionTuning(FineTuning):
         testing = self.trainer.state.fn == "test"
         if self.scores is not None and (testing or self.score_val):
             figures |= self.scores.compute()
+            for signature in getattr(self.scores, "signatures", {}).values() if testing else ():
+                say(signature)
             self.scores.reset()
-        self._written = 0
         return figures
+
+    def sample(self) -> str:
+        """The answer to the first held-out chat."""
+        example = self.data.examples("val")[0]
+        return f"{example.messages[-2].content}\n→ {self.write([example.messages[:-1]])[0]}"
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """A row for each chat: its number, the last question, the answer written, and the one there is."""
@@ -162,26 +174,3 @@ class InstructionTuning(FineTuning):
 
 def _real(batch: dict[str, Any]) -> list[int]:
     return [i for i in batch["index"].tolist() if i >= 0]
-
-
-def within(chat: ChatFormat, messages: list[tuple[str, str]], room: int) -> tuple[list[int], list[bool]]:
-    """A chat up to the opening of the next answer, in at most `room` pieces as far as that goes: the oldest
-    turns are left out first, then the beginning of the last question. The system's message stays.
-
-    Returns:
-        The ids, and which of them are learned, as `ChatFormat.render` has them.
-    """
-    ids, learned = chat.render(messages, answer_next=True)
-    system = messages[:1] if messages[0][0] == "system" else []
-    turns = messages[len(system) :]
-    while len(ids) > room and len(turns) > 1:
-        turns = turns[2:]
-        ids, learned = chat.render([*system, *turns], answer_next=True)
-    over = len(ids) - room
-    if over > 0:
-        question = len(ids) - len(chat.render([*system, ("user", "")], answer_next=True)[0])
-        behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1
-        start = len(ids) - behind - question
-        taken = min(over, question)
-        ids, learned = ids[:start] + ids[start + taken :], learned[:start] + learned[start + taken :]
-    return ids, learned

@@ -1,6 +1,7 @@
 """Preference tuning: of two answers, make the better one likelier than a frozen copy of the model does."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
+from lm.convert.adapters import fingerprint
 from lm.data.examples.batches import Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
@@ -15,9 +17,8 @@ from lm.errors import UserError
 from lm.metrics import MeanLoss, PreferenceScores
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import FineTuning
-from lm.tasks.instruction import within
 from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import ChatFormat, chat_format, with_chat
+from lm.tokenizer.chat import ChatFormat, chat_format, shortened, with_chat
 
 SIDES = ("chosen", "rejected")
 
@@ -66,6 +67,7 @@ class PreferenceTuning(FineTuning):
 
     reads = PreferenceExample
     needs_causal = True
+    shardable = False
     usage = "chat {}"
     best_by = ("accuracy", "max")
 
@@ -102,6 +104,9 @@ class PreferenceTuning(FineTuning):
                 "PreferenceTuning compares with the model it starts from: give --model.init_from PATH",
                 status=2,
             )
+        self._reference = fingerprint(self.start.weights)
+        if record is not None and record.get("reference") != self._reference:
+            raise UserError(f"{self.init_from} is no longer the model that this run began with")
         super().prepare(data, record, verb)
         if verb == "fit":
             for split in ("train", "val", *(("test",) if data.has("test") else ())):
@@ -114,14 +119,24 @@ class PreferenceTuning(FineTuning):
         features = data.features(split)
         device = data.trainer.strategy.root_device if data.trainer is not None else self.device
         self.net.to(device).eval()
+        # In the precision of training, or the two would differ before anything is learned.
+        plugin = getattr(data.trainer, "precision_plugin", None)
+        context = plugin.forward_context() if plugin is not None else nullcontext()
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
         for start in range(0, len(order), data.eval_batch_size):
             rows = [features[i] for i in order[start : start + data.eval_batch_size]]
             batch = self.batch([{k: v for k, v in f.items() if "reference" not in k} for f in rows])
-            found = answer_log_probability(self.net, batch["tokens"].to(device), batch["targets"].to(device))
+            with context:
+                found = answer_log_probability(
+                    self.net, batch["tokens"].to(device), batch["targets"].to(device)
+                )
             for row, chosen, rejected in zip(rows, *(part.tolist() for part in found.chunk(2)), strict=True):
                 row["reference_chosen"], row["reference_rejected"] = chosen, rejected
         self.net.train()
+
+    def record(self) -> dict[str, Any]:
+        """Which reference it was compared with, too."""
+        return {**super().record(), "reference": self._reference}
 
     def make_figures(self) -> None:
         """How often the better answer has the larger reward, and by how much."""
@@ -141,7 +156,7 @@ class PreferenceTuning(FineTuning):
         longest = max(len(ids) for ids, _ in answers.values())
         made: Features = {"cut": len(asked) + longest > limit}
         if made["cut"]:
-            asked, _ = within(self.chat, before, max(limit - longest, limit // 2))
+            asked, *_ = shortened(self.chat, before, max(limit - longest, limit // 2))
         for side, (answer, learned) in answers.items():
             ids = (asked + answer)[:limit]
             keep = ([False] * len(asked) + learned)[:limit]  # the last answer alone

@@ -73,6 +73,11 @@ class QuestionAnswering(FineTuning):
         if not any(e.answers for e in examples):
             raise UserError(f"no question of {data.called('train')} has an answer: there is nothing to learn")
         self.unanswerable = not all(e.answers for e in examples)
+        if self.unanswerable and self.config.causal:
+            raise UserError(
+                f"{data.called('train')} has questions without an answer, which need a BERT: a GPT's first "
+                "position, which stands for none, has seen nothing"
+            )
         return []
 
     def check_labels(self, data: ExampleData, split: str) -> None:
@@ -118,7 +123,7 @@ class QuestionAnswering(FineTuning):
             if touched and s <= touched[0] and touched[-1] < s + room:
                 start, end = first + touched[0] - s, first + touched[-1] - s
             windows.append({**features, "first": first, "window": number, "start": start, "end": end})
-        windows[0]["cut"] = len(windows) > 1
+        windows[0]["several"] = len(windows) > 1
         return windows
 
     @property

@@ -1,6 +1,7 @@
 """Classifying texts and pairs of texts: one label, several, or a number."""
 
 import importlib.util
+import re
 from collections import Counter
 from typing import Any, Literal
 
@@ -82,14 +83,14 @@ class SequenceClassification(FineTuning):
         """Every label of the training data, sorted; numbers among them by value."""
         labels = [e.label for e in data.examples("train")]
         kinds = {type(label) for label in labels}
+        if (tuple in kinds or float in kinds) and (self.class_weights or self.label_smoothing):
+            raise UserError("class_weights and label_smoothing are for one label a text", status=2)
         if kinds <= {float, int}:
             self.kind = "rating"
             return []
         if tuple in kinds:
             self.kind = "multi"
-            if self.class_weights or self.label_smoothing:
-                raise UserError("class_weights and label_smoothing are for one label a text", status=2)
-            found = Counter(name for label in labels for name in label)
+            found = Counter(name for example in data.examples("train") for name in self.labels_of(example))
         else:
             found = Counter(labels)
         if len(found) < 2:
@@ -97,8 +98,14 @@ class SequenceClassification(FineTuning):
             raise UserError(
                 f"{data.called('train')} has one label only ({only!r}): there is nothing to learn"
             )
-        digits = all(name.lstrip("-").isdigit() for name in found)
+        digits = all(re.fullmatch("-?[0-9]+", name) for name in found)
         return sorted(found, key=int if digits else None)
+
+    def labels_of(self, example: TextExample) -> tuple[str, ...]:
+        """Its label, or its labels; none of a rating."""
+        if isinstance(example.label, tuple):
+            return example.label
+        return (example.label,) if isinstance(example.label, str) else ()
 
     def look_at(self, data: ExampleData) -> None:
         """How often each label occurs, for `class_weights`."""
@@ -115,12 +122,9 @@ class SequenceClassification(FineTuning):
         if numbers - {self.kind == "rating"}:
             said = "ratings: give --data.rating true" if self.kind == "rating" else "labels, not ratings"
             raise UserError(f"this model has learned {said}", status=2)
-        used = Counter(
-            name
-            for e in examples
-            if e.label is not None
-            for name in (e.label if isinstance(e.label, tuple) else (e.label,))
-        )
+        if self.kind == "single" and any(isinstance(e.label, tuple) for e in examples):
+            raise UserError(f"{data.called(split)} has several labels a text; this model has learned one")
+        used = Counter(name for example in examples for name in self.labels_of(example))
         unknown = [name for name in used if name not in known and self.kind != "rating"]
         if unknown:
             count = sum(used[name] for name in unknown)
@@ -181,7 +185,8 @@ class SequenceClassification(FineTuning):
         if self.kind == "rating":
             return label
         if self.kind == "multi":
-            return np.array([float(name in label) for name in self.labels], dtype=np.float32)
+            names = (label,) if isinstance(label, str) else label
+            return np.array([float(name in names) for name in self.labels], dtype=np.float32)
         return self.labels.index(label) if label in self.labels else None
 
     def logits(self, batch: dict[str, Any]) -> Tensor:

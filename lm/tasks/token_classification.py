@@ -58,6 +58,10 @@ class TokenClassification(FineTuning):
         self.joiner = data.examples("train")[0].joiner
         return sorted(found, key=lambda tag: (tag != OUTSIDE, tag.partition("-")[::-1]))
 
+    def labels_of(self, example: TagExample) -> tuple[str, ...]:
+        """Its tags."""
+        return example.tags
+
     def check_labels(self, data: ExampleData, split: str) -> None:
         """Every tag there was in training."""
         used = Counter(tag for example in data.examples(split) for tag in example.tags)
@@ -99,7 +103,7 @@ class TokenClassification(FineTuning):
             end = border if border > start else end  # else a word longer than the window
             windows.append(self._window(example, ids[start:end], carriers[start:end]))
             start = max(end, start + 1)
-        windows[0]["cut"] = len(windows) > 1
+        windows[0]["several"] = len(windows) > 1
         return windows
 
     def pieces(self, example: TagExample) -> tuple[list[int], list[int]]:
@@ -213,7 +217,7 @@ class TokenClassification(FineTuning):
         parts, self._parts = self.share(self._parts), {}
         for index, found in parts.items():
             gold = list(examples[index].tags)
-            if gold:
+            if gold and len(found) == len(gold):  # else its other windows were left out by a limit
                 self._score([found[word] for word in range(len(gold))], gold)
         figures = {**self.loss.compute(), **self.scores.compute()}
         self.loss.reset()
@@ -242,6 +246,8 @@ class TokenClassification(FineTuning):
         parts, self._parts = self.share(self._parts), {}
         rows = []
         for index, found in sorted(parts.items()):
+            if len(found) < len(examples[index].words):
+                continue  # its other windows were left out by a limit
             tags = [found[word] for word in range(len(examples[index].words))]
             rows.append(
                 {

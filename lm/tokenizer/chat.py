@@ -11,6 +11,7 @@ can't tell the two apart: there a content that spells one becomes one.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lm.errors import UserError
 from lm.tokenizer.base import Tokenizer
@@ -193,3 +194,48 @@ def check_roles(messages: Sequence[Message], answer_next: bool = False) -> None:
     if last != wanted:
         why = "the answer to it comes next" if answer_next else "that is what is learned"
         raise UserError(f"the last message is of the {last}, it has to be of the {wanted}: {why}")
+
+
+class Shortened(NamedTuple):
+    """A chat up to the opening of the next answer.
+
+    Args:
+        ids: its pieces.
+        learned: which of them are earlier answers.
+        dropped: messages left out.
+        cut: pieces of the last question left out.
+        kept: pieces of the last question that are there.
+    """
+
+    ids: list[int]
+    learned: list[bool]
+    dropped: int
+    cut: int
+    kept: int
+
+
+def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:
+    """A chat, whose last message is the user's, in at most `room` pieces, as far as that goes: the oldest
+    turns are left out first, then the beginning of the last question. The system's message stays.
+
+    Raises:
+        UserError: the roles are out of order.
+    """
+    ids, learned = chat.render(messages, answer_next=True)
+    system = list(messages[:1]) if messages[0][0] == "system" else []
+    turns = list(messages[len(system) :])
+    dropped = 0
+    while len(ids) > room and len(turns) > 1:
+        turns = turns[2:]
+        dropped += 2
+        ids, learned = chat.render([*system, *turns], answer_next=True)
+    over = len(ids) - room
+    if over <= 0:
+        return Shortened(ids, learned, dropped, 0, 1)
+    empty, _ = chat.render([*system, ("user", "")], answer_next=True)
+    question = len(ids) - len(empty)
+    behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1  # what follows it
+    start = len(ids) - behind - question
+    cut = min(over, question)
+    ids, learned = ids[:start] + ids[start + cut :], learned[:start] + learned[start + cut :]
+    return Shortened(ids, learned, dropped, cut, question - cut)

@@ -76,13 +76,19 @@ def test_at_the_start_the_outputs_are_the_base_s(adapted, ready, made, starts, a
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt"])
-def test_merged_equals_unmerged_after_training(adapted, adapter, learn, kind):
+def test_merged_equals_unmerged_after_training(adapted, adapter, learn, kind, tmp_path):
     task = adapted(kind, adapter)
     before = outputs(task.net.eval(), task)
     learn(task, [task.batch(task.data.features("train"))], count=5)
     after = outputs(task.net, task)
     assert (after - before).abs().max() > 1e-3, "nothing was learned"
     assert (outputs(plain(task), task) - after).abs().max() <= 1e-5
+    made = checkpoints.make_record("lm.tasks.any", task.config, task.tokenizer)
+    state = {f"net.{name}": tensor for name, tensor in task.net.state_dict().items()}
+    checkpoints.write({"lm": {**made, **task.record()}, "state_dict": state}, tmp_path / "best.ckpt")
+    loaded = checkpoints.load_model(tmp_path / "best.ckpt")
+    assert not [name for name, _ in loaded.model.named_parameters() if is_adapter(name)]
+    assert (outputs(loaded.model, task) - after).abs().max() <= 1e-5
 
 
 def test_only_the_adapter_and_the_new_head_are_trained(adapted, adapter):

@@ -11,8 +11,8 @@ from lm.data.examples.kinds import ChatData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.tasks import InstructionTuning
-from lm.tasks.instruction import within
 from lm.tokenizer import Tokenizer
+from lm.tokenizer.chat import shortened
 
 
 def chat(*texts: str, system: str = "") -> ChatExample:
@@ -202,7 +202,7 @@ def test_a_chat_whose_answer_has_no_room_is_left_out_and_counted(task, capsys):
 def test_prompts_fit_and_keep_their_end(task, tokenizer, room):
     tuned = task()
     messages = [(m.role, m.content) for m in chat("a b c d " * 3, "yes", "why " * 8).messages]
-    ids, learned = within(tuned.chat, messages, room)
+    ids, learned, *_ = shortened(tuned.chat, messages, room)
     assert len(ids) <= room
     assert ids[-2:] == [tokenizer.id("<|end|>"), tokenizer.id("<|assistant|>")]
     assert len(learned) == len(ids)
@@ -223,7 +223,7 @@ def test_chatml_too(ready, made, make_start, tmp_path, real_data):
     messages = [("user", "x " * 40)]
     whole, _ = tuned.chat.render(messages, answer_next=True)
     opening, _ = tuned.chat.render([("user", "")], answer_next=True)
-    ids, _ = within(tuned.chat, messages, 30)
+    ids, *_ = shortened(tuned.chat, messages, 30)
     tail = len(tuned.chat.opening("assistant")) + len(qwen.encode("\n")) + 1
     head = len(opening) - tail
     assert len(ids) == 30
@@ -267,7 +267,7 @@ def test_greedy_answers_are_the_model_s_own(task):
     written = tuned.write([e.messages[:-1] for e in CHATS[:3]])
     for example, text in zip(CHATS[:3], written, strict=True):
         messages = [(m.role, m.content) for m in example.messages[:-1]]
-        ids = within(tuned.chat, messages, 27)[0]
+        ids = shortened(tuned.chat, messages, 27)[0]
         new: list[int] = []
         with torch.no_grad():
             for _ in range(5):

@@ -103,7 +103,7 @@ def test_windows_cover_every_piece_and_overlap_as_asked(tokenizer, seq_len, over
         allowed = [0, *range(first, first + len(part))]
         assert [i for i, yes in enumerate(window["allowed"]) if yes] == allowed
     assert covered == ids
-    assert windows[0]["cut"] is (len(windows) > 1) is (seq_len < 400)
+    assert windows[0]["several"] is (len(windows) > 1) is (seq_len < 400)
 
 
 def test_a_question_is_cut_and_a_window_too_small_is_refused(tokenizer):

@@ -147,7 +147,7 @@ def test_settings_that_can_not_be(task):
         ([example(0, "c"), example(1, "a")], r"val.x has 1 examples of labels .* 'c'; known are 'a', 'b'"),
         ([example(0, None), example(1, "a")], "1 of 2 examples of val.x have no label"),
         ([example(0, 3.0)], "has learned labels, not ratings"),
-        ([example(0, ("c",))], "labels that were never learned"),
+        ([example(0, ("c",))], "val.x has several labels a text; this model has learned one"),
     ],
     ids=["unknown", "missing", "rating", "several"],
 )

@@ -94,7 +94,7 @@ def test_every_word_has_one_carrier(request, name, kind, seq_len, example):
     inner = [window["tokens"][lead : len(window["tokens"]) - size + lead] for window in windows]
     ids, _ = task.pieces(example)
     assert [id for part in inner for id in part] == ids
-    assert windows[0]["cut"] is (len(windows) > 1)
+    assert windows[0]["several"] is (len(windows) > 1)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt"])
@@ -211,7 +211,7 @@ def test_sentences_are_put_together_again(make_task, tokenizer, capsys):
     test = [TagExample(tuple(words), tuple(entities)), TagExample(("w0", "w4"), ("B-PER", "O"))]
     task = make_task(tokenizer, "bert", 16, test, test=test)
     assert len(task.data.features("test")) > 4
-    assert "1 of 2 test examples were longer than 16 pieces" in capsys.readouterr().err
+    assert "1 of 2 test examples are longer than 16 pieces" in capsys.readouterr().err
     figures = answered(task, test)
     assert figures["f1"] == figures["accuracy"] == 1
     assert figures["loss"] < 1e-4

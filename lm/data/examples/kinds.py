@@ -19,6 +19,8 @@ from lm.data.examples.records import (
 from lm.data.examples.tags import read_tags
 from lm.data.examples.texts import read_texts, stdlib_texts
 from lm.errors import UserError
+from lm.tokenizer import Tokenizer
+from lm.tokenizer.chat import with_chat
 
 
 def told(found: Read, path: str) -> list:
@@ -37,10 +39,12 @@ class TextData(ExampleData):
     Args:
         text: the column that holds the text.
         pair: the column that holds the second text of a pair.
-        label: the column that holds the label, or a list of labels, or with `rating` a number.
+        label: the column that holds the label, or a list of labels, or with `rating` a number; null where
+            there is none, to predict.
         columns: names of the columns, where the file has no header.
         separator: what separates several labels in one column.
         rating: the label is a number to be predicted.
+        label_names: names for what the file has as labels, such as `{"0": negative, "1": positive}`.
     """
 
     def __init__(
@@ -48,10 +52,11 @@ class TextData(ExampleData):
         train: str,
         text: str = "text",
         pair: str | None = None,
-        label: str = "label",
+        label: str | None = "label",
         columns: list[str] | None = None,
         separator: str | None = None,
         rating: bool = False,
+        label_names: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
@@ -62,8 +67,8 @@ class TextData(ExampleData):
             "columns": columns,
             "separator": separator,
             "rating": rating,
+            "label_names": label_names,
         }
-        self.labelled = True
 
     def read(self, path: str, split: str) -> list[TextExample]:
         """The examples of a file; of a file to be labelled, those without a label too."""
@@ -81,7 +86,7 @@ class TagData(ExampleData):
 
     Args:
         word_column: number of the column that holds the word; -1 is the last.
-        tag_column: number of the column that holds the tag.
+        tag_column: number of the column that holds the tag; null where there is none, to predict.
         joiner: what stands between words; null: nothing where most are single Chinese characters, else a
             space.
     """
@@ -90,7 +95,7 @@ class TagData(ExampleData):
         self,
         train: str,
         word_column: int = 0,
-        tag_column: int = -1,
+        tag_column: int | None = -1,
         joiner: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -182,6 +187,10 @@ class ChatData(ExampleData):
         answers = path.removesuffix(self.parallel[0]) + self.parallel[1] if self.parallel else None
         return told(read_chats(path, target_path=answers, **self.options), path)
 
+    def open_tokenizer(self) -> Tokenizer:
+        """With the pieces that a chat needs."""
+        return with_chat(super().open_tokenizer())[0]
+
     def texts(self, example: ChatExample) -> Iterable[str]:
         """What is said."""
         return (message.content for message in example.messages)
@@ -202,6 +211,10 @@ class PreferenceData(ExampleData):
     def read(self, path: str, split: str) -> list[PreferenceExample]:
         """The pairs of a file."""
         return told(read_preferences(path), path)
+
+    def open_tokenizer(self) -> Tokenizer:
+        """With the pieces that a chat needs."""
+        return with_chat(super().open_tokenizer())[0]
 
     def texts(self, example: PreferenceExample) -> Iterable[str]:
         """What is said, and both answers."""

@@ -1,6 +1,7 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import hashlib
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -21,8 +22,9 @@ Encode = Callable[[Any, bool], list[Features]]
 
 
 def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr)
+    """A line for the person, on stderr, from the first of several processes."""
+    if all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")):
+        print(text, file=sys.stderr)
 
 
 class ExampleData(pl.LightningDataModule, ABC):
@@ -33,7 +35,8 @@ class ExampleData(pl.LightningDataModule, ABC):
         val: the file that decides which weights are best; a part of `train` where it is null.
         test: the file for the figures of the end.
         root: folder that these names are looked for in where they don't lie in the one you work in.
-        seq_len: longest sequence, in pieces; longer ones are cut, and it is said how many.
+        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
+            how many.
         batch_size: examples in a batch, on each device.
         eval_batch_size: the same while evaluating.
         vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
@@ -77,7 +80,7 @@ class ExampleData(pl.LightningDataModule, ABC):
         self.seq_len, self.batch_size = seq_len, batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.tokenizer_path = tokenizer
-        self.vocab_size = Tokenizer.load(tokenizer).vocab_size if tokenizer else vocab_size
+        self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
         self.val_fraction, self.limit, self.seed, self.num_workers = val_fraction, limit, seed, num_workers
         self.tokenizer: Tokenizer | None = None
         self._examples: dict[str, list] = {}
@@ -162,6 +165,19 @@ class ExampleData(pl.LightningDataModule, ABC):
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage or "fit", ("test",)):
             self.examples(split)
 
+    def give_back_rare(self, labels_of: Callable[[Any], tuple[str, ...]]) -> None:
+        """Where the held-out part was taken from `train`: learn from those of its examples that have a label
+        which is nowhere else."""
+        if self.paths["val"] is not None or "val" not in self._examples:
+            return
+        known = {name for example in self.examples("train") for name in labels_of(example)}
+        held, rare = [], []
+        for example in self._examples["val"]:
+            (held if known.issuperset(labels_of(example)) else rare).append(example)
+        if rare and held:
+            self._examples["train"], self._examples["val"] = [*self._examples["train"], *rare], held
+            say(f"{len(rare):,} held-out examples have labels that stand nowhere else: they are learned from")
+
     def compare_splits(self) -> None:
         """Say how many held-out examples were learned from, if any were."""
         for split in ("val", "test"):
@@ -173,10 +189,14 @@ class ExampleData(pl.LightningDataModule, ABC):
                     f"warning: {shared:,} examples of {self.called(split)} stand in {self.paths['train']} too"
                 )
 
+    def open_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for."""
+        return Tokenizer.load(self.tokenizer_path)
+
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, or one trained on the examples to learn from."""
         if self.tokenizer_path:
-            return Tokenizer.load(self.tokenizer_path)
+            return self.open_tokenizer()
         texts = (text for example in self.examples("train") for text in self.texts(example))
         return Tokenizer.train(texts, self.vocab_size)
 
@@ -194,19 +214,26 @@ class ExampleData(pl.LightningDataModule, ABC):
     def features(self, split: str) -> list[Features]:
         """The encoded examples of a split, encoded at the first call; each held-out one with the `index` of
         its example. Says how many were cut."""
+        if self._encode is None:
+            raise UserError(
+                f"{type(self).__name__} has examples to fine-tune on: give a task for them, such as "
+                "--model lm.tasks.SequenceClassification",
+                status=2,
+            )
         if split not in self._features:
             examples = self.examples(split)
             training = split == "train"
-            found, cut, useless = [], 0, 0
+            found, cut, several, useless = [], 0, 0, 0
             for index, example in enumerate(examples):
                 encoded = self._encode(example, training)
-                marks = [f.pop("cut", False) for f in encoded]
-                cut += any(marks)
+                cut += sum([f.pop("cut", False) for f in encoded[:1]])
+                several += sum([f.pop("several", False) for f in encoded[:1]])
                 useless += not encoded
                 found += encoded if training else [{**f, "index": index} for f in encoded]
-            if cut:
-                what = f"{cut:,} of {len(examples):,} {split} examples"
-                say(f"{what} were longer than {self.seq_len} pieces: cut")
+            for count, what in (cut, "cut"), (several, "read in several windows"):
+                if count:
+                    long = f"{count:,} of {len(examples):,} {split} examples are longer"
+                    say(f"{long} than {self.seq_len} pieces: {what}")
             if useless:
                 say(f"{useless:,} of {len(examples):,} {split} examples can't be used at this --data.seq_len")
             if not found:

@@ -15,8 +15,8 @@ from lm.data.examples.records import (
 
 
 def content(example: Any) -> tuple[str, ...]:
-    """An example's texts: two with the same ones are the same, whatever their labels. A chat is all of its
-    messages; two answers to compare are the chat before them."""
+    """An example's texts: two with the same ones are the same, whatever their labels and answers. A chat is
+    its messages up to the last answer."""
     match example:
         case TextExample():
             return example.text, example.pair or ""
@@ -25,7 +25,8 @@ def content(example: Any) -> tuple[str, ...]:
         case QuestionExample():
             return example.question, example.context
         case ChatExample() | PreferenceExample():
-            return tuple(part for message in example.messages for part in (message.role, message.content))
+            asked = example.messages[:-1] if isinstance(example, ChatExample) else example.messages
+            return tuple(part for message in asked for part in (message.role, message.content))
     raise TypeError(f"{type(example).__name__} is no example")
 
 

@@ -32,7 +32,7 @@ def ready(data, encode=None):
     def by_characters(example, training):
         ids = [ord(char) for char in example.text]
         parts = [ids[i : i + 10] for i in range(0, len(ids), 10)]
-        return [{"tokens": part, "cut": len(parts) > 1} for part in parts]
+        return [{"tokens": part, **({"cut": len(parts) > 1} if part is parts[0] else {})} for part in parts]
 
     data.use(None, encode or by_characters, lambda f: collate(f, {"tokens": 0}))
     return data
@@ -105,7 +105,7 @@ def test_windows_and_what_is_said_of_them(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", rows)
     data = ready(TextData(path, val=path, seq_len=10))
     assert len(data.features("train")) == 10 * 2 + 1
-    assert "10 of 11 train examples were longer than 10 pieces: cut" in capsys.readouterr().err
+    assert "10 of 11 train examples are longer than 10 pieces: cut" in capsys.readouterr().err
     assert all("cut" not in f and "index" not in f for f in data.features("train"))
     assert [f["index"] for f in data.features("val")] == [i for i in range(10) for _ in range(2)] + [10]
     assert data.features("val") is data.features("val"), "encoded once"
@@ -202,6 +202,16 @@ def test_parallel_texts(tmp_path):
     ]
     with pytest.raises(UserError, match=r"has no \{source\} in it"):
         ChatData("x", prompt="translate this")
+
+
+def test_the_vocabulary_is_known_before_anything_is_read(real_data):
+    """A Llama's tokenizer has no pieces for chats."""
+    model = str(real_data / "stories260K-hf/tokenizer.model")
+    assert TextData("x", tokenizer=model).vocab_size == 512
+    for kind in (ChatData, PreferenceData):
+        data = kind("x", tokenizer=model)
+        assert data.vocab_size == data.make_tokenizer().vocab_size == 516
+    assert TextData("x", vocab_size=300).vocab_size == 300
 
 
 def test_a_tokenizer_sees_all_texts_of_an_example(tmp_path):

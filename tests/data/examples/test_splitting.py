@@ -22,7 +22,7 @@ SAME = [
     (TextExample("a", "b"), TextExample("A", "B")),
     (TagExample(("a", "b"), ("O", "O")), TagExample(("A", "b"))),
     (QuestionExample("1", "q", "c"), QuestionExample("2", "Q", "C", (("c", 0),))),
-    (ChatExample(said("a", "b")), ChatExample(said("Ａ", "b"), ("r",))),
+    (ChatExample(said("a", "b")), ChatExample(said("Ａ", "c"), ("r",))),
     (PreferenceExample(said("a"), "b", "c"), PreferenceExample(said("a"), "d", "e")),
 ]
 OTHER = [
@@ -31,7 +31,7 @@ OTHER = [
     (TextExample("ab", "c"), TextExample("a", "bc")),
     (TagExample(("a", "b"), joiner=""), TagExample(("a", "c"), joiner="")),
     (QuestionExample("1", "q", "c"), QuestionExample("1", "q", "d")),
-    (ChatExample(said("a", "b")), ChatExample(said("a", "c"))),
+    (ChatExample(said("a", "b")), ChatExample(said("b", "b"))),
     (PreferenceExample(said("a"), "b", "c"), PreferenceExample(said("b"), "b", "c")),
 ]
 
