@@ -14,7 +14,8 @@ COPY pyproject.toml /
 RUN cd / && python -c "import tomllib; \
     pyproject = tomllib.load(open('pyproject.toml', 'rb')); \
     project, extras = pyproject['project'], pyproject['project']['optional-dependencies']; \
-    print(*project['dependencies'], *extras['zst'], *extras['parquet'], *pyproject['build-system']['requires'], sep='\n')" \
+    chosen = [r for name in ('zst', 'parquet', 'hf', 'lora', 'metrics') for r in extras[name]]; \
+    print(*project['dependencies'], *chosen, *pyproject['build-system']['requires'], sep='\n')" \
     > requirements.txt && grep '^torch[^a-z]' requirements.txt > torch.txt
 
 FROM ${BASE}

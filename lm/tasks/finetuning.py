@@ -15,9 +15,10 @@ from lm.backbone import BackboneConfig
 from lm.convert.adapters import GROWING, fingerprint
 from lm.convert.start import Start, read_start
 from lm.data.examples.batches import Features, collate
-from lm.data.examples.module import ExampleData, say
+from lm.data.examples.module import ExampleData
 from lm.errors import UserError
 from lm.optim import Linear, Schedule, parameter_groups
+from lm.processes import say
 from lm.tasks.adapters import Adapter, adapter_record, inject
 from lm.tasks.base import IGNORED, Task
 from lm.tokenizer import Tokenizer

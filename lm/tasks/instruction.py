@@ -8,11 +8,12 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.data.examples.batches import Features
-from lm.data.examples.module import ExampleData, say
+from lm.data.examples.module import ExampleData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.inference.batch import complete
 from lm.metrics import AnswerScores, SummaryScores, TokenLoss, TranslationScores
+from lm.processes import say
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import FineTuning, documents_of
 from lm.tokenizer import Tokenizer

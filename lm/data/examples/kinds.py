@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lm.data.examples.batches import Features, pack
 from lm.data.examples.chats import read_chats
 from lm.data.examples.files import Read
-from lm.data.examples.module import ExampleData, say
+from lm.data.examples.module import ExampleData
 from lm.data.examples.preferences import read_preferences
 from lm.data.examples.questions import read_questions
 from lm.data.examples.records import (
@@ -19,6 +19,7 @@ from lm.data.examples.records import (
 from lm.data.examples.tags import read_tags
 from lm.data.examples.texts import read_texts, stdlib_texts
 from lm.errors import UserError
+from lm.processes import say
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import with_chat
 

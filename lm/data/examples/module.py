@@ -1,8 +1,6 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import hashlib
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,15 +14,10 @@ from lm.data.examples.batches import Collate, Features, HeldOutExamples, Trainin
 from lm.data.examples.splitting import overlap, split_by_hash
 from lm.data.loading import ResumableLoader, validation_loader
 from lm.errors import UserError
+from lm.processes import say
 from lm.tokenizer import Tokenizer
 
 Encode = Callable[[Any, bool], list[Features]]
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr, from the first of several processes."""
-    if all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")):
-        print(text, file=sys.stderr)
 
 
 class ExampleData(pl.LightningDataModule, ABC):
