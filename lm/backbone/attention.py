@@ -141,7 +141,8 @@ def pattern(
 def _flex_attention() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if torch.cuda.is_available() else flex_attention
+    # Compiled for one shape, and anew for any shape once there is a second: fine-tuning's batches vary in length.
+    return torch.compile(flex_attention) if torch.cuda.is_available() else flex_attention
 
 
 class KVCache:
