@@ -141,7 +141,7 @@ def pattern(
 def _flex_attention() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Compiled for one shape, and anew for any shape once there is a second: fine-tuning's batches vary in length.
+    # For one shape, and once for all shapes when there is a second: batches of examples vary in length.
     return torch.compile(flex_attention) if torch.cuda.is_available() else flex_attention
 
 
