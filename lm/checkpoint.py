@@ -114,6 +114,10 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"no such checkpoint: {path}")
+    if (path / "config.json").exists():
+        raise UserError(
+            f"{path} is a Hugging Face folder: start from it by `lm fit … --model.init_from {path}`"
+        )
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best.ckpt'}")
     try:
@@ -187,7 +191,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     if record.get("base") is not None:
         raise UserError(
             f"{path} is an adapter, without the model that it was made for: use best.ckpt beside it, or "
-            f"`lm export {path} --base MODEL --merge`"
+            f"`lm export {path} DIR --base MODEL --merge`"
         )
     try:
         config, tokenizer = config_of(record), load_tokenizer(record)

@@ -106,7 +106,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         **finetuning_facts(path, record),
         "parameters": parameters,
         **({} if alone else {"steps": content.get("global_step", 0)}),
-        "can be": f"merged: lm export {path} --base MODEL --merge" if alone else trainable,
+        "can be": f"merged: lm export {path} DIR --base MODEL --merge" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},
         "tokenizer": tokenizer,
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},

@@ -203,7 +203,7 @@ class RunCLI(FolderCLI):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         partial.replace(path)
-        print(f"predictions: {path}")
+        print(f"predictions of {self.resume_from}: {path}")
 
 
 def main(argv: list[str], started: float) -> None:

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("checkpoint", help="such as checkpoints/gpt-nano/best.ckpt; nothing else is needed")
     parser.add_argument("folder", metavar="DIR", help="the folder to write; it appears when it is whole")
-    parser.add_argument("--to", choices=("hf",), required=True, help="hf: a Hugging Face folder")
+    parser.add_argument("--to", choices=("hf",), default="hf", help="hf: a Hugging Face folder (default)")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)"
     )

@@ -121,7 +121,7 @@ def read_folder(folder: Path) -> Start:
         notes.append(f"left out, another task's head: {_names(left_out)}")
     weights = unpack([*body, *head, *pooler], tensors, _shapes(config))
     if config.dropout:
-        notes.append(f"trained with dropout {config.dropout:g}, which is taken over for every place")
+        notes.append(f"its dropout of {config.dropout:g} is kept, on everything (--model.dropout changes it)")
     return Start(config, weights, read_tokenizer(folder), str(folder), has_head, None, notes)
 
 

@@ -105,12 +105,12 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_B
         shards[-1][name] = tensor
         filled += tensor.nbytes
     metadata = {"format": "pt"}  # without it, transformers does not open the file
-    if len(shards) == 1:
-        library.torch.save_file(tensors, folder / SINGLE, metadata)
-        return
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
+    for name, shard in zip([SINGLE] if len(shards) == 1 else names, shards, strict=True):
         library.torch.save_file(shard, folder / name, metadata)
+        (folder / name).chmod(folder.stat().st_mode & 0o666)  # the library lets the owner alone read it
+    if len(shards) == 1:
+        return
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
         "weight_map": {t: name for name, shard in zip(names, shards, strict=True) for t in shard},

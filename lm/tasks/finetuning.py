@@ -67,8 +67,8 @@ class FineTuning(Task):
             start = read_start(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
                 start.notes.append(
-                    f"{init_from} sees up to {start.config.max_seq_len} pieces, what comes of it "
-                    f"{backbone.max_seq_len}: as many as --data.seq_len"
+                    f"the new model takes texts of {backbone.max_seq_len} pieces (--data.seq_len), where "
+                    f"{init_from} takes {start.config.max_seq_len}"
                 )
             start.config.max_seq_len = backbone.max_seq_len
             backbone = start.config
@@ -84,8 +84,11 @@ class FineTuning(Task):
                 most = backbone.num_layers if name == "freeze_layers" else 1
                 raise UserError(f"{name} is {value}: it must be from 0 to {most}", status=2)
         if self.needs_causal is not None and backbone.causal != self.needs_causal:
-            wanted = "a GPT (causal: true)" if self.needs_causal else "a BERT (causal: false)"
-            raise UserError(f"{type(self).__name__} needs {wanted}", status=2)
+            wanted, there = ("a GPT", "a BERT") if self.needs_causal else ("a BERT", "a GPT")
+            said = (
+                f"but {init_from} is {there}" if start else f"set causal to {str(self.needs_causal).lower()}"
+            )
+            raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
         super().__init__(backbone, optimizer, schedule or Linear(warmup=0), compile)
         if adapter is not None and start is None:
             raise UserError("an adapter stands beside trained weights: give --model.init_from PATH", status=2)
@@ -166,6 +169,7 @@ class FineTuning(Task):
             self.labels = self.find_labels(data)
             if self.start is None:
                 self.config.vocab_size = self.tokenizer.vocab_size
+                say("starting from nothing: no --model.init_from was given")
         for split in {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}.get(verb, ()):
             if data.has(split):
                 self.check_labels(data, split)

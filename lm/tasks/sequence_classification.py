@@ -131,6 +131,7 @@ class SequenceClassification(FineTuning):
             raise UserError(
                 f"{data.called(split)} has {count:,} examples of labels that were never learned: "
                 f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
+                + (" (--data.limit left examples out)" if data.limit else "")
             )
         unlabelled = sum(e.label is None for e in examples)
         if unlabelled:

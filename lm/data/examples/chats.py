@@ -76,7 +76,7 @@ def read_chats(
         if format == "auto":
             format, source, targets = _recognise(where, row, source, targets)
         if format == "columns" and not (source and targets):
-            raise UserError("pairs need two columns: give source and target", status=2)
+            raise UserError("pairs need two columns: give --data.source and --data.target", status=2)
         try:
             messages, references = _parsed(where, row, format, _Pairing(source or "", targets, prompt))
             messages = in_order(with_system(messages, instruction), last="assistant")
@@ -103,7 +103,9 @@ def _recognise(
     for one, other in _PAIRS:
         if one in row and other in row:
             return "columns", one, (other,)
-    raise UserError(f"{where}: these columns are no known format: {', '.join(row)}: give source and target")
+    raise UserError(
+        f"{where}: these columns are no known format: {', '.join(row)}: give --data.source and --data.target"
+    )
 
 
 Parsed = tuple[tuple[Message, ...], tuple[str, ...]]  # the chat and its references

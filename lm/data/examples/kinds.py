@@ -24,10 +24,10 @@ from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import with_chat
 
 
-def told(found: Read, path: str) -> list:
+def told(found: Read, path: str, split: str) -> list:
     """The examples of a file; what was skipped is said."""
     for reason, count in found.skipped.items():
-        say(f"{path}: {count:,} skipped: {reason}")
+        say(f"{path} ({split}): {count:,} skipped: {reason}")
     return found.examples
 
 
@@ -74,8 +74,8 @@ class TextData(ExampleData):
     def read(self, path: str, split: str) -> list[TextExample]:
         """The examples of a file; of a file to be labelled, those without a label too."""
         if path == "stdlib":
-            return told(stdlib_texts(split), path)
-        return told(read_texts(path, labelled=split == "train", **self.options), path)
+            return told(stdlib_texts(split), path, split)
+        return told(read_texts(path, labelled=split == "train", **self.options), path, split)
 
     def texts(self, example: TextExample) -> Iterable[str]:
         """The text and its pair."""
@@ -105,7 +105,7 @@ class TagData(ExampleData):
 
     def read(self, path: str, split: str) -> list[TagExample]:
         """The sentences of a file."""
-        return told(read_tags(path, **self.options), path)
+        return told(read_tags(path, **self.options), path, split)
 
     def texts(self, example: TagExample) -> Iterable[str]:
         """The sentence."""
@@ -119,11 +119,11 @@ class QuestionData(ExampleData):
     def read(self, path: str, split: str) -> list[QuestionExample]:
         """The questions of a file; of one to be answered, where none has an answer, those."""
         try:
-            return told(read_questions(path), path)
+            return told(read_questions(path), path, split)
         except UserError:
             if split != "test":
                 raise
-            return told(read_questions(path, labelled=False), path)
+            return told(read_questions(path, labelled=False), path, split)
 
     def texts(self, example: QuestionExample) -> Iterable[str]:
         """The question and its text."""
@@ -184,9 +184,9 @@ class ChatData(ExampleData):
         if path == "stdlib":
             from lm.data.examples.stdlib import stdlib_chats
 
-            return told(stdlib_chats(split), path)
+            return told(stdlib_chats(split), path, split)
         answers = path.removesuffix(self.parallel[0]) + self.parallel[1] if self.parallel else None
-        return told(read_chats(path, target_path=answers, **self.options), path)
+        return told(read_chats(path, target_path=answers, **self.options), path, split)
 
     def open_tokenizer(self) -> Tokenizer:
         """With the pieces that a chat needs."""
@@ -211,7 +211,7 @@ class PreferenceData(ExampleData):
 
     def read(self, path: str, split: str) -> list[PreferenceExample]:
         """The pairs of a file."""
-        return told(read_preferences(path), path)
+        return told(read_preferences(path), path, split)
 
     def open_tokenizer(self) -> Tokenizer:
         """With the pieces that a chat needs."""

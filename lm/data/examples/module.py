@@ -104,7 +104,8 @@ class ExampleData(pl.LightningDataModule, ABC):
     def located(self, path: str) -> str:
         """A path as it was given, where something lies there, else below `root`."""
         as_given = Path(path.split("!", maxsplit=1)[0]).expanduser()
-        if path == "stdlib" or as_given.is_absolute() or as_given.exists():
+        elsewhere = as_given.is_absolute() or as_given.parts[:1] == ("..",)
+        if path == "stdlib" or elsewhere or as_given.exists():
             return path
         return str(Path(self.root) / path)
 
@@ -141,7 +142,8 @@ class ExampleData(pl.LightningDataModule, ABC):
         keep, held = split_by_hash(examples, self.val_fraction, self.group)
         if not keep or not held:
             raise UserError(
-                f"{len(examples)} examples are too few to hold some out: give more, or --data.val FILE"
+                f"none of {len(examples)} examples can be held out: they are too few, or one question or document "
+                "is all there is; give more, or --data.val FILE"
             )
         return keep, held
 
@@ -191,7 +193,11 @@ class ExampleData(pl.LightningDataModule, ABC):
         if self.tokenizer_path:
             return self.open_tokenizer()
         texts = (text for example in self.examples("train") for text in self.texts(example))
-        return Tokenizer.train(texts, self.vocab_size)
+        try:
+            return Tokenizer.train(texts, self.vocab_size)
+        except UserError as error:
+            hint = "or start from a model, which brings a tokenizer: --model.init_from PATH"
+            raise UserError(f"{error}; {hint}") from error
 
     def use(self, tokenizer: Tokenizer, encode: Encode, make: Collate) -> None:
         """Say how examples become batches.

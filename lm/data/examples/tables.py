@@ -83,7 +83,7 @@ def no_column(row: Iterable[str], name: str, where: str) -> str:
     names = ", ".join(column if len(column) <= 30 else f"{column[:30]}…" for column in map(str, row))
     hint, file = "", where.rpartition(":")[0]
     if plain_suffix(PurePosixPath(file)) in {".csv", ".tsv"}:
-        where, hint = file, " (if its first line is no header, give the names with columns)"
+        where, hint = file, " (if its first line is no header, give the names with --data.columns)"
     return f"there is no column {name!r} in {where}: it has {names or 'none'}{hint}"
 
 

@@ -122,8 +122,12 @@ def test_empty_messages_and_unknown_roles_are_skipped_and_counted(table):
 @pytest.mark.parametrize(
     "row, options, message",
     [
-        ({"a": "x"}, {}, r"f\.jsonl:1: these columns are no known format: a: give source and target"),
-        ({"a": "x"}, {"source": "a"}, "give source and target"),
+        (
+            {"a": "x"},
+            {},
+            r"f\.jsonl:1: these columns are no known format: a: give --data.source and --data.target",
+        ),
+        ({"a": "x"}, {"source": "a"}, "give --data.source and --data.target"),
         ({"a": "x"}, {"source": "a", "target": "b"}, r"no column 'b' in .*f\.jsonl:1: it has a"),
         ({"a": "x"}, {"format": "messages"}, r"no column 'messages' in .*f\.jsonl:1"),
         ({"a": "x"}, {"format": "alpaca"}, r"no column 'output' in .*f\.jsonl:1"),
