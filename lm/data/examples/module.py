@@ -142,8 +142,8 @@ class ExampleData(pl.LightningDataModule, ABC):
         keep, held = split_by_hash(examples, self.val_fraction, self.group)
         if not keep or not held:
             raise UserError(
-                f"none of {len(examples)} examples can be held out: they are too few, or all ask the same, or "
-                "are of one document; give more, or --data.val FILE"
+                f"none of {len(examples)} examples can be held out: they are too few, or all ask the same "
+                "or are of one document; give more, or --data.val FILE"
             )
         return keep, held
 
