@@ -388,13 +388,13 @@ def test_what_is_said_and_goes_on(fit, tmp_path):
     write(tmp_path / "questions-train.jsonl", questions)
     result = fit("questions", name="b")
     assert result.status == 0, result.err
-    assert "questions-train.jsonl: 3 skipped: answer not in its context" in result.err
+    assert "questions-train.jsonl (train): 3 skipped: answer not in its context" in result.err
     chats = rows_of("chats", 20)
     chats[5]["messages"].reverse()
     write(tmp_path / "chats-train.jsonl", chats)
     result = fit("chats", name="c")
     assert result.status == 0, result.err
-    assert "chats-train.jsonl: 1 skipped: roles out of order" in result.err
+    assert "chats-train.jsonl (train): 1 skipped: roles out of order" in result.err
 
 
 USAGE = {

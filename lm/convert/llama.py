@@ -162,7 +162,7 @@ def causal_classifier(kind: Family, head: dict[str, Any], model: Any) -> tuple[s
     """A classifier on a GPT's last position.
 
     Raises:
-        UserError: another kind, or a head with a bias, for which those architectures have no place.
+        UserError: another kind of head, for which those architectures have no place.
     """
     base = kind.languages[0].removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     name = f"{base}ForSequenceClassification"
@@ -170,11 +170,6 @@ def causal_classifier(kind: Family, head: dict[str, Any], model: Any) -> tuple[s
         what = head["kind"] if head["kind"] != "pooled" else f"pooling {head['pooling']!r}"
         raise UserError(
             f"{name} reads the last position of a sequence: a head with {what} can't go out as one"
-        )
-    if model.head.bias is not None and bool(model.head.bias.detach().any()):
-        raise UserError(
-            f"{name} has no bias on its outputs and this classifier has one, which can't be dropped without "
-            "changing its answers"
         )
     return name, [Part("score.weight", ("head.weight",))]
 

@@ -173,7 +173,7 @@ def test_unlabelled_examples_are_skipped_in_training_only(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [*texts(20), {"text": "no label", "label": None}])
     data = TextData(path, val=path, test=path)
     assert len(data.examples("train")) == 20
-    assert f"{path}: 1 skipped: no label" in capsys.readouterr().err
+    assert f"{path} (train): 1 skipped: no label" in capsys.readouterr().err
     assert data.examples("test")[-1] == TextExample("no label")
 
 
