@@ -126,7 +126,7 @@ class Tag(Application):
 
     def look(self, batch: Row, logits: "Tensor") -> list[Any]:
         """The tags of each window's words, with their probabilities."""
-        return self.task.tags(batch, logits)
+        return self.task.found(batch, logits)
 
     def result(self, line: Line, example: Any, found: list[Any]) -> Row:
         """`words`, `tags` and, where these are entities', `entities`: the text's characters from `start` to

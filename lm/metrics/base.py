@@ -71,26 +71,25 @@ def f1_from_counts(hits: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
     return ratio(2 * hits, predicted + true).nan_to_num(0.0)
 
 
-def reference_lists(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
+def reference_lists(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], needed: bool = True
+) -> list[list[str]]:
     """The references of each prediction as lists; a plain string is one reference.
+
+    Args:
+        needed: whether each has to have one.
 
     Raises:
         ValueError: not as many lists of references as predictions.
+        UserError: a prediction has no reference.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions, but references for {len(references)}")
-    return [[texts] if isinstance(texts, str) else list(texts) for texts in references]
-
-
-def without_none(references: list[list[str]]) -> None:
-    """Check that every prediction has a reference.
-
-    Raises:
-        UserError: one has none.
-    """
-    for number, texts in enumerate(references):
-        if not texts:
+    lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    for number, texts in enumerate(lists):
+        if needed and not texts:
             raise UserError(f"example {number} of the batch has no reference to compare the prediction with")
+    return lists
 
 
 def streams(references: list[list[str]]) -> list[list[str | None]]:

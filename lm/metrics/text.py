@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lm.errors import UserError
-from lm.metrics.base import Sums, ratio, reference_lists, streams, without_none
+from lm.metrics.base import Sums, ratio, reference_lists, streams
 from lm.metrics.chinese import HAN, names_chinese, script_counts
 
 _TOKENIZERS = ("13a", "zh")
@@ -63,7 +63,6 @@ class TranslationScores(Sums):
         lists = reference_lists(predictions, references)
         if not lists:
             return
-        without_none(lists)
         columns = streams(lists)
         counts = torch.zeros_like(self.bleu_counts, device="cpu")
         for row, (tokenizer, bleu) in enumerate(zip(_TOKENIZERS, self._bleu, strict=True)):
@@ -127,7 +126,6 @@ class SummaryScores(Sums):
         lists = reference_lists(predictions, references)
         if not lists:
             return
-        without_none(lists)
         best = []
         for prediction, texts in zip(predictions, lists, strict=True):
             tokens = summary_tokens(prediction)

@@ -325,20 +325,6 @@ class FineTuning(Task):
             raise UserError(f"{what} not sharded over processes: use configs/trainer/ddp.yaml", status=2)
         super().configure_model()
 
-    def share(self, parts: dict[int, dict[int, Any]]) -> dict[int, dict[int, Any]]:
-        """What was found in each window, by example and window, as this process scores it: an example's
-        windows may have gone to several processes, so all get all and each takes its share of examples."""
-        if self.trainer.world_size == 1:
-            return parts
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, parts)
-        merged: dict[int, dict[int, Any]] = {}
-        for theirs in everyone:
-            for index, found in theirs.items():
-                merged.setdefault(index, {}).update(found)
-        rank, size = self.trainer.global_rank, self.trainer.world_size
-        return {index: found for index, found in merged.items() if index % size == rank}
-
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures."""
         self.validation_step(batch, batch_idx)

@@ -12,12 +12,13 @@ from lm.data.examples.module import ExampleData
 from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
 from lm.metrics import AnswerScores, MeanLoss
-from lm.tasks.finetuning import FineTuning, documents_of
+from lm.tasks.finetuning import documents_of
+from lm.tasks.windowed import Found, WindowedTask
 
 NONE = 0  # the position that stands for "no answer here"
 
 
-class QuestionAnswering(FineTuning):
+class QuestionAnswering(WindowedTask):
     """Find the answer's first and last piece (arXiv:1810.04805, section 4.2).
 
     A text that is longer than the window is read in windows that overlap; the answer is the best span of all
@@ -90,7 +91,6 @@ class QuestionAnswering(FineTuning):
     def make_figures(self) -> None:
         """Exact match and F1 as SQuAD counts them."""
         self.loss, self.scores = MeanLoss(), AnswerScores()
-        self._parts: dict[int, dict[int, Any]] = {}
 
     def encode(self, example: QuestionExample, training: bool) -> list[Features]:
         """Windows of question and text: `tokens`, `segments`, `allowed` where an answer may stand, `spans`
@@ -181,40 +181,21 @@ class QuestionAnswering(FineTuning):
             return {"answer": "", "start": None, "score": round(score - none, 4)}
         return {"answer": example.context[begin:end], "start": begin, "score": round(score - none, 4)}
 
-    def _collect(self, batch: dict[str, Any], logits: Tensor) -> None:
-        rows = zip(batch["index"].tolist(), batch["window"].tolist(), self.spans(batch, logits), strict=True)
-        for index, window, span in rows:
-            if index >= 0:
-                self._parts.setdefault(index, {})[window] = span
+    def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
+        """Each window's best span."""
+        windows = batch["window"].tolist()
+        return [{n: span} for n, span in zip(windows, self.spans(batch, logits), strict=True)]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures; a question is scored once all of its windows have come."""
         logits = self.logits(batch)
         self.loss.update(self.losses(logits, batch)[batch["index"] >= 0])
-        self._collect(batch, logits)
+        self.collect(batch, logits)
 
-    def figures(self) -> dict[str, Tensor]:
-        """The loss, exact match and F1."""
-        examples = self.data.examples("test" if self.trainer.state.fn == "test" else "val")
-        parts, self._parts = self.share(self._parts), {}
-        for index, windows in parts.items():
-            gold = [text for text, _ in examples[index].answers]
-            self.scores.update([self.answer(examples[index], windows)["answer"]], [gold])
-        figures = {**self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return figures
+    def score(self, example: QuestionExample, found: Found) -> None:
+        """Exact match and F1 of the answer."""
+        self.scores.update([self.answer(example, found)["answer"]], [[text for text, _ in example.answers]])
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """Nothing yet: rows are made when all windows have come."""
-        self._collect(batch, self.logits(batch))
-        return []
-
-    def last_rows(self) -> list[dict[str, Any]]:
-        """A row for each question: its id, the answer, where it begins, its score."""
-        examples = self.data.examples("test")
-        parts, self._parts = self.share(self._parts), {}
-        return [
-            {"id": examples[i].id, "question": examples[i].question, **self.answer(examples[i], windows)}
-            for i, windows in sorted(parts.items())
-        ]
+    def row(self, example: QuestionExample, found: Found) -> dict[str, Any]:
+        """Its id, the question, the answer, where it begins, its score."""
+        return {"id": example.id, "question": example.question, **self.answer(example, found)}

@@ -14,13 +14,14 @@ from lm.data.examples.records import TagExample
 from lm.errors import UserError
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.tasks.base import IGNORED
-from lm.tasks.finetuning import FineTuning, documents_of
+from lm.tasks.finetuning import documents_of
+from lm.tasks.windowed import Found, WindowedTask
 
 OUTSIDE = "O"
 _LETTERS = set("BIESMLU")  # what the tags of entities begin with
 
 
-class TokenClassification(FineTuning):
+class TokenClassification(WindowedTask):
     """Put a tag on each word: BIO, BIOES and IOB1 entities, parts of speech.
 
     Of a word's pieces one carries its tag: the first of a BERT, the last of a GPT, which has seen the whole
@@ -87,7 +88,6 @@ class TokenClassification(FineTuning):
         else:
             self.scores = ClassificationScores(self.labels)
             self.best_by = ("accuracy", "max")
-        self._parts: dict[int, dict[int, tuple[str, float]]] = {}
 
     def encode(self, example: TagExample, training: bool) -> list[Features]:
         """Windows with `tokens`, `targets` at the pieces that carry a tag, and `words`, the word's number at
@@ -185,7 +185,7 @@ class TokenClassification(FineTuning):
             "bytes": torch.tensor(0),
         }
 
-    def tags(self, batch: dict[str, Any], logits: Tensor) -> list[dict[int, tuple[str, float]]]:
+    def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Of each window, the tag of each of its words and the tag's probability."""
         best = logits.float().softmax(-1).max(-1)
         rows = zip(batch["words"].tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
@@ -203,58 +203,32 @@ class TokenClassification(FineTuning):
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         self.loss.update(nats, (targets >= 0).sum())
-        self._collect(batch, logits)
+        self.collect(batch, logits)
 
-    def _collect(self, batch: dict[str, Any], logits: Tensor) -> None:
-        for index, found in zip(batch["index"].tolist(), self.tags(batch, logits), strict=True):
-            if index >= 0:
-                self._parts.setdefault(index, {}).update(found)
+    def whole(self, example: TagExample, found: Found) -> bool:
+        """Whether every word has a tag."""
+        return len(found) == len(example.words)
 
-    def figures(self) -> dict[str, Tensor]:
-        """The loss, and precision, recall and F1 of the entities, or how many words are right."""
-        split = "test" if self.trainer.state.fn == "test" else "val"
-        examples = self.data.examples(split)
-        parts, self._parts = self.share(self._parts), {}
-        for index, found in parts.items():
-            gold = list(examples[index].tags)
-            if gold and len(found) == len(gold):  # else its other windows were left out by a limit
-                self._score([found[word] for word in range(len(gold))], gold)
-        figures = {**self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return figures
-
-    def _score(self, found: list[tuple[str, float]], gold: list[str]) -> None:
-        """Count a sentence: the tags found, with their probabilities, and the right ones."""
+    def score(self, example: TagExample, found: Found) -> None:
+        """Count a sentence: its tags found, with their probabilities, and the right ones."""
+        gold = list(example.tags)
+        if not gold:
+            return
+        tags = [found[word] for word in range(len(gold))]
         if self.entities:
-            self.scores.update([[tag for tag, _ in found]], [gold])
+            self.scores.update([[tag for tag, _ in tags]], [gold])
             return
         targets = torch.tensor([self.labels.index(tag) for tag in gold])
-        best = torch.tensor([self.labels.index(tag) for tag, _ in found])
-        p = torch.tensor([p for _, p in found], dtype=torch.float64)[:, None]
+        best = torch.tensor([self.labels.index(tag) for tag, _ in tags])
+        p = torch.tensor([p for _, p in tags], dtype=torch.float64)[:, None]
         rest = ((1 - p) / (len(self.labels) - 1)).repeat(1, len(self.labels))
         self.scores.update(rest.scatter(1, best[:, None], p), targets)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """Nothing yet: rows are made when all windows have come."""
-        self._collect(batch, self.logits(batch))
-        return []
-
-    def last_rows(self) -> list[dict[str, Any]]:
-        """A row for each sentence: its number, its words, their tags and the tags' probabilities."""
-        examples = self.data.examples("test")
-        parts, self._parts = self.share(self._parts), {}
-        rows = []
-        for index, found in sorted(parts.items()):
-            if len(found) < len(examples[index].words):
-                continue  # its other windows were left out by a limit
-            tags = [found[word] for word in range(len(examples[index].words))]
-            rows.append(
-                {
-                    "index": index,
-                    "words": list(examples[index].words),
-                    "tags": [tag for tag, _ in tags],
-                    "probabilities": [round(p, 6) for _, p in tags],
-                }
-            )
-        return rows
+    def row(self, example: TagExample, found: Found) -> dict[str, Any]:
+        """Its words, their tags and the tags' probabilities."""
+        tags = [found[word] for word in range(len(example.words))]
+        return {
+            "words": list(example.words),
+            "tags": [tag for tag, _ in tags],
+            "probabilities": [round(p, 6) for _, p in tags],
+        }

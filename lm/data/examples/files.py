@@ -249,7 +249,9 @@ def _zipped(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Memb
                     yield path, name, file.read(path)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive} is not a zip file, or it is cut short or damaged: {error}") from error
-    except (OSError, RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a rare way
+    except (OSError, RuntimeError) as error:
+        # zipfile's own: a RuntimeError where a password is wanted, its NotImplementedError for a compression
+        # that Python can't undo.
         raise UserError(f"cannot read {archive}: {error}") from error
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
 
 from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples
 from lm.data.examples.splitting import overlap, split_by_hash
-from lm.data.loading import ResumableLoader, validation_loader
+from lm.data.loading import ResumableData, ResumableLoader
 from lm.errors import UserError
 from lm.processes import say
 from lm.tokenizer import Tokenizer
@@ -20,7 +19,7 @@ from lm.tokenizer import Tokenizer
 Encode = Callable[[Any, bool], list[Features]]
 
 
-class ExampleData(pl.LightningDataModule, ABC):
+class ExampleData(ResumableData, ABC):
     """Examples from files. A subclass reads one kind of file.
 
     Args:
@@ -81,8 +80,6 @@ class ExampleData(pl.LightningDataModule, ABC):
         self._encode: Encode | None = None
         self._make: Collate | None = None
         self._identity: str | None = None
-        self._loader: ResumableLoader | None = None
-        self._state: dict[str, int] = {}
 
     @abstractmethod
     def read(self, path: str, split: str) -> list:
@@ -265,30 +262,13 @@ class ExampleData(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """The training examples from where `load_state_dict` says, else from the first epoch's start."""
         trainer = self.trainer
-        progress = trainer.fit_loop.epoch_loop.batch_progress
         step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        self._loader = ResumableLoader(
-            TrainingExamples(self.features("train"), self.batch_size, self.seed, self._make, step),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            accumulate=trainer.accumulate_grad_batches,
-            finished=lambda: progress.total.processed,
-            repeat=bool(trainer.overfit_batches),
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
-        )
-        if self._state:
-            self._loader.load_state_dict(self._state)
-        return self._loader
+        features = self.features("train")
+        return self.training_loader(TrainingExamples(features, self.batch_size, self.seed, self._make, step))
 
     def _held_out(self, split: str) -> DataLoader:
-        return validation_loader(
-            HeldOutExamples(self.features(split), self.eval_batch_size, self._make),
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
-        )
+        dataset = HeldOutExamples(self.features(split), self.eval_batch_size, self._make)
+        return self.held_out_loader(dataset)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out examples, each once."""
@@ -302,13 +282,9 @@ class ExampleData(pl.LightningDataModule, ABC):
         """The test examples, labelled or not."""
         return self._held_out("test")
 
-    def _on_cuda(self) -> bool:
-        return self.trainer.strategy.root_device.type == "cuda"
-
     def state_dict(self) -> dict[str, Any]:
         """Where the training loader is, and in which data."""
-        loader = self._loader.state_dict() if self._loader is not None else self._state
-        return {"loader": loader, "data": self.identity}
+        return {"loader": self.loader_state(), "data": self.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The training loader goes on from there.

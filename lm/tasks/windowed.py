@@ -1,0 +1,87 @@
+"""Tasks that read a long example in several windows and say what they found once all of them have come."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.tasks.finetuning import FineTuning
+
+Found = dict[int, Any]  # what was found, by window or by word
+
+
+class WindowedTask(FineTuning):
+    """A task on windows of examples. A subclass says what it finds in a batch, and what that is worth."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: dict[int, Found] = {}  # by example
+
+    @abstractmethod
+    def found(self, batch: dict[str, Any], logits: Tensor) -> Iterable[Found]:
+        """What is found in each window of a batch."""
+
+    @abstractmethod
+    def score(self, example: Any, found: Found) -> None:
+        """Count what was found in all windows of an example."""
+
+    @abstractmethod
+    def row(self, example: Any, found: Found) -> dict[str, Any]:
+        """What is predicted of an example."""
+
+    def whole(self, example: Any, found: Found) -> bool:
+        """Whether all of the example's windows have come: a limit on the batches may leave some out."""
+        return True
+
+    def collect(self, batch: dict[str, Any], logits: Tensor) -> None:
+        """Keep what is found in a batch until all windows have come."""
+        for index, found in zip(batch["index"].tolist(), self.found(batch, logits), strict=True):
+            if index >= 0:
+                self._found.setdefault(index, {}).update(found)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The loss, and the scores of the examples that came whole."""
+        examples = self.data.examples("test" if self.trainer.state.fn == "test" else "val")
+        for index, found in self._taken().items():
+            if self.whole(examples[index], found):
+                self.score(examples[index], found)
+        figures = {**self.loss.compute(), **self.scores.compute()}
+        self.loss.reset()
+        self.scores.reset()
+        return figures
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Nothing yet: rows are made when all windows have come."""
+        self.collect(batch, self.logits(batch))
+        return []
+
+    def last_rows(self) -> list[dict[str, Any]]:
+        """A row for each example that came whole, in the file's order."""
+        examples = self.data.examples("test")
+        taken = sorted(self._taken().items())
+        return [
+            {"index": i, **self.row(examples[i], found)}
+            for i, found in taken
+            if self.whole(examples[i], found)
+        ]
+
+    def _taken(self) -> dict[int, Found]:
+        """What was found, by example; then it is forgotten."""
+        parts, self._found = self.share(self._found), {}
+        return parts
+
+    def share(self, parts: dict[int, Found]) -> dict[int, Found]:
+        """What was found in each window, by example and window, as this process scores it: an example's
+        windows may have gone to several processes, so all get all and each takes its share of examples."""
+        if self.trainer.world_size == 1:
+            return parts
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, parts)
+        merged: dict[int, Found] = {}
+        for theirs in everyone:
+            for index, found in theirs.items():
+                merged.setdefault(index, {}).update(found)
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+        return {index: found for index, found in merged.items() if index % size == rank}
