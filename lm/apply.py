@@ -1,7 +1,6 @@
 """`lm classify`, `lm tag` and `lm answer`: a fine-tuned checkpoint on texts that a person or a file gives."""
 
 import argparse
-import math
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError
 from lm.inference.command import add_device, check_device
-from lm.inference.lines import BATCH, Line, pools, read_lines, write_rows
+from lm.inference.lines import BATCH, Line, pools, read_lines, well_formed, write_rows
 from lm.inference.uses import expect
 
 if TYPE_CHECKING:
@@ -90,36 +89,31 @@ class Tag(Application):
 
     def __init__(self, task: Any, args: argparse.Namespace) -> None:
         super().__init__(task, args)
-        from lm.metrics.entities import tag_scheme
+        from lm.metrics.entities import are_entities
 
-        try:
-            tag_scheme([task.labels])
-            self.entities = True
-        except UserError:  # parts of speech, say
-            self.entities = False
+        self.entities = are_entities(task.labels)
 
-    def _split(self, line: Line) -> tuple[str, list[tuple[int, int]]]:
-        """A line's text, and where its words are."""
-        joiner = self.task.joiner
-        if line.fields.get("words") is not None:
-            words = line.fields["words"]
-            if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
-                raise UserError(f"{line.where}: 'words' is not a list of words")
-            text, places = joiner.join(words), []
-            for word in words:
-                start = places[-1][1] + len(joiner) if places else 0
-                places.append((start, start + len(word)))
-        else:
+    def _split(self, line: Line) -> tuple[str, list[tuple[int, int]], bool]:
+        """A line's text, where its words are, and whether that is the text that came with it: where it came
+        with words that are not found there, one after another, the text is the joined words."""
+        joiner, text = self.task.joiner, line.fields.get("text")
+        if line.fields.get("words") is None:
             text = line.text("text")
-            places = [match.span() for match in re.finditer(r"\S+" if joiner else r"\S", text)]
-        return text, places
+            return text, [match.span() for match in re.finditer(r"\S+" if joiner else r"\S", text)], True
+        words = line.fields["words"]
+        if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
+            raise UserError(f"{line.where}: 'words' is not a list of words")
+        if isinstance(text, str) and (places := _places(words, text)) is not None:
+            return text, places, True
+        joined = joiner.join(words)
+        return joined, _places(words, joined) or [], text is None
 
     def example(self, line: Line) -> Any:
         """Words: those that are given, else the text's, by white space or, where training had nothing between
         words, by character."""
         from lm.data.examples.records import TagExample
 
-        text, places = self._split(line)
+        text, places, _ = self._split(line)
         if not places:
             return None
         return TagExample(tuple(text[start:end] for start, end in places), (), self.task.joiner)
@@ -130,22 +124,22 @@ class Tag(Application):
 
     def result(self, line: Line, example: Any, found: list[Any]) -> Row:
         """`words`, `tags` and, where these are entities', `entities`: the text's characters from `start` to
-        before `end`. An entity is as probable as its least probable tag."""
+        before `end`, which are left out where the words that were given don't stand in the text that was. An
+        entity is as probable as its least probable tag."""
         from lm.metrics.entities import spans
 
         if example is None:
             return {"words": [], "tags": []} | ({"entities": []} if self.entities else {})
-        text, places = self._split(line)
+        text, places, known = self._split(line)
         tagged = {word: pair for window in found for word, pair in window.items()}
-        tags, sure = zip(*(tagged.get(n, ("O", 1.0)) for n in range(len(places))), strict=True)
+        tags, sure = zip(*(tagged[n] for n in range(len(places))), strict=True)
         row: Row = {"words": list(example.words), "tags": list(tags)}
         if self.entities:
             row["entities"] = [
                 {
                     "type": kind,
                     "text": text[places[first][0] : places[after - 1][1]],
-                    "start": places[first][0],
-                    "end": places[after - 1][1],
+                    **({"start": places[first][0], "end": places[after - 1][1]} if known else {}),
                     "probability": round(min(sure[first:after]), 6),
                 }
                 for kind, first, after in spans(tags)
@@ -161,6 +155,17 @@ class Tag(Application):
             for e in row["entities"]
         ]
         return "\n".join(lines) or "  no entities"
+
+
+def _places(words: list[str], text: str) -> list[tuple[int, int]] | None:
+    """Where words stand in a text, one after another; null where one does not."""
+    places: list[tuple[int, int]] = []
+    for word in words:
+        start = text.find(word, places[-1][1] if places else 0)
+        if start < 0:
+            return None
+        places.append((start, start + len(word)))
+    return places
 
 
 class Answer(Application):
@@ -183,13 +188,12 @@ class Answer(Application):
         """`answer`, the character of the text where it starts, and its score against that of none."""
         if example is None:
             return {"answer": "", "start": None, "score": None}
-        row = self.task.answer(example, dict(enumerate(found)))
-        return row if math.isfinite(row["score"]) else {**row, "score": None}
+        return self.task.answer(example, dict(enumerate(found)))
 
     def show(self, row: Row) -> str:
         """The answer and where it is."""
         if row["start"] is None:
-            return f"no answer in the text (score {row['score']})"
+            return "no answer in the text" + ("" if row["score"] is None else f" (score {row['score']})")
         end = row["start"] + len(row["answer"])
         return f"{row['answer']}\n  characters {row['start']} to {end}, score {row['score']}"
 
@@ -287,9 +291,9 @@ def _run(
         column, example: see `read_lines`.
     """
     for line in given:
-        if not all(str(text).strip() for text in line.fields.values()):
+        if not all(well_formed(str(text), line.where).strip() for text in line.fields.values()):
             raise UserError(f"{line.where} is empty", status=2)
-    if not given and sys.stdin.isatty():
+    if not given and sys.stdin is not None and sys.stdin.isatty():
         what = "--question and --context" if kind is Answer else "a text"
         raise UserError(f"give {what}, or lines on standard input such as {example}", status=2)
     application = kind(load_task(args.checkpoint, args.device, kind.__name__.lower()), args)
@@ -345,8 +349,9 @@ def tag(argv: list[str]) -> None:
         "tag",
         "Find the entities of sentences, or tag their words. Sentences are arguments, or lines of standard "
         f"input: plain, or JSON Lines such as {example}. Then JSON Lines come out: each line's fields with "
-        "`words`, `tags` and `entities`. Words are what white space separates (of a model that was trained "
-        "on Chinese characters: the characters): give punctuation apart if it was so in training.",
+        "`words`, `tags` and `entities`, whose `start` and `end` count the text's characters, or without one "
+        "those of the words with spaces between. Words are what white space separates (of a model that was "
+        "trained on Chinese characters: the characters): give punctuation apart if it was so in training.",
         "msra-ner",
     )
     parser.add_argument(

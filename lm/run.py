@@ -82,13 +82,17 @@ class RunCLI(FolderCLI):
     def _count_steps(self, datamodule: Any) -> None:
         """Give `max_steps` where epochs were asked for, and validate once an epoch where no interval was: the
         learning-rate schedule and the counters of a run go by steps."""
-        trainer, per_epoch = self.trainer, getattr(datamodule, "steps_per_epoch", None)
-        if per_epoch is None:
+        trainer, batches = self.trainer, getattr(datamodule, "steps_per_epoch", None)
+        if batches is None or trainer.fast_dev_run:
             return
-        steps = max(per_epoch // trainer.accumulate_grad_batches, 1)
-        if isinstance(trainer.val_check_interval, float):
+        most = trainer.limit_train_batches  # a part of an epoch, or so many batches
+        batches = max(int(batches * most) if isinstance(most, float) else min(batches, most), 1)
+        steps = max(batches // trainer.accumulate_grad_batches, 1)
+        if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
             trainer.val_check_interval = steps * trainer.accumulate_grad_batches
-        if trainer.max_steps < 1 and (trainer.max_epochs or 0) > 0:
+        if trainer.max_steps < 1:
+            if (trainer.max_epochs or 0) < 1:
+                raise UserError("how long? Give --trainer.max_epochs or --trainer.max_steps", status=2)
             trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
         trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
 
@@ -200,6 +204,7 @@ class RunCLI(FolderCLI):
             rows = [row for batch in batches for row in batch]
             if rows and "index" in rows[0]:
                 rows.sort(key=lambda row: row["index"])  # batches go by length
+                rows = [{**row, "index": datamodule.row_number(row["index"])} for row in rows]
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         partial.replace(path)

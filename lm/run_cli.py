@@ -122,6 +122,8 @@ class FolderCLI(LightningCLI):
             checkpoint = checkpoints.read(self.resume_from)
             self.resume_record = checkpoints.read_record(checkpoint, self.resume_from)
             self.resume_step = checkpoint.get("global_step", 0)
+            if self.subcommand != "fit":
+                self._start_from_checkpoint()
             if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
                 raise UserError(
                     f"{self.resume_from} holds weights to use, not a state to train on: take last.ckpt"
@@ -136,7 +138,8 @@ class FolderCLI(LightningCLI):
                     f"{self.resume_from} is of {trained_by}, not of {name}: give its configuration, or start "
                     f"from its weights by --model.init_from {self.resume_from}"
                 )
-            changed = differences(asdict(self.model.config), self.resume_record["backbone"], "backbone")
+            theirs = asdict(checkpoints.config_of(self.resume_record))  # options it did not know yet, too
+            changed = differences(asdict(self.model.config), theirs, "backbone")
             if changed:
                 raise UserError(
                     f"{self.resume_from} is of another model: {', '.join(changed[:3])}. "
@@ -156,8 +159,10 @@ class FolderCLI(LightningCLI):
                 theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise UserError(f"{saved} can't be read ({error}): choose another --name") from error
-            ours, theirs = identity(self.configuration), identity(theirs or {})
-            changed = differences(ours, theirs)
+            ours = identity(self.configuration)
+            changed = differences(ours, identity(theirs or {}))
+            if changed:
+                changed = differences(ours, identity(self._completed(theirs)))
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 raise UserError(
@@ -176,6 +181,23 @@ class FolderCLI(LightningCLI):
                 raise UserError(
                     f"another process is training in {self.folder}: choose another --name"
                 ) from None
+
+    def _completed(self, configuration: dict[str, Any]) -> dict[str, Any]:
+        """A configuration with the defaults of the options that came after it was written; as it is where it
+        has some that are no more."""
+        parser = self._parser(self.subcommand)
+        try:
+            parsed = parser.parse_object(configuration)
+        except (UserError, ValueError, KeyError, TypeError):
+            return configuration
+        return yaml.safe_load(parser.dump(parsed, skip_link_targets=True, skip_none=False, format="yaml"))
+
+    def _start_from_checkpoint(self) -> None:
+        """The checkpoint has all that the run took from `init_from`, which need not be there any more; but
+        where the two are compared it must."""
+        options = self._get_subconfig()["model"].get("init_args") or {}
+        if options.get("init_from") is not None and "reference" not in self.resume_record:
+            options["init_from"] = self.resume_from
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer with the callbacks that every run has."""

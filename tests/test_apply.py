@@ -230,6 +230,22 @@ def test_words_that_are_given(pipe, ckpt):
         assert "New York is big"[entity["start"] : entity["end"]] == entity["text"]
 
 
+def test_words_that_are_given_with_their_text():
+    """Entities are counted in the text where the words stand in it; where they don't, nowhere."""
+    tag = Tag(SimpleNamespace(labels=TAGS, joiner=" "), SimpleNamespace())
+    words = ["(", "Bob", "'s", "Bo", ")"]
+    found = [{n: ("B-PER" if word.startswith("Bo") else "O", 0.9) for n, word in enumerate(words)}]
+    rows = []
+    for text in ("(Bob's  Bo)", "( Robert's Bo )", None):
+        line = Line("here", {"words": words, "text": text})
+        example = tag.example(line)
+        assert example.words == tuple(words)
+        rows.append(tag.result(line, example, found)["entities"])
+    assert [[e["text"] for e in row] for row in rows] == [["Bob", "Bo"]] * 3
+    places = [[(e.get("start"), e.get("end")) for e in row] for row in rows]
+    assert places == [[(1, 4), (8, 10)], [(None, None)] * 2, [(2, 5), (9, 11)]]
+
+
 def test_a_long_sentence_gets_a_tag_for_each_word(pipe, ckpt):
     words = CODE.split()
     (row,) = rows(pipe(lines_of([{"text": CODE}]), "tag", ckpt["tag"]))
@@ -388,6 +404,9 @@ def test_bad_input(pipe, ckpt, command, name, content, status, words):
     ("words", "message"),
     [
         (("classify", "single", " "), "text 1 is empty"),
+        (("classify", "single", "a", "b\udcff"), "text 2 is not UTF-8 (character 2)"),
+        (("tag", "tag", "\udcff"), "text 1 is not UTF-8"),
+        (("generate", "single", "--prompt", "\udcff"), "--prompt TEXT is not UTF-8"),
         (("classify", "single", "a", "--best", "0"), "--best 0"),
         (("classify", "single", "a", "--pair", "b"), "--text and --pair name fields"),
         (("answer", "answer", "--question", "a"), "give --question, and --context or --context_file"),
@@ -407,6 +426,14 @@ def test_nothing_given_at_a_terminal(lm, ckpt, monkeypatch):
     result = lm("classify", ckpt["single"])
     assert result.status == 2
     assert "give a text, or lines on standard input" in result.err
+
+
+def test_closed_standard_input(lm, ckpt, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    for command, name in (("classify", "single"), ("tag", "tag"), ("answer", "answer")):
+        result = lm(command, ckpt[name])
+        assert (result.status, "standard input is empty" in result.err) == (2, True), result.err
+    assert "give --prompt TEXT" in lm("generate", ckpt["single"]).err
 
 
 def test_a_checkpoint_cannot_say_what_is_imported(lm, tmp_path, tokenizer, monkeypatch):

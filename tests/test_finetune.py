@@ -220,6 +220,54 @@ def test_a_run_goes_on_with_its_steps_cut_otherwise(fit, tmp_path):
     assert summary("whole")["tokens_seen"] == summary("cut")["tokens_seen"]
 
 
+@pytest.mark.parametrize(
+    ("words", "steps", "validated"),
+    [
+        (("--trainer.max_epochs=2", "--trainer.limit_train_batches=3"), 6, [3, 6]),
+        (("--trainer.max_epochs=1", "--trainer.limit_train_batches=0.5"), 3, [3]),
+        (("--trainer.max_epochs=2", "--trainer.overfit_batches=1"), 2, [1, 2]),
+        (("--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"), 6, [6]),
+        (
+            (
+                "--trainer.max_epochs=1",
+                "--trainer.check_val_every_n_epoch=1",
+                "--trainer.val_check_interval=0.5",
+            ),
+            6,
+            [3, 6],
+        ),
+    ],
+)
+def test_epochs_are_counted_as_the_trainer_does(fit, words, steps, validated):
+    plain = ("--trainer.max_steps=-1", "--trainer.val_check_interval=null")
+    result = fit("texts", *plain, *words)
+    assert result.status == 0, result.err
+    assert summary()["steps"] == steps
+    lines = [line for line in result.err.splitlines() if "validation:" in line]
+    assert [int(line.split()[1].split("/")[0]) for line in lines] == validated, result.err
+
+
+def test_how_long_has_to_be_said(fit):
+    assert "how long?" in said(fit("texts", "--trainer.max_steps=-1"))
+
+
+@pytest.mark.parametrize("kind", ["texts", "chats"])
+def test_a_run_is_tested_where_the_model_it_started_from_is_gone(fit, tmp_path, tokenizer, kind):
+    start = write_start(tmp_path / "gone.ckpt", TASKS[kind][2], tokenizer)
+    assert fit(kind, start=start).status == 0
+    start.unlink()
+    for command in ("test", "validate", "predict"):
+        result = fit(kind, command=command, start=start)
+        assert result.status == 0, result.err
+    assert f"loss {summary()['test_loss']:.4f}" in fit(kind, command="test", start=start).out
+
+
+def test_preferences_are_tested_against_the_model_they_started_from(fit, tmp_path):
+    assert fit("preferences").status == 0
+    (tmp_path / "gpt.ckpt").unlink()
+    assert "no such checkpoint" in said(fit("preferences", command="test", start=tmp_path / "gpt.ckpt"))
+
+
 def test_patience_ends_a_run_and_it_counts_as_finished(fit):
     words = ("--checkpoint.patience=2", "--trainer.max_steps=200", "--model.optimizer.lr=0")
     result = fit("texts", *words)
@@ -500,7 +548,7 @@ def test_a_task_from_nothing_and_from_its_own_checkpoint(fit):
     small = ("--model.backbone.hidden_size=32", "--model.backbone.num_layers=1", "--data.vocab_size=300")
     first = fit("texts", *small, start="nothing", name="first")
     assert first.status == 0, first.err
-    assert "new: head" not in first.err
+    assert "starting from nothing: no --model.init_from was given" in first.err
     same = fit("texts", start=Path("checkpoints/first/best.ckpt"), name="same")
     assert same.status == 0 and "starting from checkpoints/first/best.ckpt" in same.err, same.err
     assert "new: head" not in same.err

@@ -91,6 +91,26 @@ def test_a_folder_of_another_configuration_is_refused(lm, trained, tiny_gpt, tmp
     assert "Traceback" not in result.err
 
 
+def test_a_run_from_before_an_option_was_there_is_still_that_run(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "checkpoints/gpt"
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    saved["model"]["init_args"]["backbone"].pop("rope_factor")
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    checkpoint = torch.load(folder / "best.ckpt", weights_only=True)
+    checkpoint["lm"]["backbone"].pop("rope_factor")
+    torch.save(checkpoint, folder / "best.ckpt")
+    again = lm("fit", *tiny_gpt, "--name", "gpt")
+    assert (again.status, "is finished" in again.out) == (0, True), again.err
+    validated = lm("validate", *tiny_gpt, "--name", "gpt")
+    assert validated.status == 0, validated.err
+    other = lm("fit", *tiny_gpt, "--name", "gpt", "--model.init_args.backbone.rope_factor=2")
+    assert "model.backbone.rope_factor 1.0 → 2.0" in other.err
+    saved["model"]["init_args"]["backbone"]["of_long_ago"] = 3
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert "of_long_ago 3 → None" in lm("fit", *tiny_gpt, "--name", "gpt").err
+
+
 def test_what_is_not_learned_may_change(lm, trained, tiny_gpt, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     result = lm("fit", *tiny_gpt, "--name", "gpt", "--trainer.log_every_n_steps=3", "--data.num_workers=1")

@@ -37,7 +37,7 @@ class Bert(Family):
         width = fields.number("hidden_size")
         return BackboneConfig(
             hidden_size=width,
-            num_layers=fields.number("num_hidden_layers"),
+            num_layers=fields.layers("num_hidden_layers"),
             num_heads=fields.number("num_attention_heads"),
             mlp=fields.choice("hidden_act", PLAIN, "gelu"),
             mlp_hidden_size=unless_default(fields.number("intermediate_size"), 4 * width),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lm.convert.families import choose
 from lm.convert.family import Family, Part
 from lm.convert.parts import pack
 from lm.convert.tokenizer_files import write_tokenizer
-from lm.convert.weights import SHARD_BYTES, as_dtype, write_tensors
+from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_tensors
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import chat_format
@@ -59,7 +60,8 @@ def export_folder(
 
     Args:
         loaded: from `lm.checkpoint.load_model`.
-        folder: made anew.
+        folder: made where there is none; one that is there stays, so that it can be the one you work in, and
+            only what is in it is replaced.
         dtype: of the weights.
         force: replace a folder that holds a Hugging Face model already.
         shard_bytes: the most that a file of weights holds.
@@ -68,23 +70,53 @@ def export_folder(
         UserError: the folder is taken; no family has a place for all that the model does; or a library is
             missing.
     """
-    folder = Path(folder)
+    named, folder = folder, Path(folder).resolve()
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not empty and holds no model: name another folder")
+    if taken and not _holds_model(folder):
+        raise UserError(f"{named} is not empty and holds no model: name another folder")
     if taken and not force:
-        raise UserError(f"{folder} is not empty: name another folder, or --force to replace the model in it")
-    partial = folder.absolute().with_name(f".{folder.absolute().name}.partial")
+        raise UserError(f"{named} is not empty: name another folder, or --force to replace the model in it")
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        exported = _write(loaded, partial, folder.absolute().name, dtype, shard_bytes)
+        exported = _write(loaded, partial, folder.name, dtype, shard_bytes)
         if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+            exported.notes += _replace(folder, partial)
+        else:
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return exported
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder is one that transformers would open: many other programs have a config.json too."""
+    try:
+        return "model_type" in read_json(folder / "config.json")
+    except UserError:
+        return False
+
+
+def _replace(folder: Path, new: Path) -> list[str]:
+    """Put what is in `new` into `folder` in the place of what is there, which goes only once that is done.
+
+    Returns:
+        where the old files are, if they could not be deleted: a note.
+    """
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, target in ((folder, old), (new, folder)):
+            for path in sorted(source.iterdir()):
+                moved.append((path, path.rename(target / path.name)))
+    except BaseException:
+        for before, after in reversed(moved):
+            after.rename(before)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return [f"the files of before could not be deleted: they are in {old}"] if old.exists() else []
 
 
 def _write(loaded: Loaded, folder: Path, name: str, dtype: torch.dtype, shard_bytes: int) -> Exported:
@@ -123,13 +155,16 @@ def _write(loaded: Loaded, folder: Path, name: str, dtype: torch.dtype, shard_by
 def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
     """config.json's content."""
     config, tokenizer = loaded.model.config, loaded.tokenizer
+    pad = tokenizer.pad_id
+    if isinstance(loaded.model, Classifier) and config.causal and tokenizer.frame([-1])[0][-1] == pad:
+        pad = None  # transformers would skip the piece that ends a text, whose position is read
     described = {
         "architectures": [architecture],
         "model_type": family.name,
-        **family.write(config, tokenizer.pad_id),
+        **family.write(config, pad),
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
+        "pad_token_id": pad,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     if not config.causal:
@@ -169,8 +204,10 @@ def _notes(family: Family, described: dict[str, Any], tokenizer: Tokenizer, writ
             f"the activation is {act}, which transformers takes; vLLM and llama.cpp know a {family.name} "
             "with SiLU only"
         )
-    if described["architectures"][0].endswith("ForSequenceClassification") and tokenizer.pad_id is None:
-        notes.append("the tokenizer has no padding piece: texts go through transformers one at a time")
+    classifies = described["architectures"][0].endswith("ForSequenceClassification")
+    if classifies and described["pad_token_id"] is None:
+        why = "has no padding piece" if tokenizer.pad_id is None else "pads with the piece that ends a text"
+        notes.append(f"the tokenizer {why}: texts go through transformers one at a time")
     return notes
 
 

@@ -1,5 +1,6 @@
 """config.json, read so that nothing in it is passed over that could matter."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _HARMLESS = """
     max_sequence_length predict_special_tokens n_special transformers.js_config
 """
 HARMLESS = frozenset(_HARMLESS.split())
+_MOST_LAYERS = 10_000  # what some families say of each layer is looked through before any tensor is
 
 
 class Fields:
@@ -54,13 +56,33 @@ class Fields:
         value = self.take(name, default)
         if value is None:
             raise self.refuse(f"{name} is missing")
+        return self.checked(name, value, kind)
+
+    def checked(self, name: str, value: Any, kind: type = int) -> Any:
+        """A value as a number, under the name that messages give it.
+
+        Raises:
+            UserError: it is none, or not a finite one.
+        """
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
+            or not math.isfinite(value)
             or (kind is int and value != int(value))
         ):
             raise self.refuse(f"{name} is {value!r}, not a number")
         return kind(value)
+
+    def layers(self, name: str, default: int | None = None) -> int:
+        """A field that is a number of layers.
+
+        Raises:
+            UserError: it is none that a model can have.
+        """
+        count = self.number(name, default)
+        if not 1 <= count <= _MOST_LAYERS:
+            raise self.refuse(f"{name} is {count}: it must be from 1 to {_MOST_LAYERS:,}")
+        return count
 
     def flag(self, name: str, default: bool) -> bool:
         """A field that is true or false.
@@ -130,7 +152,7 @@ def rope(fields: Fields) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise fields.refuse(f"rope_scaling is {given!r}, not a group of fields")
     given = dict(given)
-    theta = float(given.pop("rope_theta", None) or theta)
+    theta = fields.checked("rope_theta", given.pop("rope_theta", None) or theta, float)
     kind, older_kind = given.pop("rope_type", None), given.pop("type", None)
     kind = kind or older_kind or "default"
     if kind not in ("default", "linear", "llama3"):
@@ -146,7 +168,7 @@ def rope(fields: Fields) -> dict[str, Any]:
     for name in wanted:
         if given.get(name) is None:
             raise fields.refuse(f"rope type {kind!r} lacks {name}")
-        ours[names[name][0]] = names[name][1](given.pop(name))
+        ours[names[name][0]] = fields.checked(name, given.pop(name), names[name][1])
     foreign = [n for n, v in given.items() if v is not None and (n, v) != ("partial_rotary_factor", 1.0)]
     if foreign:
         raise fields.refuse(f"rope type {kind!r} with {', '.join(foreign)} is not supported here")

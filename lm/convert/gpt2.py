@@ -31,7 +31,7 @@ class GPT2(Family):
         width = fields.number("n_embd", 768)
         return BackboneConfig(
             hidden_size=width,
-            num_layers=fields.number("n_layer", 12),
+            num_layers=fields.layers("n_layer", 12),
             num_heads=fields.number("n_head", 12),
             mlp=fields.choice("activation_function", PLAIN, "gelu_new"),
             mlp_hidden_size=unless_default(fields.number("n_inner", 4 * width), 4 * width),

@@ -23,10 +23,10 @@ class Llama(Family):
     def read(self, fields: Fields) -> BackboneConfig:
         """See `Family.read`."""
         width, heads = fields.number("hidden_size"), fields.number("num_attention_heads")
-        dropout = float(fields.take("attention_dropout", 0.0))
+        dropout = fields.number("attention_dropout", 0.0, float)
         config = BackboneConfig(
             hidden_size=width,
-            num_layers=fields.number("num_hidden_layers"),
+            num_layers=fields.layers("num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=unless_default(fields.number("num_key_value_heads", heads), heads),
             head_dim=unless_default(
@@ -221,7 +221,7 @@ class Qwen3(Llama):
 
 def _window(fields: Fields) -> int | None:
     """Qwen's window, which has to be the same in all blocks."""
-    layers, width = fields.number("num_hidden_layers"), fields.take("sliding_window")
+    layers, width = fields.layers("num_hidden_layers"), fields.take("sliding_window")
     kinds = fields.take("layer_types")
     used, first = fields.flag("use_sliding_window", False), fields.number("max_window_layers", layers)
     if kinds is None:

@@ -28,7 +28,7 @@ class ModernBert(Family):
         fields.skip("sparse_prediction", "sparse_pred_ignore_index", "reference_compile")
         fields.skip("repad_logits_with_grad", "embedding_dropout", "mlp_dropout")
         fields.skip("position_embedding_type", "layer_norm_eps", "hidden_act")  # left over, never read there
-        width, layers = fields.number("hidden_size", 768), fields.number("num_hidden_layers", 22)
+        width, layers = fields.number("hidden_size", 768), fields.layers("num_hidden_layers", 22)
         every = self._global_every(fields, layers)
         seen = fields.number("local_attention", 128)
         window = None if every == 1 else seen // 2 + 1
@@ -66,7 +66,7 @@ class ModernBert(Family):
         every, kinds = fields.number("global_attn_every_n_layers", 3), fields.take("layer_types")
         if kinds is None:
             return every
-        for n in (every, 1, 0, *range(2, layers + 1)):
+        for n in (every, 1, 0, *range(2, layers + 1)) if len(kinds) == layers else ():
             wanted = ["full_attention" if n and i % n == 0 else "sliding_attention" for i in range(layers)]
             if wanted == kinds:
                 return n
@@ -88,7 +88,7 @@ class ModernBert(Family):
                 raise fields.refuse(f"rope type {kind!r} is not supported here for this family")
         theta = (groups.get("full_attention") or {}).get("rope_theta") or theta
         local = (groups.get("sliding_attention") or {}).get("rope_theta") or local or theta
-        return float(theta), float(local)
+        return tuple(fields.checked("rope_theta", base, float) for base in (theta, local))
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
         """A gated ReLU whose gates equal their projections is our squared ReLU."""

@@ -105,6 +105,11 @@ def read_folder(folder: Path) -> Start:
         config.residual_init = init
 
     tensors = _plain_names(family, read_tensors(folder))
+    if config.num_layers > len(tensors):  # before anything of that many layers is made
+        raise UserError(
+            f"{folder}: the weights are {len(tensors)} tensors, too few for the {config.num_layers} layers "
+            "of its config.json"
+        )
     notes = _untie(family, config, tensors)
     config = family.refine(config, tensors)
     body = list(family.body(config, fields.content))
@@ -129,8 +134,11 @@ def _family(fields: Fields) -> Family:
     kind, known = fields.content.get("model_type"), ", ".join(FAMILIES)
     if kind is None:
         raise fields.refuse(f"it has no model_type; known here are {known}")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise fields.refuse(f"a model of the family {kind!r} is not known here: {known} are")
+    names = fields.content.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise fields.refuse(f"architectures is {names!r}, not a list of names")
     return FAMILIES[kind]
 
 
@@ -139,7 +147,7 @@ def _config(family: Family, fields: Fields) -> BackboneConfig:
         config = family.read(fields)
     except UserError as error:  # a shape that can't be names its own fields: say where they come from
         raise error if str(fields.path) in str(error) else fields.refuse(str(error)) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
         raise fields.refuse(f"a field is not what it should be: {error}") from error
     fields.finish()
     return config
@@ -195,7 +203,7 @@ def _has_head(
     if any(name in family.languages for name in architectures) and missing:
         raise UserError(f"{folder}: the weights lack {_names(missing)}")
     # ModernBERT's classifiers have a dense layer of the language-model head's name.
-    other = any(str(name).endswith(("Classification", "Answering", "Choice")) for name in architectures)
+    other = any(name.endswith(("Classification", "Answering", "Choice")) for name in architectures)
     return not missing and not (other and names)
 
 

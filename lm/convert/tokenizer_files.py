@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.backbone import BackboneConfig
-from lm.convert.tokenizer_json import check, tokenizer_json
+from lm.convert.tokenizer_json import check, frame_template, tokenizer_json
 from lm.convert.weights import read_json
 from lm.tokenizer import SentencePieceTokenizer, Tokenizer
 from lm.tokenizer.chat import chat_format
@@ -33,6 +33,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
         described = _describe(tokenizer, hashlib.sha256(text.encode()).hexdigest())
     else:
         tokenizer.save(folder)
+        if not writes:
+            _frame(tokenizer, folder / "tokenizer.json")
         described = read_json(folder / "tokenizer_config.json")
     described["model_max_length"] = config.max_seq_len
     described["padding_side"] = "left" if writes else "right"
@@ -45,6 +47,22 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
         described["chat_template"] = chat.template
     text = json.dumps(described, ensure_ascii=False, indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def _frame(tokenizer: Tokenizer, path: Path) -> None:
+    """Have a tokenizer.json frame texts as the model was trained on them, where it does not by itself:
+    GPT-2's puts nothing behind a text."""
+    import tokenizers
+
+    engine, a, b = tokenizers.Tokenizer.from_file(str(path)), *map(tokenizer.encode, "ab")
+    alone, together = engine.encode("a").ids, engine.encode("a", "b").ids
+    if (alone, together) == (tokenizer.frame(a)[0], tokenizer.frame(a, b)[0]):
+        return
+    document, frame = read_json(path), frame_template(tokenizer)
+    before = document.get("post_processor")
+    if before and before["type"] == "ByteLevel":  # only says where pieces lie in a text
+        frame = {"type": "Sequence", "processors": [before, frame]}
+    path.write_text(json.dumps({**document, "post_processor": frame}, ensure_ascii=False), encoding="utf-8")
 
 
 def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 from lm.errors import UserError
-from lm.tokenizer import SPACE, SentencePieceTokenizer
+from lm.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
 from lm.tokenizer.pipelines import added_token
 from lm.tokenizer.protobuf import read_fields
 
@@ -99,7 +99,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
         ],
         "normalizer": _normalizer(rules.get(2, b""), marked, adds_space, strips),
         "pre_tokenizer": None,
-        "post_processor": _frame(tokenizer, framed),
+        "post_processor": frame_template(tokenizer, framed),
         "decoder": {"type": "Sequence", "decoders": decoder},
         "model": engine,
     }
@@ -172,7 +172,7 @@ def _normalizer(rules: bytes, marked: bool, adds_space: bool, strips: bool) -> d
     return {"type": "Sequence", "normalizers": steps} if steps else None
 
 
-def _frame(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str, Any] | None:
+def frame_template(tokenizer: Tokenizer, framed: bool = True) -> dict[str, Any] | None:
     """The special pieces around one text and around two."""
     first, second = -1, -2  # stand for the texts
     single, pair = tokenizer.frame([first])[0], tokenizer.frame([first], [second])[0]

@@ -1,7 +1,6 @@
 """Tensors in safetensors files: one, or shards with an index. Pickled weights are never opened."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,8 @@ def _files(folder: Path) -> list[Path]:
     raise UserError(f"{folder} has no weights: there is no {SINGLE} and no {INDEX}")
 
 
-def read_tensors(folder: Path, ignored: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder by name, floating-point ones as fp32.
-
-    Args:
-        ignored: names to leave where they are.
 
     Raises:
         UserError: no safetensors there, or one is missing, cut short or damaged.
@@ -81,9 +77,8 @@ def read_tensors(folder: Path, ignored: Callable[[str], bool] = lambda name: Fal
             with library.safe_open(path, framework="pt") as file:
                 names = file.keys()
                 for name in names:
-                    if not ignored(name):
-                        tensor = file.get_tensor(name)
-                        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+                    tensor = file.get_tensor(name)
+                    tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
         except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
     return tensors

@@ -16,8 +16,7 @@ class Places(DistributedSampler, SequentialSampler):
     """What a dataset is asked for, one item a batch.
 
     The bases say only that this is sharded by rank and in order: any other sampler Lightning replaces by one
-        of its
-    own, the first in distributed runs and the second under `overfit_batches`.
+    of its own, the first in distributed runs and the second under `overfit_batches`.
 
     Args:
         items: the items; a loader may replace them before an iteration.

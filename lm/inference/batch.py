@@ -1,6 +1,7 @@
 """Writing answers to many prompts side by side."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ PADDING = -1  # the document of positions that hold nothing
 
 
 def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and documents (B, longest): texts that end together, so that the next piece of each is next."""
+    """Tokens and documents (B, longest): texts that end together, so that the next piece of each is next.
+    They are padded with their own first piece, or a penalty on repetitions would see one that is not there.
+    """
     longest = max(map(len, rows))
-    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    tokens = torch.empty(len(rows), longest, dtype=torch.int64)
     documents = torch.full((len(rows), longest), PADDING)
     for i, row in enumerate(rows):
-        tokens[i, longest - len(row) :] = torch.tensor(row)
+        tokens[i] = torch.tensor([row[0]] * (longest - len(row)) + list(row))
         documents[i, longest - len(row) :] = 0
     return tokens.to(device), documents.to(device)
 
@@ -27,25 +30,27 @@ def complete(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     tokens: int,
-    end: int,
+    ends: Sequence[int | None],
     sampling: Sampling | None = None,
     seed: int = 0,
     vocab_size: int | None = None,
     batch_size: int = 64,
 ) -> list[list[int]]:
-    """What the model writes after each prompt, up to the piece `end` (which is left out).
+    """What the model writes after each prompt, up to one of the pieces `ends` (which is left out).
 
-    Prompts of like length share a batch. What is written does not depend on who shares it.
+    Prompts of like length share a batch. What is written does not depend on who shares it, but for rounding.
 
     Args:
         prompts: ids, at least one each; with `tokens` more they have to fit into the model's positions.
         tokens: pieces to write at most.
+        ends: at least one; null stands for a piece that the tokenizer lacks.
         sampling: how pieces are chosen; null: always the likeliest.
+        seed: of the first prompt; the second has the next, and so on, in whatever batch they are.
         vocab_size: pieces of the tokenizer, where the model has room for more.
     """
     sampling = sampling or Sampling(temperature=0)
     device = model.head.weight.device
-    generator = torch.Generator(device=device).manual_seed(seed)
+    stops = torch.tensor([end for end in ends if end is not None], device=device)
     was_training = model.training
     model.eval()
     answers: list[list[int]] = [[] for _ in prompts]
@@ -57,17 +62,18 @@ def complete(
             length = text.shape[1]
             cache = KVCache(model.config, len(chosen), length + tokens, device, model.head.weight.dtype)
             ended = torch.zeros(len(chosen), dtype=torch.bool, device=device)
+            generators = [torch.Generator(device=device).manual_seed(seed + i) for i in chosen]
             for _ in range(tokens):
                 logits = model(text[:, cache.length :], documents, cache=cache)[:, -1]
-                piece = sampling.choose(logits[:, :vocab_size], text, generator)
-                piece = torch.where(ended, end, piece)
-                ended |= piece == end
+                piece = sampling.choose(logits[:, :vocab_size], text, generators)
+                piece = torch.where(ended, stops[0], piece)
+                ended |= torch.isin(piece, stops)
                 text = torch.cat((text, piece[:, None]), dim=1)
                 documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
                 if bool(ended.all()):
                     break
             for i, row in zip(chosen, text[:, length:].tolist(), strict=True):
-                answers[i] = row[: row.index(end)] if end in row else row
+                answers[i] = list(takewhile(lambda piece: piece not in ends, row))
     finally:
         model.train(was_training)
     return answers

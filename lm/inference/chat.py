@@ -8,7 +8,7 @@ from lm.backbone import LanguageModel
 from lm.errors import UserError
 from lm.inference.batch import complete
 from lm.inference.generate import Sampling, generate
-from lm.inference.lines import Line, pools
+from lm.inference.lines import BATCH, Line, pools
 from lm.tokenizer import StreamDecoder
 from lm.tokenizer.chat import ChatFormat, Message, shortened
 
@@ -168,7 +168,8 @@ class Chat:
                 held = held[len(ready) :]
 
     def answers(self, lines: Iterable[Line]) -> Iterator[list[dict[str, Any]]]:
-        """The answer to each line's chat, many side by side, in the order of the lines.
+        """The answer to each line's chat, many side by side, in the order of the lines. The first line's seed
+        is the chat's, each further one has the next.
 
         Args:
             lines: each with `messages`, a list of role and content whose last is the user's; or `prompt`,
@@ -193,15 +194,14 @@ class Chat:
                 self.model,
                 prompts,
                 self.tokens,
-                self.chat.end_id,
+                (self.chat.end_id, tokenizer.eos_id),
                 self.sampling,
-                self.seed + number,
+                self.seed + number * BATCH,
                 tokenizer.vocab_size,
             )
-            ended = (row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row for row in rows)
             yield [
                 {**line.fields, "answer": tokenizer.decode(row).strip()}
-                for line, row in zip(pool, ended, strict=True)
+                for line, row in zip(pool, rows, strict=True)
             ]
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lm.errors import UserError
+from lm.inference.lines import read_lines, well_formed, write_rows
 from lm.inference.uses import USES, refuse, writes_text
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def _load(path: str, device: str, command: str) -> "Loaded":
 def _text(given: str | None, option: str) -> str:
     """An argument, or standard input where there is none."""
     if given is not None:
-        return given
-    if sys.stdin.isatty():
+        return well_formed(given, option)
+    if sys.stdin is None or sys.stdin.isatty():
         raise UserError(f"give {option}, or a text on standard input", status=2)
     try:
         return sys.stdin.buffer.read().decode("utf-8")
@@ -180,12 +181,11 @@ def chat(argv: list[str]) -> None:
     _add_sampling(parser, 0.7, 0.95)
     add_device(parser)
     args = parser.parse_args(argv)
-    if args.message is not None and not args.message.strip():
+    if args.message is not None and not well_formed(args.message, "the message").strip():
         raise UserError("the message is empty", status=2)
     sampling = _sampling(args)
 
     from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
-    from lm.inference.lines import read_lines, write_rows
     from lm.tokenizer.chat import chat_format
 
     loaded = _load(args.checkpoint, args.device, "chat")
@@ -208,7 +208,7 @@ def chat(argv: list[str]) -> None:
         for part in talk.say(args.message):
             print(part, end="", flush=True)
         print()
-    elif sys.stdin.isatty():
+    elif sys.stdin is not None and sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (the arrow keys and the lines before, where the system has it)
         print(f"{args.checkpoint}: {COMMANDS}")

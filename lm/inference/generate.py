@@ -1,6 +1,6 @@
 """Writing: from a prompt to pieces, one at a time, with or without a cache of keys and values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +41,14 @@ class Sampling:
             if not good:
                 raise UserError(f"--{name} {getattr(self, name)}: it must be {wanted}", status=2)
 
-    def choose(self, logits: Tensor, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The next piece of each of N samples: (N,) from logits (N, V) and the pieces so far (N, T)."""
+    def choose(
+        self,
+        logits: Tensor,
+        context: Tensor,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """The next piece of each of N samples: (N,) from logits (N, V) and the pieces so far (N, T), drawn by
+        one generator or by N, one for each."""
         logits = logits.float()
         if not bool(logits.isfinite().all()):
             raise UserError("the model's logits are not finite: its training has diverged")
@@ -65,6 +71,9 @@ class Sampling:
         if self.min_p:
             least = probabilities.max(dim=-1, keepdim=True).values * self.min_p
             probabilities = probabilities.masked_fill(probabilities < least, 0)
+        if isinstance(generator, Sequence):
+            rows = zip(probabilities, generator, strict=True)
+            return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 

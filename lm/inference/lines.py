@@ -57,7 +57,7 @@ def read_lines(column: str | None, example: str) -> Iterator[Line]:
         UserError: there is no line; one is not UTF-8, begins like an object and is none, or has to be one.
     """
     empty = True
-    for number, data in enumerate(sys.stdin.buffer, start=1):
+    for number, data in enumerate(() if sys.stdin is None else sys.stdin.buffer, start=1):  # None: closed
         where = f"{INPUT}:{number}"
         try:
             line = data.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
@@ -84,6 +84,22 @@ def _object(line: str, where: str, example: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{where}: the line is not an object such as {example}")
     return found
+
+
+def well_formed(text: str, where: str) -> str:
+    """The text, which is an argument of the command.
+
+    Args:
+        where: for the message.
+
+    Raises:
+        UserError: it was not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not UTF-8 (character {error.start + 1})", status=2) from error
+    return text
 
 
 def write_rows(groups: Iterable[Iterable[dict[str, Any]]]) -> None:

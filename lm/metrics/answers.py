@@ -15,29 +15,29 @@ import torch
 from torch import Tensor
 
 from lm.metrics.base import Sums, ratio, reference_lists
-from lm.metrics.chinese import apart, has_chinese, names_chinese
+from lm.metrics.chinese import apart, has_chinese
 
 _ASCII_PUNCTUATION = frozenset(string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalize_answer(text: str, language: str = "en") -> str:
+def normalize_answer(text: str, chinese: bool = False) -> str:
     """What of an answer counts: its tokens in lower case with one space between.
 
     Args:
         text: the answer.
-        language: a code such as `zh` for Chinese; every other is treated as English.
+        chinese: by the rules for Chinese; else by those for English.
     """
     text = text.lower()
-    if names_chinese(language):
+    if chinese:
         return " ".join(apart("".join(char for char in text if not _is_punctuation(char))).split())
     text = "".join(char for char in text if char not in _ASCII_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def answer_tokens(text: str, language: str = "en") -> list[str]:
+def answer_tokens(text: str, chinese: bool = False) -> list[str]:
     """The tokens of an answer that count; words, in Chinese characters and words. Arguments as above."""
-    return normalize_answer(text, language).split()
+    return normalize_answer(text, chinese).split()
 
 
 def _is_punctuation(char: str) -> bool:
@@ -52,16 +52,11 @@ def _f1(prediction: list[str], answer: list[str]) -> float:
 
 
 class AnswerScores(Sums):
-    """Exact match and F1 of predicted answers, in percent as the official scripts print them.
+    """Exact match and F1 of predicted answers, in percent as the official scripts print them. An example
+    counts as Chinese that has a Chinese character in its prediction or answers."""
 
-    Args:
-        language: a code such as `en` or `zh`; without one each example counts as Chinese that has a Chinese
-            character in its prediction or answers.
-    """
-
-    def __init__(self, language: str | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.language = language
         for name in ("questions", "matches"):
             self.add_sum(name, 2)  # unanswerable, answerable
         self.add_sum("overlap", 2, dtype=torch.float32)
@@ -82,10 +77,10 @@ class AnswerScores(Sums):
         for prediction, texts in zip(
             predictions, reference_lists(predictions, answers, needed=False), strict=True
         ):
-            language = self.language or ("zh" if any(map(has_chinese, [prediction, *texts])) else "en")
-            guess = answer_tokens(prediction, language)
+            chinese = any(map(has_chinese, [prediction, *texts]))
+            guess = answer_tokens(prediction, chinese)
             # As in the script, answers of which nothing is left do not count beside others.
-            right = [tokens for text in texts if (tokens := answer_tokens(text, language))] or [[]]
+            right = [tokens for text in texts if (tokens := answer_tokens(text, chinese))] or [[]]
             answerable = int(bool(texts))
             counts[0, answerable] += 1
             counts[1, answerable] += guess in right

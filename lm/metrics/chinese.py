@@ -10,11 +10,6 @@ _HAN = re.compile(f"[{HAN}]")
 _WORD = re.compile(rf"[^\W\d_{HAN}]+")
 
 
-def names_chinese(language: str) -> bool:
-    """Whether a language code such as `zh`, `zh-CN` or `zh_Hans` means Chinese."""
-    return re.split("[-_]", language.lower())[0] in {"zh", "zho", "chi", "cmn", "chinese"}
-
-
 def has_chinese(text: str) -> bool:
     """Whether there is a Chinese character in the text."""
     return _HAN.search(text) is not None

@@ -1,7 +1,7 @@
 """Classification and regression: from a confusion matrix, bins of confidence, and pairs of values."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,11 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lm.errors import UserError
 from lm.metrics.base import Sums, exact, f1_from_counts, ratio
+
+
+def holds(probability: Any) -> Any:
+    """Whether a label holds, of those that each hold or not, by its probability: a number or a tensor."""
+    return probability >= 0.5
 
 
 class Reliability(NamedTuple):
@@ -34,7 +39,7 @@ class ClassificationScores(Sums):
 
     Args:
         labels: names of the classes, C of them, in the order of the probabilities.
-        multilabel: an example may have any number of labels, each decided at a probability of one half.
+        multilabel: an example may have any number of labels, each where its probability is at least one half.
         bins: number of bins of confidence for the calibration error.
     """
 
@@ -69,7 +74,7 @@ class ClassificationScores(Sums):
             raise ValueError(f"probabilities and targets of shapes {shapes} for {size} labels")
         probabilities = probabilities.detach().to(exact(probabilities.device))
         if self.multilabel:
-            predicted = probabilities > 0.5
+            predicted = holds(probabilities)
             right = predicted == targets.bool()
             cells = torch.arange(size, device=targets.device) * 4 + targets.bool() * 2 + predicted
             confidence, hits = torch.maximum(probabilities, 1 - probabilities).flatten(), right.flatten()

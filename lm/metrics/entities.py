@@ -1,4 +1,4 @@
-"""Entities in tagged tokens, counted as the CoNLL script `conlleval` counts them, and the ways to write tags.
+"""Entities in tagged tokens, counted as the CoNLL script `conlleval` counts them.
 
 A tag is `O` or a letter, a hyphen and a type (`B-PER`; the type may hold hyphens). The letters:
 
@@ -8,8 +8,7 @@ A tag is `O` or a letter, a hyphen and a type (`B-PER`; the type may hold hyphen
   S, so BMES and BILOU are read as well.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,24 +19,20 @@ from lm.metrics.base import Sums, f1_from_counts, ratio
 Span = tuple[str, int, int]
 
 _SAME = {"M": "I", "L": "E", "U": "S"}
-_LETTERS = {"auto": "BIES", "bio": "BI", "iob1": "BI", "bioes": "BIES"}
+_LETTERS = tuple("BIES") + tuple(_SAME)
 
 
-def _parts(tag: str, scheme: str = "auto") -> tuple[str, str]:
+def _parts(tag: str) -> tuple[str, str]:
     """The letter and the type of a tag: `B-PER` is B and PER; `O` and a bare `I` have no type."""
-    if scheme not in _LETTERS:
-        raise ValueError(f"no tag scheme {scheme!r}: {', '.join(_LETTERS)}")
     letter, _, kind = tag.partition("-")
     if letter == "O":
         return "O", ""
-    letter = _SAME.get(letter, letter)
-    if letter not in tuple(_LETTERS[scheme]):
-        letters = ", ".join(_LETTERS[scheme])
-        raise UserError(f"the tag {tag!r} is neither O nor one of {letters} with a type, such as B-PER")
-    return letter, kind
+    if letter not in _LETTERS:
+        raise UserError(f"the tag {tag!r} is neither O nor one of B, I, E, S with a type, such as B-PER")
+    return _SAME.get(letter, letter), kind
 
 
-def spans(tags: Sequence[str], scheme: str = "auto") -> list[Span]:
+def spans(tags: Sequence[str]) -> list[Span]:
     """The entities of a sentence, by the rules of `conlleval` (CoNLL-2000 and 2003; BIOES as in its ports).
 
     The rules give every sequence a meaning, also an ill-formed one: an entity goes on as long as the type
@@ -46,18 +41,16 @@ def spans(tags: Sequence[str], scheme: str = "auto") -> list[Span]:
 
     Args:
         tags: the tags of one sentence.
-        scheme: `auto` takes the letters of all schemes; `bio`, `iob1` or `bioes` refuse those of others.
 
     Returns:
         Type, first token and the token after the last, in order.
 
     Raises:
-        UserError: a tag that the scheme does not have.
-        ValueError: no such scheme.
+        UserError: a tag of no scheme.
     """
     found: list[Span] = []
     start, before, before_kind = 0, "O", ""
-    for place, (letter, kind) in enumerate([*(_parts(tag, scheme) for tag in tags), ("O", "")]):
+    for place, (letter, kind) in enumerate([*map(_parts, tags), ("O", "")]):
         border = letter in "BSO" or before in "ESO" or kind != before_kind
         if border:
             if before != "O":
@@ -67,51 +60,20 @@ def spans(tags: Sequence[str], scheme: str = "auto") -> list[Span]:
     return found
 
 
-def _written(tags: Sequence[str], scheme: str, first: str, last: str, single: str) -> list[str]:
-    """The same entities with these letters at their first, last and single tokens and I between."""
-    written = ["O"] * len(tags)
-    for kind, start, end in spans(tags, scheme):
-        letters = [single] if end - start == 1 else [first, *["I"] * (end - start - 2), last]
-        written[start:end] = [f"{letter}-{kind}" if kind else letter for letter in letters]
-    return written
-
-
-def to_bio(tags: Sequence[str], scheme: str = "auto") -> list[str]:
-    """The tags of a sentence in BIO (IOB2). Arguments and errors as in `spans`."""
-    return _written(tags, scheme, "B", "I", "B")
-
-
-def to_bioes(tags: Sequence[str], scheme: str = "auto") -> list[str]:
-    """The tags of a sentence in BIOES. Arguments and errors as in `spans`."""
-    return _written(tags, scheme, "B", "E", "S")
-
-
-def to_iob1(tags: Sequence[str], scheme: str = "auto") -> list[str]:
-    """The tags of a sentence in IOB1. Arguments and errors as in `spans`."""
-    written = _written(tags, scheme, "I", "I", "I")
-    entities = spans(tags, scheme)
-    for (kind, _, end), (next_kind, start, _) in pairwise(entities):
-        if end == start and kind == next_kind:
-            written[start] = f"B-{kind}" if kind else "B"
-    return written
-
-
-def tag_scheme(all_tags: Iterable[Sequence[str]]) -> str:
-    """Which scheme sentences are tagged in: `bio`, `iob1` or `bioes`.
-
-    Anything with E or S is `bioes`. Of the rest, `iob1` is what is written as IOB1 writes it throughout and
-    is not well-formed BIO; what fits neither, and what has no entity, is `bio`.
+def are_entities(labels: Sequence[str]) -> bool:
+    """Whether a tagger's labels are those of entities, typed or not, and no parts of speech, say.
 
     Raises:
-        UserError: a tag of no scheme.
+        UserError: some are, as `B-PER`, and some are not.
     """
-    bio = iob1 = True
-    for tags in all_tags:
-        if any(_parts(tag)[0] in "ES" for tag in tags):
-            return "bioes"
-        bio = bio and to_bio(tags) == list(tags)
-        iob1 = iob1 and to_iob1(tags) == list(tags)
-    return "iob1" if iob1 and not bio else "bio"
+    try:
+        for label in labels:
+            _parts(label)
+    except UserError:
+        if any(label[:1] in _LETTERS and label[1:2] == "-" for label in labels):
+            raise
+        return False
+    return True
 
 
 class EntityScores(Sums):
@@ -120,13 +82,11 @@ class EntityScores(Sums):
     Args:
         types: the types of entities that get a figure of their own, such as PER. An entity of another type
             counts in the figures over all.
-        scheme: how the tags are written, as in `spans`.
     """
 
-    def __init__(self, types: Sequence[str], scheme: str = "auto") -> None:
+    def __init__(self, types: Sequence[str]) -> None:
         super().__init__()
         self.types = tuple(types)
-        self.scheme = scheme
         self._rows = {kind: row for row, kind in enumerate(self.types)}
         # Hits, found and true: a row for each type, the last for all others.
         self.add_sum("entities", len(self.types) + 1, 3)
@@ -142,14 +102,14 @@ class EntityScores(Sums):
 
         Raises:
             ValueError: other numbers of sentences or tags.
-            UserError: a tag that the scheme does not have.
+            UserError: a tag of no scheme.
         """
         if [len(tags) for tags in predicted] != [len(tags) for tags in gold]:
             raise ValueError("predicted and gold tags are not equally many in every sentence")
         entities = torch.zeros_like(self.entities, device="cpu")
         tokens = right = 0
         for guesses, truths in zip(predicted, gold, strict=True):
-            found, true = (set(spans(tags, self.scheme)) for tags in (guesses, truths))
+            found, true = (set(spans(tags)) for tags in (guesses, truths))
             for column, group in enumerate((found & true, found, true)):
                 for kind, _, _ in group:
                     entities[self._rows.get(kind, -1), column] += 1

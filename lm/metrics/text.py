@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm.errors import UserError
 from lm.metrics.base import Sums, ratio, reference_lists, streams
-from lm.metrics.chinese import HAN, names_chinese, script_counts
+from lm.metrics.chinese import HAN, script_counts
 
 _TOKENIZERS = ("13a", "zh")
 _ROUGES = ("rouge1", "rouge2", "rougeL")
@@ -20,28 +20,24 @@ class TranslationScores(Sums):
 
     Kept are the counts of n-grams that sacrebleu computes them from, summed over batches and processes.
 
-    Args:
-        language: a code such as `de` or `zh` of the language translated into, for BLEU's tokens: characters
-            and words for Chinese, else sacrebleu's standard, 13a. Without one, Chinese is what has more
-            Chinese characters than other words in all references together.
+    BLEU's tokens are characters and words where all references together have more Chinese characters than
+    other words, else those of sacrebleu's standard, 13a.
 
     Raises:
         UserError: sacrebleu is not installed.
     """
 
-    def __init__(self, language: str | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         try:
             from sacrebleu.metrics import BLEU, CHRF
         except ImportError as error:
             raise UserError("BLEU and chrF need sacrebleu: pip install 'lm[metrics]'") from error
-        self.language = language
         # `force` only silences advice about tokens that look already split.
         self._bleu = [BLEU(tokenize=tokenizer, force=True) for tokenizer in _TOKENIZERS]
         self._chrf = CHRF()
         self._signatures: dict[str, str] = {}
-        # With no language given, counted under both tokenizers: a process cannot know what the text of the
-        # others is mostly written in.
+        # Under both tokenizers: a process cannot know what the text of the others is mostly written in.
         self.add_sum("bleu_counts", len(_TOKENIZERS), 2 + 2 * self._bleu[0].max_ngram_order)
         self.add_sum("chrf_counts", 3 * self._chrf.order)
         self.add_sum("scripts", 2)  # Chinese characters, other words
@@ -65,10 +61,8 @@ class TranslationScores(Sums):
             return
         columns = streams(lists)
         counts = torch.zeros_like(self.bleu_counts, device="cpu")
-        for row, (tokenizer, bleu) in enumerate(zip(_TOKENIZERS, self._bleu, strict=True)):
-            if self.language is None or (tokenizer == "zh") == names_chinese(self.language):
-                statistics = bleu._extract_corpus_statistics(predictions, columns)
-                counts[row] = torch.tensor(statistics).sum(dim=0)
+        for row, bleu in enumerate(self._bleu):
+            counts[row] = torch.tensor(bleu._extract_corpus_statistics(predictions, columns)).sum(dim=0)
         self.increase("bleu_counts", counts)
         statistics = self._chrf._extract_corpus_statistics(predictions, columns)
         self.increase("chrf_counts", torch.tensor(statistics).sum(dim=0))
@@ -82,11 +76,8 @@ class TranslationScores(Sums):
         """`bleu` and `chrf` in 0 to 100; not a number without translations."""
         if not self.examples:
             return {"bleu": self.scalar(float("nan")), "chrf": self.scalar(float("nan"))}
-        if self.language is None:
-            chinese, others = self.scripts.tolist()
-            row = int(chinese > others)
-        else:
-            row = int(names_chinese(self.language))
+        chinese, others = self.scripts.tolist()
+        row = int(chinese > others)
         figures = {}
         metrics = {"bleu": (self._bleu[row], self.bleu_counts[row]), "chrf": (self._chrf, self.chrf_counts)}
         for name, (metric, counts) in metrics.items():

@@ -1,7 +1,7 @@
 """What fine-tuning tasks share: where they start from, what is trained, and how examples become batches."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,7 +14,7 @@ from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
 from lm.convert.adapters import GROWING, fingerprint
 from lm.convert.start import Start, read_start
-from lm.data.examples.batches import Features, collate
+from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
 from lm.optim import Linear, Schedule, parameter_groups
@@ -81,8 +81,10 @@ class FineTuning(Task):
             ("freeze_layers", freeze_layers, 0 <= freeze_layers <= backbone.num_layers),
         ):
             if not good:
-                most = backbone.num_layers if name == "freeze_layers" else 1
-                raise UserError(f"{name} is {value}: it must be from 0 to {most}", status=2)
+                wanted = (
+                    f"from 0 to {backbone.num_layers}" if name == "freeze_layers" else "above 0, at most 1"
+                )
+                raise UserError(f"{name} is {value}: it must be {wanted}", status=2)
         if self.needs_causal is not None and backbone.causal != self.needs_causal:
             wanted, there = ("a GPT", "a BERT") if self.needs_causal else ("a BERT", "a GPT")
             said = (
@@ -138,9 +140,10 @@ class FineTuning(Task):
         """What each list among the features is padded with."""
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
-    def batch(self, features: Sequence[Features]) -> dict[str, Any]:
-        """Features as tensors."""
-        return collate(features, self.padding)
+    @property
+    def batch(self) -> Collate:
+        """Makes a batch of features. Processes that read ahead are handed it, so it holds no network."""
+        return partial(collate, padding=self.padding)
 
     def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
         """The tokenizer with the pieces that the task needs and it lacks, and which these are."""
@@ -211,6 +214,12 @@ class FineTuning(Task):
     def _take_over(self, start: Start, added: tuple[str, ...], talk: bool) -> None:
         """Put the starting point's weights into the network: all that fit; say what does not."""
         notes = list(start.notes)
+        if added and self.freeze_layers and self.adapter is None:
+            raise UserError(
+                f"freeze_layers is {self.freeze_layers}: the embeddings would stay as they are, but those of "
+                f"{' '.join(added)}, which {self.init_from} lacks, have to be learned: leave it out",
+                status=2,
+            )
         if added:
             how = "learned from here on" if self.adapter is None else "which an adapter uses as they begin"
             notes.append(f"new pieces in the vocabulary, {how}: {' '.join(added)}")

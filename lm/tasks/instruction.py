@@ -29,7 +29,8 @@ class InstructionTuning(FineTuning):
         backbone: the shape of the Transformer; with `init_from` it comes from there.
         scores: what the answers that the model writes are compared by: BLEU and chrF, ROUGE, or exact match
             and F1. Null: nothing is written, the loss is all.
-        score_val: write answers at each validation too, for this many examples; 0: for the test part alone.
+        score_val: write answers at each validation too, for this many examples, spread evenly over them; 0:
+            for the test part alone.
         max_answer: longest answer to write, in pieces.
     """
 
@@ -65,10 +66,6 @@ class InstructionTuning(FineTuning):
         """With the markers of a chat."""
         return with_chat(tokenizer)
 
-    def record(self) -> dict[str, Any]:
-        """How long an answer may be, too."""
-        return {**super().record(), "max_answer": self.max_answer}
-
     def make_figures(self) -> None:
         """The loss on the answers, and how good written ones are."""
         self.chat = chat_format(self.tokenizer)
@@ -78,7 +75,7 @@ class InstructionTuning(FineTuning):
         self.register_buffer("byte_lengths", torch.cat((lengths, lengths.new_zeros(room))), persistent=False)
         self.scores = {
             None: lambda: None,
-            "translation": lambda: TranslationScores(None),
+            "translation": TranslationScores,
             "summary": SummaryScores,
             "answer": AnswerScores,
         }[self.score_by]()
@@ -128,12 +125,11 @@ class InstructionTuning(FineTuning):
         self.validation_loss.update(nats, tokens, bytes_, hits)
         testing = self.trainer.state.fn == "test"
         examples = self.data.examples("test" if testing else "val")
-        every = 1 if testing else max(len(examples) // max(self.score_val, 1), 1)
-        chosen = [i for i in _real(batch) if i % every == 0]
-        if self.scores is not None and (testing or self.score_val) and chosen:
-            examples = [examples[i] for i in chosen]
-            answers = self.write([e.messages[:-1] for e in examples])
-            self.scores.update(answers, [[e.messages[-1].content, *e.references] for e in examples])
+        count = len(examples) if testing else self.score_val
+        chosen = [examples[i] for i in _real(batch) if i * count % len(examples) < count]  # `count` of them
+        if self.scores is not None and chosen:
+            answers = self.write([e.messages[:-1] for e in chosen])
+            self.scores.update(answers, [[e.messages[-1].content, *e.references] for e in chosen])
 
     def write(self, chats: Sequence[Sequence[Message]]) -> list[str]:
         """The likeliest next answer to each of some chats, at most `max_answer` pieces long, and at most half
@@ -142,7 +138,8 @@ class InstructionTuning(FineTuning):
         room = self.config.max_seq_len - length
         asked = ([(m.role, m.content) for m in messages] for messages in chats)
         prompts = [shortened(self.chat, messages, room).ids[-room:] for messages in asked]
-        rows = complete(self.net, prompts, length, self.chat.end_id, vocab_size=self.tokenizer.vocab_size)
+        ends = self.chat.end_id, self.tokenizer.eos_id
+        rows = complete(self.net, prompts, length, ends, vocab_size=self.tokenizer.vocab_size)
         return [self.tokenizer.decode(row).strip() for row in rows]
 
     def figures(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.convert.adapters import fingerprint
-from lm.data.examples.batches import Features, collate
+from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
 from lm.errors import UserError
@@ -23,12 +24,10 @@ from lm.tokenizer.chat import ChatFormat, chat_format, shortened, with_chat
 SIDES = ("chosen", "rejected")
 
 
-def answer_log_probability(
-    net: LanguageModel, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
-) -> Tensor:
+def answer_log_probability(net: LanguageModel, tokens: Tensor, targets: Tensor) -> Tensor:
     """log p(answer | chat) of each sequence (B,), in nats, from `tokens` and `targets` (B, T), which are
     negative outside the answer."""
-    hidden = net.backbone(tokens, documents)
+    hidden = net.backbone(tokens)
     counted = targets >= 0
     logits = net.head(hidden[counted]).float()  # (answer pieces, V)
     nats = F.cross_entropy(logits, targets[counted], reduction="none")
@@ -52,6 +51,25 @@ def preference_loss(
     if kind == "ipo":
         return (h - 1 / (2 * beta)).square()
     return -(1 - label_smoothing) * F.logsigmoid(beta * h) - label_smoothing * F.logsigmoid(-beta * h)
+
+
+def collate_pairs(features: Sequence[Features], padding: dict[str, int]) -> dict[str, Any]:
+    """A batch of pairs, the better answers above the worse ones: `tokens` and `targets` (2B, T). What the
+    reference found stays a list of numbers: a trainer in half precision rounds every tensor.
+
+    Args:
+        padding: see `collate`.
+    """
+    rows = [
+        {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]} for side in SIDES for f in features
+    ]
+    made = collate(rows, padding)
+    for name in ("reference_chosen", "reference_rejected"):
+        if name in features[0]:
+            made[name] = [f[name] for f in features]
+    if "index" in features[0]:
+        made["index"] = torch.tensor([f["index"] for f in features])
+    return made
 
 
 class PreferenceTuning(FineTuning):
@@ -118,15 +136,16 @@ class PreferenceTuning(FineTuning):
     def _add_reference(self, data: ExampleData, split: str) -> None:
         features = data.features(split)
         device = data.trainer.strategy.root_device if data.trainer is not None else self.device
-        self.net.to(device).eval()
         # In the precision of training, or the two would differ before anything is learned.
         plugin = getattr(data.trainer, "precision_plugin", None)
-        context = plugin.forward_context() if plugin is not None else nullcontext()
+        if plugin is not None:
+            self.net = plugin.convert_module(self.net)
+        self.net.to(device).eval()
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
         for start in range(0, len(order), data.eval_batch_size):
             rows = [features[i] for i in order[start : start + data.eval_batch_size]]
             batch = self.batch([{k: v for k, v in f.items() if "reference" not in k} for f in rows])
-            with context:
+            with plugin.forward_context() if plugin is not None else nullcontext():
                 found = answer_log_probability(
                     self.net, batch["tokens"].to(device), batch["targets"].to(device)
                 )
@@ -166,24 +185,17 @@ class PreferenceTuning(FineTuning):
             return []
         return [made]
 
-    def batch(self, features: Sequence[Features]) -> dict[str, Any]:
-        """Both answers one above the other: `tokens` and `targets` (2B, T)."""
-        rows = [
-            {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]}
-            for side in SIDES
-            for f in features
-        ]
-        made = collate(rows, self.padding)
-        for name in ("reference_chosen", "reference_rejected", "index"):
-            if name in features[0]:
-                made[name] = torch.tensor([f[name] for f in features])
-        return made
+    @property
+    def batch(self) -> Collate:
+        """See `collate_pairs`."""
+        return partial(collate_pairs, padding=self.padding)
 
     def ratios(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """log π − log π_ref of the better and of the worse answers, (B,) each."""
         found = answer_log_probability(self.net, batch["tokens"], batch["targets"])
         chosen, rejected = found.chunk(2)
-        return chosen - batch["reference_chosen"], rejected - batch["reference_rejected"]
+        chosen = chosen - chosen.new_tensor(batch["reference_chosen"])
+        return chosen, rejected - rejected.new_tensor(batch["reference_rejected"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""

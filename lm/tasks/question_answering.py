@@ -1,5 +1,6 @@
 """Extractive question answering: where in a text the answer to a question stands, if it does."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
 
 NONE = 0  # the position that stands for "no answer here"
+_LEAST = 8  # pieces of the text that a window has room for, however long the question
 
 
 class QuestionAnswering(WindowedTask):
@@ -28,7 +30,7 @@ class QuestionAnswering(WindowedTask):
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
         overlap: pieces that neighbouring windows share, at most half of a window.
-        max_question: pieces of the question that are kept.
+        max_question: pieces of the question that are kept; fewer where a window is too small for them.
         max_answer: longest answer, in pieces.
     """
 
@@ -95,15 +97,15 @@ class QuestionAnswering(WindowedTask):
     def encode(self, example: QuestionExample, training: bool) -> list[Features]:
         """Windows of question and text: `tokens`, `segments`, `allowed` where an answer may stand, `spans`
         of the allowed pieces in the text, `first` (where they begin), `start` and `end`."""
-        question = self.tokenizer.encode(example.question)[: self.max_question]
-        ids, offsets = self.tokenizer.encode_with_offsets(example.context)
-        room = self.config.max_seq_len - self.tokenizer.frame_size(True) - len(question)
-        if room < 8:
+        room = self.config.max_seq_len - self.tokenizer.frame_size(True)
+        if room < 2 * _LEAST:
             raise UserError(
-                f"--data.seq_len {self.config.max_seq_len} leaves no room for a text beside a question of "
-                f"{len(question)} pieces: give more",
+                f"--data.seq_len {self.config.max_seq_len} leaves no room for question and text: give more",
                 status=2,
             )
+        question = self.tokenizer.encode(example.question)[: min(self.max_question, room - _LEAST)]
+        ids, offsets = self.tokenizer.encode_with_offsets(example.context)
+        room -= len(question)
         touched: list[int] = []  # pieces of the answer
         for text, begin in example.answers[:1]:
             touched = [i for i, (a, b) in enumerate(offsets) if a < begin + len(text) and b > begin]
@@ -174,12 +176,14 @@ class QuestionAnswering(WindowedTask):
         return found
 
     def answer(self, example: QuestionExample, windows: dict[int, Any]) -> dict[str, Any]:
-        """The answer from an example's windows: its text, where it begins, and its score against none."""
+        """The answer from an example's windows: its text, where it begins, and its score against none; null
+        of a text without a piece, where no answer can stand."""
         score, _, begin, end = max(windows.values())
-        none = min(none for _, none, _, _ in windows.values())
-        if self.unanswerable and score < none:
-            return {"answer": "", "start": None, "score": round(score - none, 4)}
-        return {"answer": example.context[begin:end], "start": begin, "score": round(score - none, 4)}
+        against = score - min(none for _, none, _, _ in windows.values())
+        known = round(against, 4) if math.isfinite(against) else None
+        if known is None or (self.unanswerable and against < 0):
+            return {"answer": "", "start": None, "score": known}
+        return {"answer": example.context[begin:end], "start": begin, "score": known}
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Each window's best span."""

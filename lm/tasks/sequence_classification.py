@@ -16,6 +16,7 @@ from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TextExample
 from lm.errors import UserError
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
+from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
@@ -81,8 +82,8 @@ class SequenceClassification(FineTuning):
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """Every label of the training data, sorted; numbers among them by value."""
-        labels = [e.label for e in data.examples("train")]
-        kinds = {type(label) for label in labels}
+        examples = data.examples("train")
+        kinds = {type(example.label) for example in examples}
         if (tuple in kinds or float in kinds) and (self.class_weights or self.label_smoothing):
             raise UserError("class_weights and label_smoothing are for one label a text", status=2)
         if kinds <= {float, int}:
@@ -90,14 +91,13 @@ class SequenceClassification(FineTuning):
             return []
         if tuple in kinds:
             self.kind = "multi"
-            found = Counter(name for example in data.examples("train") for name in self.labels_of(example))
-        else:
-            found = Counter(labels)
-        if len(found) < 2:
-            only = next(iter(found), "nothing")
-            raise UserError(
-                f"{data.called('train')} has one label only ({only!r}): there is nothing to learn"
-            )
+        sets = {frozenset(self.labels_of(example)) for example in examples}
+        if len(sets) < 2:
+            names = sorted(*sets)
+            what = "one label" if len(names) == 1 else "one set of labels"
+            only = ", ".join(map(repr, names)) or "none"
+            raise UserError(f"{data.called('train')} has {what} only ({only}): there is nothing to learn")
+        found = frozenset.union(*sets)
         digits = all(re.fullmatch("-?[0-9]+", name) for name in found)
         return sorted(found, key=int if digits else None)
 
@@ -145,7 +145,8 @@ class SequenceClassification(FineTuning):
         self.loss = MeanLoss()
         if self.kind == "rating":
             self.scores: Any = RegressionScores()
-            self.best_by = ("pearson", "max")
+            # Not by a correlation, which is no number where the held-out ratings don't vary.
+            self.best_by = ("mean_squared_error", "min")
         else:
             self.scores = ClassificationScores(self.labels, multilabel=self.kind == "multi")
             if self.kind == "multi":
@@ -269,10 +270,11 @@ class SequenceClassification(FineTuning):
         return rows
 
     def row(self, values: list[float]) -> dict[str, Any]:
-        """What is said of one example, from its probabilities."""
+        """What is said of one example, from its probabilities, which are rounded for the eye alone."""
         if self.kind == "rating":
             return {"prediction": round(values[0], 6)}
-        named = {name: round(p, 6) for name, p in zip(self.labels, values, strict=True)}
+        named = dict(zip(self.labels, values, strict=True))
+        best: Any = max(named, key=named.get)
         if self.kind == "multi":
-            return {"prediction": [n for n, p in named.items() if p >= 0.5], "probabilities": named}
-        return {"prediction": max(named, key=named.get), "probabilities": named}
+            best = [name for name, p in named.items() if holds(p)]
+        return {"prediction": best, "probabilities": {name: round(p, 6) for name, p in named.items()}}

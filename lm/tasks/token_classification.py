@@ -13,12 +13,12 @@ from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TagExample
 from lm.errors import UserError
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
+from lm.metrics.entities import are_entities
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
 
 OUTSIDE = "O"
-_LETTERS = set("BIESMLU")  # what the tags of entities begin with
 
 
 class TokenClassification(WindowedTask):
@@ -79,12 +79,10 @@ class TokenClassification(WindowedTask):
     def make_figures(self) -> None:
         """Entities as the CoNLL script counts them; of other tags, as parts of speech, the right words."""
         self.loss = MeanLoss()
-        self.entities = any(tag[:1] in _LETTERS and tag[1:2] == "-" for tag in self.labels)
+        self.entities = are_entities(self.labels)
         if self.entities:
-            types = sorted({tag.partition("-")[2] for tag in self.labels if tag != OUTSIDE})
-            self.scores: Any = EntityScores(types)
-            self.scores.update([self.labels], [self.labels])  # a tag that is none is refused now
-            self.scores.reset()
+            types = {tag.partition("-")[2] for tag in self.labels} - {""}
+            self.scores: Any = EntityScores(sorted(types))
         else:
             self.scores = ClassificationScores(self.labels)
             self.best_by = ("accuracy", "max")

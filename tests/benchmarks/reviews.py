@@ -22,9 +22,9 @@ PRETRAIN = {
         "--model.backbone.qk_norm",
         "true",
         "--trainer.max_steps",
-        "1500",
+        "2000",
     ],
-    "gpt": ["--trainer.max_steps", "2000"],
+    "gpt": ["--trainer.max_steps", "1600"],
 }
 SHARED = ["--data.corpus", str(TEXTS), "--data.vocab_size", "6000", "--data.batch_size", "32"]
 

@@ -75,6 +75,16 @@ def test_config_that_says_nothing(text, message, llama):
         ),
         ({"attention_bias": "yes"}, "attention_bias is 'yes', neither true nor false"),
         ({"auto_map": {"AutoModel": "x.py"}}, "auto_map"),
+        ({"num_attention_heads": 0}, "config.json: a field is not what it should be"),
+        ({"hidden_size": float("inf")}, "config.json: hidden_size is inf, not a number"),
+        ({"rms_norm_eps": float("nan")}, "config.json: rms_norm_eps is nan, not a number"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "config.json: rope_theta is nan, not a number"),
+        ({"architectures": 5}, "config.json: architectures is 5, not a list of names"),
+        ({"model_type": ["llama"]}, "config.json: a model of the family ['llama'] is not known"),
+        (
+            {"num_hidden_layers": 20_000},
+            "num_hidden_layers is 20000: it must be from 1 to 10,000",
+        ),
     ],
 )
 def test_fields_that_matter(fields, message, llama):
@@ -155,6 +165,13 @@ def test_foreign_tensors(llama):
 def test_more_layers_than_config_says(llama):
     set_fields(llama, num_hidden_layers=2)
     assert_refused(llama, "no place for these of its weights: layers.2.input_layernorm.weight")
+
+
+def test_many_more_layers_than_there_are_weights(llama, monkeypatch):
+    """Found out before a model of that size is built, which takes a minute."""
+    monkeypatch.setattr("lm.convert.start._shapes", lambda config: pytest.fail("built"))
+    set_fields(llama, num_hidden_layers=9_000)
+    assert_refused(llama, "too few for the 9000 layers of its config.json")
 
 
 def test_wrong_shapes(llama):

@@ -1,6 +1,8 @@
 """`lm export`: the folder, the card, precision, shards, classifiers, and what is refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lm.checkpoint import Loaded, load_model
 from lm.convert.export import export_folder
 from lm.convert.start import read_start
 from lm.errors import UserError
+from lm.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -168,6 +171,70 @@ def test_weights_of_a_failed_export_are_kept(tokenizer, tmp_path):
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
 
 
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_other_folders_are_kept(tokenizer, tmp_path):
+    """Many programs have a config.json."""
+    (tmp_path / "server").mkdir()
+    for name, text in (("config.json", '{"port": 8080}'), ("thesis.txt", "years")):
+        (tmp_path / "server" / name).write_text(text)
+    for text in ('{"port": 8080}', "no JSON", "[1]"):
+        (tmp_path / "server/config.json").write_text(text)
+        with pytest.raises(UserError, match="holds no model"):
+            export_folder(loaded(NANO, tokenizer), tmp_path / "server", force=True)
+    assert names(tmp_path / "server") == ["config.json", "thesis.txt"]
+    assert names(tmp_path) == ["server"]
+
+
+def test_into_the_folder_one_works_in_and_through_a_link(tokenizer, tmp_path, monkeypatch):
+    model, work = loaded(NANO, tokenizer), tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "link").symlink_to(work)
+    monkeypatch.chdir(work)
+    export_folder(model, ".")
+    made = names(work)
+    assert "config.json" in made and names(Path()) == made
+    with pytest.raises(UserError, match=r"^\. is not empty: name another folder, or --force"):
+        export_folder(model, ".")
+    for folder in (".", tmp_path / "link"):
+        (work / "stale.txt").write_text("old")
+        export_folder(model, folder, force=True)
+        assert names(work) == names(Path()) == made
+    assert names(tmp_path) == ["link", "work"] and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("failing", ["config.json", "README.md"])
+def test_what_was_there_comes_back_where_it_cannot_be_replaced(failing, tokenizer, tmp_path, monkeypatch):
+    """Whether an old file can't go or a new one can't come."""
+    model, out = loaded(NANO, tokenizer), tmp_path / "out"
+    export_folder(model, out)
+    (out / "README.md").unlink()
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == failing and ".old-" not in str(path):
+            raise PermissionError(13, "not yours")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        export_folder(model, out, torch.bfloat16, force=True)
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
+    assert names(tmp_path) == ["out"]
+
+
+def test_old_files_that_cannot_be_deleted_are_said(tokenizer, tmp_path, monkeypatch):
+    model, out = loaded(NANO, tokenizer), tmp_path / "out"
+    export_folder(model, out)
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: ".old-" in str(path) or remove(path, True))
+    (note,) = (n for n in export_folder(model, out, force=True).notes if "could not be deleted" in n)
+    assert (Path(note.rpartition(" ")[2]) / "config.json").exists()
+
+
 IDS = torch.randint(9, 420, (2, 20), generator=torch.Generator().manual_seed(3))
 MASK = torch.ones_like(IDS)
 MASK[1, 12:] = 0
@@ -222,6 +289,34 @@ def test_classifiers(config, head, architecture, tokenizer, tmp_path):
     weights = model.model.state_dict()
     name = "backbone.blocks.0.attention.query.weight"
     assert torch.equal(start.weights[name], weights[name])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pad", [None, "<|endoftext|>", "<pad>"])
+def test_a_text_through_gpt2s_own_tokenizer(real_data, tmp_path, pad):
+    """lm reads the piece that ends a text, which GPT-2's tokenizer does not put there by itself."""
+    source = tmp_path / "gpt2"
+    source.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(real_data / f"gpt2-vocab/gpt2_{name}", source / name)
+    (source / "config.json").write_text('{"model_type": "gpt2"}')
+    if pad:
+        (source / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
+    tokenizer = Tokenizer.load(source)
+    model = loaded({**GPT2, "vocab_size": tokenizer.vocab_size}, tokenizer, LAST)
+    notes = export_folder(model, tmp_path / "out").notes
+    assert any("one at a time" in note for note in notes) is (pad != "<pad>")
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    there = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    for text in ("a good film", "naïve – no"):
+        ids = tokenizer.frame(tokenizer.encode(text))[0]
+        ours = model.model(torch.tensor([ids])).softmax(-1)
+        torch.testing.assert_close(there(**words(text, return_tensors="pt")).logits.softmax(-1), ours)
+    if pad == "<pad>":
+        both = words([text, "a good film, and a long one"], return_tensors="pt", padding=True)
+        torch.testing.assert_close(there(**both).logits.softmax(-1)[:1], ours, atol=1e-5, rtol=1e-4)
+    again = read_start(tmp_path / "out").tokenizer
+    assert again.frame([7], [8]) == tokenizer.frame([7], [8]) and again.eos_id == tokenizer.eos_id
 
 
 @pytest.mark.parametrize(

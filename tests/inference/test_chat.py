@@ -16,6 +16,7 @@ import lm.inference.chat as chats
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
+from lm.inference.batch import complete
 from lm.inference.chat import CUT, LEFT_OUT, Chat, answer_length, dialogue, fit
 from lm.inference.generate import Sampling
 from lm.inference.lines import Line, write_rows
@@ -23,7 +24,7 @@ from lm.tokenizer.chat import ChatFormat, chat_format
 
 ROOT = Path(__file__).resolve().parents[2]
 GREEDY = Sampling(temperature=0)
-TUNED = {"head": {"kind": "language"}, "labels": [], "init_from": None, "max_answer": 128}
+TUNED = {"head": {"kind": "language"}, "labels": [], "init_from": None}
 INSTRUCTION = "lm.tasks.instruction.InstructionTuning"
 
 
@@ -238,6 +239,44 @@ def test_answers_side_by_side_are_those_alone(own):
     assert len(set(expected)) > 10, "the network is too dull for this test"
 
 
+def test_a_line_s_answer_depends_on_its_number_alone(own):
+    """Sampled, with a penalty, in whatever company; the first line's is what one message gets."""
+    model, sampling = make(), Sampling(2.0, repetition_penalty=3.0)
+
+    def answers(*texts: str) -> list[str]:
+        lines = [Line(str(n), {"prompt": text}) for n, text in enumerate(texts)]
+        return [row["answer"] for rows in Chat(model, own, 8, sampling, 5).answers(lines) for row in rows]
+
+    one = answers("def f")
+    assert one == ["".join(Chat(model, own, 8, sampling, 5).say("def f"))]
+    company = ["a much longer question about everything"] * 39
+    assert answers("def f", *company)[0] == one[0]
+    assert answers(*company[:35], "def f")[35] == answers(*["x"] * 35, "def f")[35] != one[0]
+    assert len(set(answers(*["def f"] * 4))) > 2, "each line has its own seed"
+
+
+def test_a_penalty_does_not_see_what_others_are_padded_with():
+    """The piece whose id is 0 stands in no prompt, and is the likeliest."""
+    model, sampling = make(60), Sampling(0, repetition_penalty=3.0)
+    short, long = [7, 8, 9], list(range(1, 20))
+    ((likeliest, *_),) = complete(model, [short], 1, [59], sampling)
+    with torch.no_grad():
+        model.head.weight[[0, likeliest]] = model.head.weight[[likeliest, 0]]
+    (alone,) = complete(model, [short], 10, [59], sampling)
+    assert alone[0] == 0
+    assert complete(model, [short, long], 10, [59], sampling)[0] == alone
+
+
+def test_the_first_of_several_ends_counts():
+    model, prompts = make(60), [[n, 7, 9] for n in range(1, 21)]
+    whole = complete(model, prompts, 12, [None, 59])
+    second, fifth = whole[0][2], whole[0][5]
+    for ends in ([second, fifth], [fifth, second], [None, second, fifth]):
+        cut = [next((n for n, piece in enumerate(row) if piece in ends), 12) for row in whole]
+        assert complete(model, prompts, 12, ends) == [row[:n] for row, n in zip(whole, cut, strict=True)]
+        assert cut[0] <= 2
+
+
 def test_a_line_may_bring_its_own_system(own):
     model = make()
     messages = [{"role": "system", "content": "no"}, {"role": "user", "content": "x"}]
@@ -295,6 +334,17 @@ def test_bad_lines(pipe, ckpt, content, status, words):
     assert result.status == status
     assert words in result.err
     assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [("a\udcff",), ("a", "--seed", "1")], ids=["not UTF-8", "closed"])
+def test_a_message_that_is_no_text_and_no_standard_input(lm, ckpt, monkeypatch, words):
+    monkeypatch.setattr(sys, "stdin", None)
+    result = lm("chat", ckpt, *words)
+    assert (result.status, result.err) == (
+        (2, "lm chat: the message is not UTF-8 (character 2)\n") if "\udcff" in words[0] else (0, "")
+    )
+    closed = lm("chat", ckpt)
+    assert closed.status == 2 and "standard input is empty" in closed.err
 
 
 def test_checkpoints_that_cannot_chat(lm, tmp_path, tokenizer):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm.errors import UserError
 from lm.metrics import EntityScores
-from lm.metrics.entities import spans, tag_scheme, to_bio, to_bioes, to_iob1
+from lm.metrics.entities import are_entities, spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method")
 
@@ -103,7 +103,7 @@ def test_scores_by_hand(compute_together):
     metric = EntityScores(["PER", "LOC", "MISC"])
     metric.update(predicted, gold)
     assert plain(metric.compute()) == pytest.approx(expected)  # no figure for MISC, which is never there
-    parts = [EntityScores(["PER", "LOC", "MISC"], scheme="bio") for _ in range(3)]
+    parts = [EntityScores(["PER", "LOC", "MISC"]) for _ in range(3)]
     parts[1].update(predicted[:1], gold[:1])
     parts[2].update([], [])
     parts[2].update(predicted[1:], gold[1:])
@@ -122,33 +122,49 @@ def test_nothing_found_and_nothing_there():
     assert plain(metric.compute()) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 0, "f1_PER": 0}
 
 
+def in_bioes(bio: list[str]) -> list[str]:
+    """The same tags in BIOES, by looking at what comes next."""
+    goes_on = [tag.startswith("I") for tag in [*bio[1:], "O"]]
+    letters = {("B", False): "S", ("I", False): "E"}
+    return [letters.get((t[0], on), t[0]) + t[1:] for t, on in zip(bio, goes_on, strict=True)]
+
+
+def in_iob1(bio: list[str]) -> list[str]:
+    """The same tags in IOB1, by looking at what came before."""
+    before = ["O", *bio[:-1]]
+    return [
+        t if t[0] == "B" and t[1:] == b[1:] else t.replace("B-", "I-")
+        for t, b in zip(bio, before, strict=True)
+    ]
+
+
 def test_one_entity_written_in_every_scheme():
     bio = ["B-X", "B-X", "I-X", "O", "B-Y", "I-Y", "I-Y", "B-X", "I-X"]
     bioes = ["S-X", "B-X", "E-X", "O", "B-Y", "I-Y", "E-Y", "B-X", "E-X"]
     iob1 = ["I-X", "B-X", "I-X", "O", "I-Y", "I-Y", "I-Y", "I-X", "I-X"]
-    for tags in (bio, bioes, iob1):
-        assert (to_bio(tags), to_bioes(tags), to_iob1(tags)) == (bio, bioes, iob1)
-    assert [tag_scheme([["O"], tags]) for tags in (bio, bioes, iob1)] == ["bio", "bioes", "iob1"]
-    assert to_bio(["B", "I", "O"]) == ["B", "I", "O"]
+    assert (in_bioes(bio), in_iob1(bio)) == (bioes, iob1)
+    expected = [("X", 0, 1), ("X", 1, 3), ("Y", 4, 7), ("X", 7, 9)]
+    assert spans(bio) == spans(bioes) == spans(iob1) == expected
 
 
 @pytest.mark.parametrize(
-    ("sentences", "expected"),
+    ("labels", "expected"),
     [
-        ([], "bio"),
-        ([["O", "O"]], "bio"),
-        ([["I-X", "I-X"], ["O", "I-Y"]], "iob1"),  # what has I alone
-        ([["B-X", "I-X"], ["O", "I-Y"]], "bio"),  # neither: B where IOB1 has none, and I after O
-        ([["B-X", "M-X", "E-X"]], "bioes"),
-        ([["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]], "bio"),  # a list of all tags
+        ("O B-PER I-PER", True),
+        ("O I-PER", True),
+        ("B-X M-X E-X S-X U-X L-X", True),
+        ("B M E S", True),
+        ("O B I", True),
+        ("NOUN VERB", False),
+        ("O PER LOC", False),
     ],
 )
-def test_scheme_of_sentences(sentences, expected):
-    assert tag_scheme(sentences) == expected
+def test_labels_of_entities_and_others(labels, expected):
+    assert are_entities(labels.split()) is expected
 
 
 def test_real_tags_in_every_scheme(real_data):
-    """2,000 sentences of a Chinese corpus there and back, and scored against themselves shifted."""
+    """2,000 sentences of a Chinese corpus in three schemes, and scored against themselves shifted."""
     with zipfile.ZipFile(real_data / "msra-ner/dh_msra.zip") as archive, archive.open("dh_msra.txt") as file:
         lines = file.read(600_000).decode("utf-8", errors="ignore").split("\n")
     sentences: list[list[str]] = [[]]
@@ -159,11 +175,8 @@ def test_real_tags_in_every_scheme(real_data):
             sentences.append([])
     sentences = [tags for tags in sentences if tags][:2000]
     assert len(sentences) == 2000
-    assert tag_scheme(sentences) == "bio"
-    assert tag_scheme(map(to_bioes, sentences)) == "bioes"
-    assert tag_scheme(map(to_iob1, sentences)) == "iob1"
     for tags in sentences:
-        assert to_bio(tags) == to_bio(to_bioes(tags)) == to_bio(to_iob1(tags)) == tags
+        assert spans(tags) == spans(in_bioes(tags)) == spans(in_iob1(tags))
     shifted = [[*tags[3:], *tags[:3]] for tags in sentences]
     right, found, true = map(sum, zip(*map(conlleval, shifted, sentences), strict=True))
     metric = EntityScores(sorted({tag[2:] for tags in sentences for tag in tags if tag != "O"}))
@@ -177,11 +190,9 @@ def test_real_tags_in_every_scheme(real_data):
 def test_wrong_tags():
     with pytest.raises(UserError, match="'X-PER' is neither O nor one of B, I, E, S"):
         spans(["O", "X-PER"])
-    with pytest.raises(UserError, match="'S-PER' is neither O nor one of B, I with a type"):
-        spans(["S-PER"], "bio")
+    with pytest.raises(UserError, match="'PER' is neither O nor"):
+        are_entities(["O", "B-PER", "PER"])
     with pytest.raises(UserError, match="''"):
-        tag_scheme([[""]])
-    with pytest.raises(ValueError, match="no tag scheme 'iob'"):
-        spans(["O"], "iob")
+        spans([""])
     with pytest.raises(ValueError, match="not equally many"):
         EntityScores(["PER"]).update([["O"]], [["O", "O"]])

@@ -1,11 +1,14 @@
 """What all fine-tuning shares: what is taken over, what is frozen, how fast each layer learns, how a step is
 cut into batches."""
 
+import pickle
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lm import checkpoint as checkpoints
+from lm.data.examples.batches import TrainingExamples
 from lm.data.examples.records import (
     ChatExample,
     Message,
@@ -23,6 +26,7 @@ from lm.tasks import (
     SequenceClassification,
     TokenClassification,
 )
+from lm.tasks.adapters import Adapter
 from lm.tokenizer import Tokenizer
 
 TEXTS = [TextExample("x = parser" + ".add" * (i % 5), label="abc"[i % 3]) for i in range(9)]
@@ -81,6 +85,18 @@ def test_a_step_is_the_same_however_it_is_cut(ready, made, starts, batches, grad
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_processes_that_read_ahead_are_handed_no_network(ready, made, starts, name):
+    """Where they are spawned, what they get is pickled."""
+    task, examples, only = TASKS[name]
+    tuned = ready(task, made(examples, seq_len=24), init_from=starts[only])
+    tuned.unpicklable = lambda: None
+    data = tuned.data
+    dataset = TrainingExamples(data.features("train"), data.batch_size, 0, data._make)
+    ours, theirs = dataset[0, 0], pickle.loads(pickle.dumps(dataset))[0, 0]
+    assert ours.keys() == theirs.keys() and torch.equal(ours["tokens"], theirs["tokens"])
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_data_of_another_kind_are_refused(ready, made, starts, name):
     task, _, backbone = TASKS[name]
     for other, (_, examples, _) in TASKS.items():
@@ -122,7 +138,7 @@ def test_frozen_layers_stay_and_nothing_else_does(ready, made, starts, learn):
     [
         ({"freeze_layers": 3}, "freeze_layers is 3: it must be from 0 to 2"),
         ({"freeze_layers": -1}, "freeze_layers is -1"),
-        ({"layer_decay": 0.0}, "layer_decay is 0.0"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0: it must be above 0, at most 1"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5"),
     ],
 )
@@ -188,6 +204,23 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
         ids = torch.tensor([[1, *old.tokenizer.encode(text)]])
         expected = old.language_model()(ids)
         assert torch.equal(task.net.eval()(ids)[..., :512], expected)
+
+
+def test_new_pieces_can_not_be_frozen(ready, made, real_data, starts, capsys):
+    said = r"freeze_layers is 1: .* those of <\|system\|> .* have to be learned: leave it out"
+    with pytest.raises(UserError, match=said) as caught:
+        ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf", freeze_layers=1)
+    assert caught.value.status == 2
+    task = ready(InstructionTuning, made(CHATS), init_from=starts["gpt"], freeze_layers=1)
+    assert not task.net.backbone.embeddings.tokens.weight.requires_grad, "nothing is new there"
+    ready(
+        InstructionTuning,
+        made(CHATS),
+        init_from=real_data / "stories260K-hf",
+        freeze_layers=1,
+        adapter=Adapter(rank=2),
+    )
+    assert "which an adapter uses as they begin" in capsys.readouterr().err
 
 
 def test_the_vocabulary_of_a_run_that_goes_on(ready, made, real_data, tmp_path):

@@ -238,8 +238,9 @@ def test_answers_are_written_and_scored(task, monkeypatch):
     said = {"q": "a good day", "x": "one two three", "y": "wrong"}
     asked = []
 
-    def complete(net, prompts, length, end, vocab_size):
+    def complete(net, prompts, length, ends, vocab_size):
         asked.extend(prompts)
+        assert ends == (tuned.chat.end_id, tuned.tokenizer.eos_id)
         texts = [tuned.tokenizer.decode(p) for p in prompts]
         return [tuned.tokenizer.encode(said[text.strip()] + " ") for text in texts]
 
@@ -277,6 +278,20 @@ def test_greedy_answers_are_the_model_s_own(task):
                     new.pop()
                     break
         assert text == tuned.tokenizer.decode(new).strip()
+
+
+@pytest.mark.parametrize("asked", [0, 1, 4, 6, 7, 50])
+def test_as_many_answers_are_written_as_were_asked_for(ready, made, starts, asked):
+    data = made(CHATS, val=CHATS[:1] * 7, seq_len=64)
+    tuned = ready(InstructionTuning, data, init_from=starts["gpt"], scores="answer", score_val=asked)
+    tuned._trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn="fit"))
+    written = []
+    tuned.write = lambda chats: [written.append(chat) or "x" for chat in chats]
+    with torch.no_grad():
+        for start in range(0, 7, 3):
+            tuned.validation_step(tuned.batch(data.features("val")[start : start + 3]), 0)
+    assert len(written) == min(asked, 7)
+    assert ("exact_match" in tuned.figures()) is (asked > 0)
 
 
 @pytest.mark.parametrize("options", [{"max_answer": 0}, {"score_val": -1}])

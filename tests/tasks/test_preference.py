@@ -1,5 +1,6 @@
 """Preference tuning: losses and gradients against a computation on whole logits; the reference stays."""
 
+import json
 import math
 
 import pytest
@@ -197,3 +198,21 @@ def test_without_a_start_there_is_no_reference(ready, made):
     with pytest.raises(UserError, match=r"give --model\.init_from PATH") as caught:
         ready(PreferenceTuning, made(EXAMPLES))
     assert caught.value.status == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_in_half_precision_the_reference_is_the_model_too(lm, tmp_path, starts, precision):
+    """Several batches, of the same pairs wherever they are made, and a step of no length: no pair is
+    preferred."""
+    pairs = [{"prompt": "say", "chosen": "a" + "b" * i, "rejected": "c" + "d" * i} for i in range(1, 9)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    result = lm(
+        *("fit", "--data=lm.data.PreferenceData", "--data.train=pairs.jsonl", "--data.val=pairs.jsonl"),
+        *("--data.seq_len=32", "--data.batch_size=4", "--data.eval_batch_size=4"),
+        *("--model=lm.tasks.PreferenceTuning", f"--model.init_from={starts['gpt']}", "--model.beta=1"),
+        *("--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0", "--model.dropout=0"),
+        *("--trainer.max_steps=1", "--trainer.accelerator=cpu", f"--trainer.precision={precision}"),
+    )
+    assert result.status == 0, result.err
+    made = json.loads((tmp_path / "checkpoints/run/summary.json").read_text())
+    assert made["val_loss"] == pytest.approx(math.log(2), abs=1e-3)

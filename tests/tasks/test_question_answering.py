@@ -110,10 +110,11 @@ def test_a_question_is_cut_and_a_window_too_small_is_refused(tokenizer):
     long = QuestionExample("1", "why " * 100, TEXT, ANSWERED.answers)
     (window, *_) = light(tokenizer, 64, max_question=9).encode(long, True)
     assert window["first"] == 1 + 9 + 1
-    with pytest.raises(
-        UserError, match=r"--data.seq_len 32 leaves no room .* 30 pieces: give more"
-    ) as caught:
-        light(tokenizer, 32, max_question=30).encode(long, True)
+    for seq_len in (20, 32):  # a question never takes all of a window: eight pieces are left for the text
+        (window, *_) = light(tokenizer, seq_len, max_question=30).encode(long, False)
+        assert (window["first"], len(window["tokens"])) == (seq_len - 1 - 8, seq_len)
+    with pytest.raises(UserError, match=r"--data.seq_len 18 leaves no room for question and text") as caught:
+        light(tokenizer, 18).encode(UNANSWERED, True)
     assert caught.value.status == 2
 
 
@@ -192,6 +193,12 @@ def test_the_answer_is_the_best_of_all_windows(tokenizer):
     below[0] = (1.0, 9.0, 4, 10)
     below[1] = (2.0, 9.0, 0, 3)
     assert task.answer(ANSWERED, below) == {"answer": "", "start": None, "score": -1.0}
+
+
+def test_a_text_without_a_piece_has_no_answer_and_no_score(tokenizer):
+    """JSON has no infinity."""
+    found = {0: (float("-inf"), 0.5, 0, 0)}
+    assert light(tokenizer, 60).answer(ANSWERED, found) == {"answer": "", "start": None, "score": None}
 
 
 def test_a_right_model_gets_full_marks(ready, made, starts):

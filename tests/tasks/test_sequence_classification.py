@@ -1,5 +1,7 @@
 """Classifying texts: what is kept of a long one, which kinds of labels there are, what of wrong ones."""
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -102,7 +104,26 @@ def test_the_loss_of_each_kind_by_hand(task):
 def test_which_figure_decides(task):
     assert task(SINGLE).best_by == ("accuracy", "max")
     assert task([example(i, ("a",) if i % 2 else ("b",)) for i in range(4)]).best_by == ("micro_f1", "max")
-    assert task([example(i, float(i)) for i in range(4)]).best_by == ("pearson", "max")
+    assert task([example(i, float(i)) for i in range(4)]).best_by == ("mean_squared_error", "min")
+
+
+def test_ratings_that_do_not_vary_have_a_best_all_the_same(lm, tmp_path, starts):
+    """No correlation can be told from them."""
+    for name, ratings in (("train", range(8)), ("val", [3] * 4)):
+        rows = [json.dumps({"text": f"{A} {i}", "label": rating}) for i, rating in enumerate(ratings)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    result = lm(
+        *("fit", "--data=lm.data.TextData", "--data.train=train.jsonl", "--data.val=val.jsonl"),
+        *("--data.rating=true", "--data.seq_len=16", "--data.batch_size=4"),
+        *("--model=lm.tasks.SequenceClassification", f"--model.init_from={starts['bert']}"),
+        *("--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"),
+        "--checkpoint.patience=1",
+    )
+    assert result.status == 0, result.err
+    made = json.loads((tmp_path / "checkpoints/run/summary.json").read_text())
+    assert made["val_pearson"] != made["val_pearson"], "not a number"
+    assert made["best_val_mean_squared_error"] <= made["val_loss"] + 1e-5
+    assert (tmp_path / "checkpoints/run/best.ckpt").exists()
 
 
 def test_labels_that_are_numbers_are_in_their_order(task):
@@ -164,8 +185,36 @@ def test_a_rating_is_not_measured_by_labels(task):
 
 
 def test_one_label_is_nothing_to_learn(task):
-    with pytest.raises(UserError, match=r"train.x has one label only \('a'\)"):
-        task([example(i, "a") for i in range(4)])
+    for label, said in (
+        ("a", r"label only \('a'\)"),
+        (("b", "a"), r"set of labels only \('a', 'b'\)"),
+        ((), r"set of labels only \(none\)"),
+    ):
+        with pytest.raises(UserError, match=f"train.x has one {said}"):
+            task([example(i, label) for i in range(4)])
+
+
+def test_one_label_that_holds_or_not_is_learned(task):
+    tuned = task([example(i, ("toxic",) if i % 2 else ()) for i in range(4)])
+    assert (tuned.kind, tuned.labels, tuned.net.head.out_features) == ("multi", ["toxic"], 1)
+    assert tuned.batch(tuned.data.features("train"))["target"].tolist() == [[0], [1], [0], [1]]
+    assert tuned.row([0.7])["prediction"] == ["toxic"] and tuned.row([0.2])["prediction"] == []
+
+
+def test_what_is_said_is_what_is_measured(task):
+    """Probabilities that are alike once rounded, and one of exactly one half."""
+    single, several = task(SINGLE), task([example(0, ("a", "b")), example(1, ())] * 2)
+    close = torch.tensor([[0.49999996, 0.50000004]])
+    half = torch.tensor([[0.5, 0.49999997]])
+    for tuned, probabilities, target in (
+        (single, close, torch.tensor([1])),
+        (several, half, torch.tensor([[1, 0]])),
+    ):
+        row = tuned.row(probabilities[0].tolist())
+        assert row["probabilities"] == {"a": 0.5, "b": 0.5}
+        assert row["prediction"] == ("b" if tuned is single else ["a"])
+        tuned.scores.update(probabilities, target)
+        assert tuned.scores.compute()["accuracy"] == 1
 
 
 @pytest.mark.parametrize("labels", ["ab", [("a",), ("b",)], [0.5, 1.5]], ids=["single", "multi", "rating"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lm.apply import Tag
 from lm.backbone import BackboneConfig
 from lm.data.examples.records import TagExample
 from lm.data.examples.tags import read_tags
@@ -232,6 +233,20 @@ def test_parts_of_speech(make_task, tokenizer):
     figures = answered(task, wrong)
     assert figures["accuracy"] == pytest.approx(2 / 4)
     assert figures["calibration_error"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_words_marked_without_a_type_are_entities_wherever_one_asks(make_task, tokenizer):
+    """Chinese words by B, M, E and S: words are counted and not characters, and `lm tag` shows them."""
+    train = [
+        TagExample(tuple("我爱北京"), tuple("SSBE"), ""),
+        TagExample(tuple("北京人"), tuple("BME"), ""),
+    ] * 2
+    task = make_task(tokenizer, "bert", 24, train, test=train)
+    assert task.entities and Tag(task, SimpleNamespace()).entities
+    assert task.best_by == ("f1", "max")
+    figures = answered(task, [*train[:1], TagExample(("人",), ("E",), "")])
+    assert figures.keys() == {"loss", "precision", "recall", "f1", "accuracy"}
+    assert figures["f1"] == pytest.approx(2 * 6 / (10 + 8)), "北京|人 is wrong twice and a word too many"
 
 
 def test_labels_are_sorted_with_the_outside_first(make_task, tokenizer):

@@ -134,7 +134,11 @@ def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
         isinstance(turn, list) and len(turn) == 2 for turn in history
     ):
         raise UserError(f"{where}: 'history' is not a list of pairs of texts")
-    turns = [Message(role, str(said)) for turn in history for role, said in zip(_TURN, turn, strict=True)]
+    turns = [
+        Message(role, text_in({"history": said}, "history", where))
+        for turn in history
+        for role, said in zip(_TURN, turn, strict=True)
+    ]
     parts = (text_in(row, "instruction", where), text_in({"input": "", **row}, "input", where))
     asked = "\n".join(part for part in parts if part.strip())
     return with_system((*turns, Message("user", asked)), row.get("system"))

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,10 +31,16 @@ class Read:
 
     examples: list
     skipped: dict[str, int] = field(default_factory=dict)
+    _gaps: list[int] = field(default_factory=list)  # how many examples stand before each one skipped
 
     def skip(self, reason: str) -> None:
-        """Count one that cannot be used."""
+        """Count one that cannot be used, when its turn comes among the examples."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        self._gaps.append(len(self.examples))
+
+    def row_number(self, index: int) -> int:
+        """Which row example `index` was read from, counted from 0, those that were skipped too."""
+        return index + bisect_right(self._gaps, index)
 
     def or_error(self, path: str) -> "Read":
         """Itself.
@@ -164,11 +171,12 @@ def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:
         UserError: what `read_files` raises, or the archive holds several such files.
     """
     place, member = split_member(path) or (None, "")
-    if place is None or PurePosixPath(member).suffix:
+    if place is None or (glob.has_magic(member) and PurePosixPath(member).suffix):
         yield from read_files(path, wanted if Path(path).expanduser().is_dir() else lambda name: True)
         return
+    itself = PurePosixPath(member).name  # what a member that is a file is called; a folder's have other names
     names: list[str] = []
-    for file in read_files(path, wanted):
+    for file in read_files(path, lambda name: wanted(name) or name == itself):
         names.append(file.where)
         if len(names) > 1 and not member:
             raise UserError(f"{place} holds several files: name one, such as {names[0]} or {names[1]}")
@@ -237,6 +245,24 @@ def _outline(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header. Where a later one is cut short or missing, tarfile takes that for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """See `TarInfo.frombuf`; a block of zeros is the one proper end of an archive.
+
+        Raises:
+            tarfile.ReadError: it is no header.
+        """
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
 Member = tuple[str, str, bytes]  # the path in the archive, the name below what was asked for, the bytes
 
 
@@ -259,7 +285,7 @@ def _tarred(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Memb
     # As a stream: what is compressed can only be read from front to back.
     with open_binary(archive) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|*") as file:
+            with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as file:
                 for info in file:
                     file.members = []  # else it keeps all it has seen
                     path = info.name.removeprefix("./")

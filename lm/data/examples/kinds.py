@@ -24,13 +24,6 @@ from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import with_chat
 
 
-def told(found: Read, path: str, split: str) -> list:
-    """The examples of a file; what was skipped is said."""
-    for reason, count in found.skipped.items():
-        say(f"{path} ({split}): {count:,} skipped: {reason}")
-    return found.examples
-
-
 class TextData(ExampleData):
     """Texts, or pairs of texts, with labels.
 
@@ -71,11 +64,11 @@ class TextData(ExampleData):
             "label_names": label_names,
         }
 
-    def read(self, path: str, split: str) -> list[TextExample]:
+    def read(self, path: str, split: str) -> Read:
         """The examples of a file; of a file to be labelled, those without a label too."""
         if path == "stdlib":
-            return told(stdlib_texts(split), path, split)
-        return told(read_texts(path, labelled=split == "train", **self.options), path, split)
+            return stdlib_texts(split)
+        return read_texts(path, labelled=split == "train", **self.options)
 
     def texts(self, example: TextExample) -> Iterable[str]:
         """The text and its pair."""
@@ -103,9 +96,9 @@ class TagData(ExampleData):
         super().__init__(train, **kwargs)
         self.options = {"word_column": word_column, "tag_column": tag_column, "joiner": joiner}
 
-    def read(self, path: str, split: str) -> list[TagExample]:
+    def read(self, path: str, split: str) -> Read:
         """The sentences of a file."""
-        return told(read_tags(path, **self.options), path, split)
+        return read_tags(path, **self.options)
 
     def texts(self, example: TagExample) -> Iterable[str]:
         """The sentence."""
@@ -116,14 +109,16 @@ class QuestionData(ExampleData):
     """Questions on texts: SQuAD's JSON, versions 1.1 and 2, or JSON Lines. What is held out of one file is
     whole documents."""
 
-    def read(self, path: str, split: str) -> list[QuestionExample]:
-        """The questions of a file; of one to be answered, where none has an answer, those."""
+    def read(self, path: str, split: str) -> Read:
+        """The questions of a file; of one to be answered, those without an answer too."""
+        if split == "test" and self.predicting:
+            return read_questions(path, labelled=False)
         try:
-            return told(read_questions(path), path, split)
+            return read_questions(path)
         except UserError:
             if split != "test":
                 raise
-            return told(read_questions(path, labelled=False), path, split)
+            return read_questions(path, labelled=False)
 
     def texts(self, example: QuestionExample) -> Iterable[str]:
         """The question and its text."""
@@ -179,14 +174,14 @@ class ChatData(ExampleData):
         """The file with the first suffix, of parallel ones."""
         return super().located(f"{path}.{self.parallel[0]}" if self.parallel else path)
 
-    def read(self, path: str, split: str) -> list[ChatExample]:
+    def read(self, path: str, split: str) -> Read:
         """The chats of a file."""
         if path == "stdlib":
             from lm.data.examples.stdlib import stdlib_chats
 
-            return told(stdlib_chats(split), path, split)
+            return stdlib_chats(split)
         answers = path.removesuffix(self.parallel[0]) + self.parallel[1] if self.parallel else None
-        return told(read_chats(path, target_path=answers, **self.options), path, split)
+        return read_chats(path, target_path=answers, **self.options)
 
     def open_tokenizer(self) -> Tokenizer:
         """With the pieces that a chat needs."""
@@ -209,9 +204,9 @@ class PreferenceData(ExampleData):
     """Pairs of answers, the better one known: Anthropic's hh-rlhf, LLaMA-Factory's JSON, or columns `prompt`,
     `chosen` and `rejected`."""
 
-    def read(self, path: str, split: str) -> list[PreferenceExample]:
+    def read(self, path: str, split: str) -> Read:
         """The pairs of a file."""
-        return told(read_preferences(path), path, split)
+        return read_preferences(path)
 
     def open_tokenizer(self) -> Tokenizer:
         """With the pieces that a chat needs."""

@@ -1,5 +1,6 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
+import glob
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples
+from lm.data.examples.files import Read
 from lm.data.examples.splitting import overlap, split_by_hash
 from lm.data.loading import ResumableData, ResumableLoader
 from lm.errors import UserError
@@ -37,6 +39,9 @@ class ExampleData(ResumableData, ABC):
         limit: learn from this many examples only, the same ones each time; null for all.
         seed: decides the order of the examples.
         num_workers: processes that read ahead.
+
+    Attributes:
+        predicting: whether `lm predict` is what the test part is for: then it needs no labels.
     """
 
     def __init__(
@@ -75,15 +80,18 @@ class ExampleData(ResumableData, ABC):
         self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
         self.val_fraction, self.limit, self.seed, self.num_workers = val_fraction, limit, seed, num_workers
         self.tokenizer: Tokenizer | None = None
+        self.predicting = False
         self._examples: dict[str, list] = {}
+        self._uncut: list = []  # what there is to learn from, without the limit
+        self._test: Read | None = None
         self._features: dict[str, list[Features]] = {}
         self._encode: Encode | None = None
         self._make: Collate | None = None
         self._identity: str | None = None
 
     @abstractmethod
-    def read(self, path: str, split: str) -> list:
-        """The examples of a file; what was skipped is said."""
+    def read(self, path: str, split: str) -> Read:
+        """The examples of a file, and what was skipped."""
 
     @abstractmethod
     def texts(self, example: Any) -> Iterable[str]:
@@ -104,6 +112,8 @@ class ExampleData(ResumableData, ABC):
         elsewhere = as_given.is_absolute() or as_given.parts[:1] == ("..",)
         if path == "stdlib" or elsewhere or as_given.exists():
             return path
+        if any(glob.iglob(str(as_given), recursive=True)):  # noqa: PTH207 - Path's knows no **
+            return path
         return str(Path(self.root) / path)
 
     def called(self, split: str) -> str:
@@ -123,17 +133,37 @@ class ExampleData(ResumableData, ABC):
         if split not in self._examples:
             path = self.paths[split]
             if path is not None:
-                found = self.read(self.located(path), split)
-                if not found:
-                    raise UserError(f"there are no examples in {self.located(path)}")
-                if split == "train" and self.paths["val"] is None:
-                    found, self._examples["val"] = self._split(found)
-                self._examples[split] = self._limited(found) if split == "train" else found
+                found = self._read(self.located(path), split)
+                if split == "train":
+                    if self.paths["val"] is None:
+                        found, self._examples["val"] = self._split(found)
+                    self._uncut, found = found, self._limited(found)
+                self._examples[split] = found
             elif split == "val":
                 self.examples("train")
             else:
                 raise UserError("there is no test part: give --data.test FILE", status=2)
         return self._examples[split]
+
+    def _read(self, path: str, split: str) -> list:
+        read = self.read(path, split)
+        for reason, count in read.skipped.items():
+            say(f"{path} ({split}): {count:,} skipped: {reason}")
+        if not read.examples:
+            raise UserError(f"there are no examples in {path}")
+        if split == "test":
+            self._test = read
+        return read.examples
+
+    def row_number(self, index: int) -> int:
+        """The number of a test example's row in its file, from 0: rows that were skipped count, so that what
+        is predicted can be put beside the file.
+
+        Args:
+            index: the example's place in `examples("test")`.
+        """
+        self.examples("test")
+        return self._test.row_number(index)
 
     def _split(self, examples: list) -> tuple[list, list]:
         keep, held = split_by_hash(examples, self.val_fraction, self.group)
@@ -154,6 +184,7 @@ class ExampleData(ResumableData, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read what a command needs: `fit` the training and held-out part, `validate` the latter, `test` and
         `predict` the test part; a second time does nothing."""
+        self.predicting = stage == "predict"
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage or "fit", ("test",)):
             self.examples(split)
 
@@ -162,12 +193,14 @@ class ExampleData(ResumableData, ABC):
         which is nowhere else."""
         if self.paths["val"] is not None or "val" not in self._examples:
             return
-        known = {name for example in self.examples("train") for name in labels_of(example)}
+        # What is held out does not depend on the limit.
+        known = {name for example in self._uncut for name in labels_of(example)}
         held, rare = [], []
         for example in self._examples["val"]:
             (held if known.issuperset(labels_of(example)) else rare).append(example)
         if rare and held:
-            self._examples["train"], self._examples["val"] = [*self._examples["train"], *rare], held
+            self._uncut, self._examples["val"] = [*self._uncut, *rare], held
+            self._examples["train"] = self._limited(self._uncut)
             say(f"{len(rare):,} held-out examples have labels that stand nowhere else: they are learned from")
 
     def compare_splits(self) -> None:
@@ -238,7 +271,7 @@ class ExampleData(ResumableData, ABC):
         return self._features[split]
 
     def arrange(self, features: list[Features]) -> list[Features]:
-        """The features to learn from, put together otherwise; see `InstructionData`."""
+        """The features to learn from, put together otherwise; see `ChatData`."""
         return features
 
     @property

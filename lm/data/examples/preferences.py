@@ -86,20 +86,26 @@ def _dialogue(row: Row, name: str, where: str, chat: Messages | None) -> Message
                 f"{where}: {name!r} is not a dialogue that begins with '\\n\\nHuman:', and there is no "
                 "'prompt' nor 'conversations' beside it"
             )
-        answer = _split(text) if chat is None else (Message("assistant", text),)
+        # hh-rlhf's form; beside a prompt, which it then repeats, too.
+        whole = text.startswith("\n\nHuman:")
+        answer = _split(text) if whole else (Message("assistant", text),)
     if chat is None:
         return answer
     if answer and answer[0].role == "assistant":
         return chat + answer
     # Some files have the prompt by itself and in both dialogues too.
     known, turns = _turns(chat), _turns(answer)
-    if turns[: len(known)] != known:
+    if _stripped(turns[: len(known)]) != _stripped(known):
         raise Unusable("chosen and rejected don't go on from their prompt")
     return chat + turns[len(known) :]
 
 
 def _turns(messages: Messages) -> Messages:
     return messages[1:] if messages and messages[0].role == "system" else messages
+
+
+def _stripped(messages: Messages) -> list[tuple[str, str]]:
+    return [(message.role, message.content.strip()) for message in messages]
 
 
 def _split(dialogue: str) -> Messages:

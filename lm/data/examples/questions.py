@@ -20,7 +20,8 @@ def read_questions(path: str, labelled: bool = True) -> Read:
         path: SQuAD's JSON, or a table whose rows have `question`, `context`, perhaps `id` and `title`, and
             `answers`: a text, a list of texts, a list of `{"text": …, "answer_start": …}`, or
             `{"text": […], "answer_start": […]}`; empty where the context does not answer.
-        labelled: whether a question without the field `answers` is skipped and counted, or kept.
+        labelled: whether a question without the field `answers`, or with none that is in its context,
+            is skipped and counted, or kept without an answer.
 
     Returns:
         `QuestionExample`s in the file's order. `document` is the article, in a table without titles the
@@ -54,7 +55,8 @@ def _article(row: Row, document: str, where: str) -> Iterator[tuple[Row, str, st
 
 def _add(read: Read, row: Row, context: str, document: str, where: str, labelled: bool) -> None:
     question = _text(row, "question", where)
-    name = str(row["id"]) if row.get("id") not in (None, "") else str(len(read.examples))
+    number = len(read.examples) + sum(read.skipped.values())
+    name = str(row["id"]) if row.get("id") not in (None, "") else str(number)
     if not question.strip() or not context.strip():
         read.skip("empty question or context")
         return
@@ -66,7 +68,7 @@ def _add(read: Read, row: Row, context: str, document: str, where: str, labelled
     else:
         given = _answers(row.get("answers"), where)
     found = dict.fromkeys(place for text, start in given if (place := _placed(text, start, context)))
-    if given and not found:
+    if given and not found and labelled:
         read.skip("answer not in its context")
         return
     read.examples.append(QuestionExample(name, question, context, tuple(found), document))

@@ -55,8 +55,7 @@ def split_by_hash(
     Args:
         examples: of one kind.
         fraction: the part that is held out, between 0 and 1, roughly.
-        key: examples of the same key stay together; null, or where it gives null, for a question's document
-            and otherwise the example's content.
+        key: examples of the same key stay together; null, or where it gives null, for the example's content.
 
     Returns:
         those to learn from, and those held out, each in the old order.
@@ -64,8 +63,6 @@ def split_by_hash(
     keep, held = [], []
     for example in examples:
         group = key(example) if key else None
-        if group is None and isinstance(example, QuestionExample) and example.document:
-            group = example.document
         digest = _digest(content(example)) if group is None else _digest((group,))
         (held if int.from_bytes(digest[:8]) < fraction * 2**64 else keep).append(example)
     return keep, held

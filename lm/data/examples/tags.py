@@ -53,15 +53,16 @@ def read_tags(
     if word_column == tag_column:
         raise UserError(f"word_column and tag_column are both {word_column}", status=2)
     read = Read([])
-    sentences: list[tuple[list[str], list[str]]] = []
     for file in read_alike(path, lambda name: is_table(name) or name.lower().endswith(_ENDINGS)):
         if is_table(file.name) and file.suffix not in {".csv", ".tsv"}:
-            sentences += _rows(file, read)
+            found = _rows(file, read)
         else:
-            sentences += _columns(file, word_column, tag_column)
+            found = _columns(file, word_column, tag_column)
+        for sentence in found:  # one at a time: what is skipped has its turn among them
+            read.examples.append(sentence)
     if joiner is None:
-        joiner = "" if _is_chinese(sentences) else " "
-    read.examples = [TagExample(tuple(words), tuple(tags), joiner) for words, tags in sentences]
+        joiner = "" if _is_chinese(read.examples) else " "
+    read.examples = [TagExample(tuple(words), tuple(tags), joiner) for words, tags in read.examples]
     return read.or_error(path)
 
 

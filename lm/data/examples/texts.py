@@ -1,10 +1,12 @@
 """Texts to classify or rate: from the columns of a table, or a folder of texts for each class."""
 
+import glob
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from lm.data.corpus.files import decode
 from lm.data.corpus.sources import Warnings
 from lm.data.examples.files import File, Read, read_files, split_member
 from lm.data.examples.records import TextExample
@@ -178,25 +180,33 @@ def _class_files(path: str) -> list[tuple[str, File]]:
         UserError: there are several folders with classes in them: names some.
     """
     place, member = split_member(path) or (Path(path).expanduser(), "")
-    if PurePosixPath(member).suffix or not (place.is_dir() or split_member(path)):
+    named = PurePosixPath(member)
+    single = is_table(member) or (glob.has_magic(member) and named.suffix)
+    if single or not (place.is_dir() or split_member(path)):
         return []
-    tables: list[str] = []
+    tables: set[PurePosixPath] = set()  # the folders that they lie in
+    files: list[File] = []
 
     def wanted(name: str) -> bool:
-        tables.extend([name] if is_table(name) else [])
-        return not tables
+        if is_table(name):
+            tables.add(PurePosixPath(name).parent)
+        return not is_table(name)
 
     try:
         files = sorted(read_files(path, wanted), key=lambda file: file.name)
     except UserError:
-        if tables:
-            return []
-        raise
-    if tables:
-        return []
+        if not tables:
+            raise
     folders = {PurePosixPath(file.name).parent for file in files}
     above = {parent for folder in folders for parent in folder.parents}  # a README or an index lies there
-    sets = sorted({str(folder.parent) for folder in folders - above if folder.name})
+    classes = {folder for folder in folders - above if folder.name}
+    if tables:  # beside folders of texts, as an index of them, they count for nothing
+        texts = {PurePosixPath(file.name).parent for file in files if decode(file.data)} & classes
+        if len(texts) < 2 or not tables <= above:
+            return []
+    if named.suffix and any(file.name == named.name for file in files):
+        return []  # the member is a file
+    sets = sorted({str(folder.parent) for folder in classes})
     if not sets:
         raise UserError(f"{path} holds neither tables nor a folder of texts for each class")
     if len(sets) > 1:

@@ -54,6 +54,8 @@ def test_alpaca(table):
     assert only(read_chats(table({"instruction": "I", "output": "O"}))) == [chat(u="I", a="O")]
     whole = row | {"system": "S", "history": [["q", "r"], ["s", "t"]]}
     assert only(read_chats(table(whole))) == [chat(s="S", u="q", a="r", u2="s", a2="t", u3="I", a3="O")]
+    read = read_chats(table(row, row | {"history": [["q", None]]}))
+    assert (len(read.examples), read.skipped) == (1, {"empty message": 1})
     with pytest.raises(UserError, match=r"f\.jsonl:1: 'history' is not a list of pairs"):
         read_chats(table(row | {"history": ["q"]}))
 

@@ -72,6 +72,40 @@ def test_an_archive_cut_short_or_something_else_is_named(archive):
             list(read_files(str(archive)))
 
 
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_a_tar_cut_anywhere_is_named(tmp_path, ending):
+    """tarfile takes a header that is cut short, or none, for the archive's end."""
+    members = {f"{i}.txt": b"x" * size for i, size in enumerate((700, 0, 512, 5))}
+    plain = make_tar(tmp_path / "plain", members).read_bytes()
+    path = tmp_path / f"x.{ending}"
+    whole = sum(512 + -(-len(data) // 512) * 512 for data in members.values())
+
+    def names(size):
+        path.write_bytes(gzip.compress(plain[:size]) if ending == "tar.gz" else plain[:size])
+        return [file.name for file in read_files(str(path))]
+
+    for size in range(0, whole + 512, 128):
+        with pytest.raises(UserError, match=r"x\.tar(\.gz)? is not a tar file, or it is cut short"):
+            names(size)
+    for size in (whole + 512, whole + 1024, len(plain)):  # nothing but zeros is left out
+        assert names(size) == list(members)
+    plain = plain[:1536] + b"\x07" * 512 + plain[2048:]
+    with pytest.raises(UserError, match="or it is cut short or damaged"):
+        names(len(plain))
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [
+        ("imagenet-sample/imagenet_25.tar", 25),
+        ("fsdd/recordings.tar.gz", 3000),
+        ("cifar10/cifar10_subset.tar", 12_000),
+    ],
+)
+def test_real_tars_are_whole(real_data, name, count):
+    assert sum(1 for _ in read_files(str(real_data / name))) == count
+
+
 def test_folders_globs_and_names_with_exclamation_marks(tmp_path):
     for name in ("b.txt", "a/c!d.txt", ".hidden/e.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -93,6 +127,16 @@ def test_folders_globs_and_names_with_exclamation_marks(tmp_path):
 
 def test_halves_of_surrogate_pairs_are_replaced_and_whole_ones_joined():
     assert mended({"a\ud83d": ["\ud83d\ude00", "x\udc00y", 3]}) == {"a\ufffd": ["😀", "x\ufffdy", 3]}
+
+
+def test_rows_are_counted_with_those_that_were_skipped():
+    read = Read([])
+    for content in ("-", "-", "x", "-", "y", "z"):
+        if content == "-":
+            read.skip("no content")
+        else:
+            read.examples.append(content)
+    assert [read.row_number(index) for index in range(3)] == [2, 4, 5]
 
 
 def test_nothing_usable_says_why():

@@ -50,6 +50,8 @@ def test_files_are_looked_for_here_and_then_below_the_root(tmp_path, monkeypatch
     assert TextData("stdlib").located("stdlib") == "stdlib"
     archive = TextData("a.zip!train.csv", root="data")
     assert archive.located("a.zip!train.csv") == "data/a.zip!train.csv"
+    assert data.located("[ab].jsonl") == "[ab].jsonl" and len(TextData("[ab].jsonl").examples("train")) < 11
+    assert data.located("**/*.csv") == "data/**/*.csv"
     with pytest.raises(UserError, match=r"no such file or folder: data/missing\.jsonl"):
         TextData("missing.jsonl").examples("train")
 
@@ -88,6 +90,25 @@ def test_a_limit_takes_the_same_examples_each_time(tmp_path):
     assert [e for e in chosen[100] if e in chosen[20]] == chosen[20], "in the file's order"
     assert chosen[20] != chosen[100][:20]
     assert len(TextData(path, val=val, limit=5).examples("val")) == 20
+
+
+def test_a_limit_is_one_on_rare_labels_too(tmp_path, capsys):
+    """A label that only the cut leaves out is nothing to learn from held-out examples."""
+    rows = [{"text": f"a text with number {i}", "label": f"{i % 10}"} for i in range(300)]
+    held = TextData(write(tmp_path / "a.jsonl", rows)).examples("val")
+    alone = next(row for row in rows if row["text"] == held[3].text)
+    alone["label"] = "rare"
+    path = write(tmp_path / "b.jsonl", rows)
+    found = {}
+    for limit in (None, 3):
+        data = TextData(path, limit=limit)
+        data.setup("fit")
+        data.give_back_rare(lambda example: (example.label,))
+        assert "1 held-out examples have labels that stand nowhere else" in capsys.readouterr().err
+        found[limit] = data.examples("train"), data.examples("val")
+    assert found[None][0][-1].text == alone["text"] and len(found[None][1]) == len(held) - 1
+    assert found[3][1] == found[None][1]
+    assert len(found[3][0]) == 3 and set(found[3][0]) < set(found[None][0])
 
 
 def test_examples_that_stand_in_both_are_said(tmp_path, capsys):
@@ -190,6 +211,32 @@ def test_questions_to_be_answered(tmp_path, capsys):
     assert len(QuestionData(mixed, val=mixed).examples("train")) == 1
     err = capsys.readouterr().err
     assert "1 skipped: no answers given" in err and "1 skipped: answer not in its context" in err
+
+
+def test_every_question_is_answered_and_known_by_its_row(tmp_path, capsys):
+    rows = [{"question": f"q{i}?", "context": "a context"} for i in range(4)]
+    rows[0]["question"] = " "
+    rows[2]["answers"] = ["context"]
+    rows[3]["answers"] = ["not in it"]
+    path = write(tmp_path / "a.jsonl", rows)
+    for command, kept in (("test", [2]), ("predict", [1, 2, 3])):
+        data = QuestionData(path, test=path)
+        data.setup(command)
+        found = data.examples("test")
+        assert [e.question for e in found] == [f"q{i}?" for i in kept]
+        assert [data.row_number(i) for i in range(len(found))] == kept
+        assert [e.id for e in found] == [str(i) for i in kept], "as they have none of their own"
+        assert "(test): 1 skipped: empty question or context" in capsys.readouterr().err
+
+
+def test_rows_that_are_skipped_count(tmp_path):
+    """Over all files of a glob, and in tables of words too."""
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", [{"text": " "}, {"text": "x"}, {"text": "y"}])
+    data = TextData("x", test=str(tmp_path / "*.jsonl"))
+    assert [data.row_number(i) for i in range(4)] == [1, 2, 4, 5]
+    data = TagData("x", test=write(tmp_path / "t.json", [{"words": w} for w in (["a"], [], ["b"])]))
+    assert [data.row_number(i) for i in range(2)] == [0, 2]
 
 
 def test_parallel_texts(tmp_path):

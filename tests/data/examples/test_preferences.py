@@ -45,6 +45,16 @@ FORMS = {
     "lists": {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
     "whole dialogues": {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
     "the prompt twice": {"prompt": "Hi", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "the prompt twice, as texts": {
+        "prompt": "\n\nHuman: Hi\n\nAssistant:",
+        "chosen": "\n\nHuman: Hi\n\nAssistant: Good",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: Bad",
+    },
+    "a plain prompt twice": {
+        "prompt": "Hi ",
+        "chosen": "\n\nHuman: Hi\n\nAssistant: Good",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: Bad",
+    },
     "hh-rlhf's prompt": {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Good", "rejected": "Bad"},
 }
 
@@ -52,7 +62,10 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_means_the_same(table, form):
     read = read_preferences(table(FORMS[form]))
-    assert (read.examples, read.skipped) == ([EXPECTED], {})
+    assert read.skipped == {}
+    (example,) = read.examples
+    assert [(m.role, m.content.strip()) for m in example.messages] == [("user", "Hi")]
+    assert (example.chosen, example.rejected) == ("Good", "Bad")
 
 
 def test_what_the_system_says_is_kept(table):
@@ -97,9 +110,12 @@ def test_what_cannot_be_compared_is_skipped_and_counted(table):
     read = read_preferences(table(FORMS["strings"], *rows))
     assert read.examples == [EXPECTED]
     assert read.skipped == {reason: len(several) for reason, several in pairs.items()}
-    other = {"prompt": "Ho", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}
-    with pytest.raises(UserError, match=r"nothing can be used.*don't go on from their prompt \(1\)"):
-        read_preferences(table(other))
+    for other in (
+        {"prompt": "Ho", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {**FORMS["the prompt twice, as texts"], "prompt": "Ho"},
+    ):
+        with pytest.raises(UserError, match=r"nothing can be used.*don't go on from their prompt \(1\)"):
+            read_preferences(table(other))
 
 
 @pytest.mark.parametrize(

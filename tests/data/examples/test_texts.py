@@ -1,6 +1,7 @@
 """Texts with labels, from tables and from folders of classes."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 
@@ -152,6 +153,36 @@ def test_a_folder_of_tables_is_no_folder_of_classes(tmp_path):
     (tmp_path / "data" / "b.csv").write_text("text,label\nb,1\n")
     (tmp_path / "data" / "a.csv").write_text("text,label\na,0\n")
     assert labels(str(tmp_path)) == ["0", "1"]
+
+
+def test_an_index_beside_folders_of_classes(tmp_path):
+    for name in ("pos", "neg"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.txt").write_text(name)
+    (tmp_path / "index.csv").write_text("text,label\na,0\n")
+    assert labels(str(tmp_path)) == ["neg", "pos"]
+    for name in ("pos", "neg"):  # pictures, of which the table tells
+        (tmp_path / name / "1.txt").write_bytes(bytes(range(256)))
+    assert labels(str(tmp_path)) == ["0"]
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar"])
+def test_a_folder_in_an_archive_may_have_a_dot_in_its_name(tmp_path, ending):
+    for name in (
+        "c_v1.0/set/pos/1.txt",
+        "c_v1.0/set/neg/2.txt",
+        "t_v1.0/a.csv",
+        "t_v1.0/about.md",
+        "u/b.data",
+    ):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("text\tlabel\nb\t1\n" if "data" in name else "text,label\na,0\n")
+    archive = shutil.make_archive(str(tmp_path / "x"), ending, tmp_path / "in")
+    assert labels(f"{archive}!c_v1.0") == ["neg", "pos"]
+    assert labels(f"{archive}!t_v1.0") == ["0"]
+    assert labels(f"{archive}!b.data") == ["1"]
+    with pytest.raises(UserError, match=r"there is no d_v1\.0 in"):
+        labels(f"{archive}!d_v1.0")
 
 
 @pytest.mark.parametrize("part, count", [("train", 6920), ("dev", 872), ("test", 1821)])
