@@ -123,7 +123,7 @@ def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) 
     shown = f"\n--- a sample ---\n{sample}\n--- end of sample ---\n" if sample else ""
     best = next(name for name in summary if name.startswith("best_val_"))
     figure, kept = best.removeprefix("best_val_"), "last.ckpt"
-    lines = ["it was not validated"]
+    lines = ["no validation gave a figure to go by"]
     if summary[best] is not None:
         kept = "best.ckpt"
         lines = [f"best validation {figure} {summary[best]:.4f} at step {summary['best_step']}"]
@@ -132,6 +132,7 @@ def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) 
         figures = (f"{name} {value:.4f}" for name, value in test.items() if not name.startswith("f1_"))
         lines.append("on the test part    " + ", ".join(figures))
     checkpoint = shlex.quote(str(folder / kept))
+    files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     use = f"use it            lm {usage.format(checkpoint)}\n" if usage else ""
     figures = "\n".join(lines)
     return f"""{shown}
@@ -139,6 +140,6 @@ def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) 
 {summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
 {summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
 
-run folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)
+run folder        {folder}/  ({files})
 {use}see how it went   tensorboard --logdir {RUNS}
 what it is        lm info {shlex.quote(str(folder))}"""

@@ -1,6 +1,7 @@
 """The figures of the end: `summary.json` for scripts, hyperparameters with their metrics on TensorBoard."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,10 @@ class Summary(Callback):
                 trainer.logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
                 trainer.logger.save()
             partial = self.folder / f".{FILE}.partial"
-            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            # JSON has no NaN, which Pearson's correlation is where the ratings are all the same.
+            finite = {
+                k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()
+            }
+            partial.write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
             partial.replace(self.folder / FILE)
         return summary
