@@ -35,7 +35,8 @@ class Rotary(nn.Module):
         dim = self.config.dim_per_head
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
         periods = stretched(self.theta**exponents, self.config)
-        angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] / periods
+        # Times the inverse, as transformers has it: dividing rounds otherwise, which shows far into a text.
+        angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * (1 / periods)
         self.register_buffer("cos", angles.cos(), persistent=False)  # (length, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
