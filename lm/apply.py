@@ -334,7 +334,7 @@ def classify(argv: list[str]) -> None:
         "--pair", metavar="NAME", help="the field with the second text of a pair (default: pair, if there is)"
     )
     parser.add_argument("--best", type=int, default=5, help="labels to show for an argument (default: 5)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.best < 1:
         raise UserError(f"--best {args.best}: it must be at least 1", status=2)
     if args.texts and (args.pair is not None or args.column != "text"):
@@ -357,7 +357,7 @@ def tag(argv: list[str]) -> None:
     parser.add_argument(
         "texts", metavar="TEXT", nargs="*", help="sentences; standard input where there is none"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     _run(Tag, args, _arguments(args.texts, "text"), "text", example)
 
 
@@ -374,7 +374,7 @@ def answer(argv: list[str]) -> None:
     parser.add_argument("--question", metavar="TEXT")
     parser.add_argument("--context", metavar="TEXT", help="the text that may hold the answer, however long")
     parser.add_argument("--context_file", metavar="FILE", help="the same from a file")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     given = []
     contexts = [c for c in (args.context, args.context_file) if c is not None]
     if args.question is not None or contexts:

@@ -99,6 +99,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             "Checkpoints of lm hold tensors and plain values only."
         )
     what = "is cut short or damaged" if archive else "is not a checkpoint"
+    unfinished = path.with_name("config.yaml").exists() and not path.with_name("summary.json").exists()
+    if path.name == "last.ckpt" and unfinished:
+        return f"{path} {what}: delete it, and the same `lm fit` begins the run anew"
     return f"{path} {what}: use another, or train again"
 
 

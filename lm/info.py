@@ -114,16 +114,20 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
     }
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
 def run_facts(folder: Path) -> dict[str, Any]:
     """What lies in a run's folder."""
     facts: dict[str, Any] = {"kind": "run", "folder": str(folder)}
     summary = folder / "summary.json"
     if summary.exists():
         facts["state"] = "finished"
-        try:
-            facts["figures"] = json.loads(summary.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{summary} is damaged: {error}") from error
+        facts["figures"] = _read_json(summary)
     else:
         facts["state"] = "not finished: the command that began it goes on from last.ckpt"
     for name in ("best.ckpt", "last.ckpt"):
@@ -132,11 +136,21 @@ def run_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def seeds_facts(folder: Path) -> dict[str, Any]:
+    """What the runs of several seeds came to."""
+    return {
+        "kind": "runs of several seeds",
+        "folder": str(folder),
+        "runs": sorted(str(path.parent) for path in folder.glob("seed-*/summary.json")),
+        "figures": _read_json(folder / "seeds.json"),
+    }
+
+
 def facts_of(path: Path) -> dict[str, Any]:
     """What a path is, as a tree of plain values.
 
     Raises:
-        UserError: there is nothing, or it is none of the three, or it is damaged.
+        UserError: there is nothing, or it is none of them, or it is damaged.
     """
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
@@ -146,7 +160,17 @@ def facts_of(path: Path) -> dict[str, Any]:
         return corpus_facts(path)
     if (path / "last.ckpt").exists() or (path / "best.ckpt").exists() or (path / "summary.json").exists():
         return run_facts(path)
+    if (path / "seeds.json").exists():
+        return seeds_facts(path)
     raise UserError(f"{path} is neither a run (no last.ckpt) nor a corpus (no manifest.json)")
+
+
+def _in_short(value: Any) -> Any:
+    """A figure of several runs on one line; any other value as it is."""
+    if not isinstance(value, dict) or "standard_error" not in value:
+        return value
+    spread = f"{value['mean']:.4f} ± {value['standard_error']:.4f}"
+    return f"{spread} (mean ± standard error of {len(value['values'])} runs)"
 
 
 def show(tree: Any, indent: int = 0) -> str:
@@ -155,7 +179,8 @@ def show(tree: Any, indent: int = 0) -> str:
     if isinstance(tree, dict):
         width = max((len(str(k)) for k in tree), default=0)
         lines = []
-        for key, value in tree.items():
+        for key, whole in tree.items():
+            value = _in_short(whole)
             nested = isinstance(value, dict | list) and value
             lines.append(
                 f"{space}{key}\n{show(value, indent + 1)}" if nested else f"{space}{key!s:{width}}  {value}"

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI causes them itself
 
@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from lm import checkpoint as checkpoints
-from lm.callbacks import Stopped
+from lm.callbacks import Stopped, interruptible
 from lm.callbacks.progress import figures_line
 from lm.errors import UserError
 from lm.processes import is_rank_zero
@@ -48,7 +48,8 @@ class RunCLI(FolderCLI):
         if is_rank_zero():
             self._write_configuration()
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.resume_from)
+            with interruptible():
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.resume_from)
         except Stopped as stopped:
             self._say_stopped(stopped)
         except torch.OutOfMemoryError as error:
@@ -60,12 +61,14 @@ class RunCLI(FolderCLI):
             if not self.trainer.should_stop:
                 raise UserError("training ended before trainer.max_steps: a limit of the trainer ended it")
             self.trainer.save_checkpoint(self.checkpoints.last_path)  # a callback found it good enough
-        if self.monitor.validated_step != self.trainer.global_step and self.trainer.limit_val_batches:
-            # It was killed between its last step and the end: what is left is to look at the result.
-            self.trainer.validate(model, datamodule=datamodule, verbose=False)
-            self.checkpoints.keep_if_best(self.trainer)
-            self.samples.renew(self.trainer, model)
-        figures = self._figures_of_the_best(model, datamodule)
+            self._say_enough()
+        try:
+            with interruptible():
+                figures = self._last_figures(model, datamodule)
+        except Stopped as stopped:
+            self._say_stopped(
+                stopped, "trained, and stopped while it was measured. The same command goes on there."
+            )
         summary = self.summary.write(self.trainer, model, figures)
         if is_rank_zero():
             if hasattr(datamodule, "corpus"):
@@ -96,6 +99,15 @@ class RunCLI(FolderCLI):
             trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
         trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
 
+    def _last_figures(self, model: Any, datamodule: Any) -> dict[str, float]:
+        """What the end is measured by; the test part's figures."""
+        if self.monitor.validated_step != self.trainer.global_step and self.trainer.limit_val_batches:
+            # It was killed between its last step and the end: what is left is to look at the result.
+            self.trainer.validate(model, datamodule=datamodule, verbose=False)
+            self.checkpoints.keep_if_best(self.trainer)
+            self.samples.renew(self.trainer, model)
+        return self._figures_of_the_best(model, datamodule)
+
     def _figures_of_the_best(self, model: Any, datamodule: Any) -> dict[str, float]:
         """The test part's figures with the best weights, where there is a test part."""
         if not (hasattr(datamodule, "has") and datamodule.has("test") and self.trainer.limit_test_batches):
@@ -103,6 +115,10 @@ class RunCLI(FolderCLI):
         best = self.checkpoints.best_path if self.checkpoints.best_path.exists() else None
         kept = dict(self.trainer.callback_metrics)
         self.trainer.test(model, datamodule=datamodule, ckpt_path=best and str(best), verbose=False)
+        most = self.trainer.limit_test_batches  # of batches where it is an int, a share where it is a float
+        if (most != 1 or isinstance(most, int)) and is_rank_zero():
+            tested = sum(self.trainer.num_test_batches)
+            print(f"batches tested: {tested}, by --trainer.limit_test_batches", file=sys.stderr)
         figures = {k: v.item() for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
         self.trainer.callback_metrics.update(kept)
         return figures
@@ -136,7 +152,11 @@ class RunCLI(FolderCLI):
         datamodule.trainer = self.trainer
         self._prepare(model, datamodule, self.subcommand)
         self._check_tokenizer(datamodule)
-        return how(model, datamodule=datamodule, ckpt_path=self.resume_from, **options)
+        try:
+            with interruptible():
+                return how(model, datamodule=datamodule, ckpt_path=self.resume_from, **options)
+        except Stopped as stopped:
+            self._say_stopped(stopped, "stopped, and nothing is written.")
 
     def _announce(self, model: Any, datamodule: Any) -> None:
         if not is_rank_zero():
@@ -149,6 +169,13 @@ class RunCLI(FolderCLI):
             f" ({self.trainer.world_size} process{'es' if self.trainer.world_size > 1 else ''})",
             file=sys.stderr,
         )
+        warmup = getattr(getattr(model, "schedule", None), "warmup", 0)
+        if warmup >= steps > 1:
+            print(
+                f"warning: the learning rate rises for {warmup} steps, and {steps} are all there are: train "
+                "for longer (--trainer.max_epochs or max_steps), or with less --model.schedule.warmup",
+                file=sys.stderr,
+            )
 
     def _write_configuration(self) -> None:
         """`config.yaml`, or where it is there and differs `config-2.yaml`, `config-3.yaml` …"""
@@ -164,19 +191,32 @@ class RunCLI(FolderCLI):
             if path.read_text(encoding="utf-8") == text:
                 return
 
-    def _say_stopped(self, stopped: Stopped) -> None:
-        if is_rank_zero() and stopped.step is None:
-            print(
-                f"stopped at once. The same command goes on from {self.checkpoints.last_path}.",
-                file=sys.stderr,
-            )
-        elif is_rank_zero():
-            print(
-                f"stopped at step {stopped.step} of {self.trainer.max_steps}; "
-                f"{self.checkpoints.last_path} is kept. The same command goes on from there.",
-                file=sys.stderr,
-            )
+    def _say_stopped(self, stopped: Stopped, words: str = "") -> NoReturn:
+        """Say how to go on and end with the signal's exit status.
+
+        Args:
+            words: where no step was being trained, what is to be said.
+        """
+        last = self.checkpoints.last_path
+        if not words and stopped.step is not None:
+            words = f"stopped at step {stopped.step} of {self.trainer.max_steps}; {last} is kept. "
+            words += "The same command goes on from there."
+        elif not words:
+            words = "stopped at once. The same command "
+            words += f"goes on from {last}." if last.exists() else "begins anew."
+        if is_rank_zero():
+            print(words, file=sys.stderr)
         sys.exit(128 + stopped.signal)
+
+    def _say_enough(self) -> None:
+        """That a run ended before its last step, and why."""
+        kept = self.checkpoints
+        if is_rank_zero() and kept.patience is not None:
+            print(
+                f"ended at step {self.trainer.global_step} of {self.trainer.max_steps}: {kept.patience} "
+                f"validations without a better {kept.figure} than at step {kept.best_step}",
+                file=sys.stderr,
+            )
 
     def validate(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         """The figures of a checkpoint on the held-out part."""

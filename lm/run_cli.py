@@ -19,7 +19,15 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
 from lm.processes import is_rank_zero
-from lm.run_folder import RUNS, Finished, differences, identity
+from lm.run_folder import (
+    RUNS,
+    Finished,
+    differences,
+    folder_beside,
+    identity,
+    refuse_a_mixture,
+    remove_unused,
+)
 from lm.run_parser import Parser
 from lm.tasks import Task
 
@@ -73,9 +81,19 @@ class FolderCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the words of the command line that were given."""
+        """Parse the words of the command line that were given.
+
+        What a run's own config.yaml evaluates is the run in whose folder it stands: the name and ckpt_path in
+        it say how it began, and it may have been copied or renamed since.
+        """
         self.config = parser.parse_args(args)
-        own = self.config[self.config.subcommand]
+        own, self._beside = self.config[self.config.subcommand], None
+        typed = [word.split("=", 1)[0] for word in args if word.startswith("--")]
+        chosen = any(option.startswith(tuple(typed)) for option in ("--name", "--ckpt_path"))  # or shortened
+        if self.config.subcommand != "fit" and not chosen:
+            self._beside = folder_beside([Path(str(path)) for path in own["config"] or []])
+        if self._beside is not None:
+            own["ckpt_path"] = None
         if own["seeds"] is not None:
             raise UserError("seeds belong to the command line of `lm fit`: --seeds 0,1,2", status=2)
         if self._seed is not None:
@@ -97,7 +115,7 @@ class FolderCLI(LightningCLI):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return RUNS / self._get(self.config, "name")
+        return self._beside or RUNS / self._get(self.config, "name")
 
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder before anything costs time."""
@@ -151,6 +169,7 @@ class FolderCLI(LightningCLI):
 
     def _look_at_folder(self) -> None:
         """Finished: say so. Another configuration's: refuse. Unfinished: go on."""
+        refuse_a_mixture(self.folder, self._seed is not None)
         last, saved = self.folder / "last.ckpt", self.folder / "config.yaml"
         if last.exists():
             if not saved.exists():
@@ -174,6 +193,8 @@ class FolderCLI(LightningCLI):
                 raise Finished(self.folder, summary)
             self.resume_from = str(last)  # also where --ckpt_path began it
         if is_rank_zero():
+            above = (path for path in self.folder.parents if RUNS in path.parents)
+            new = [path for path in (self.folder, *above) if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 self._held.enter_context(FileLock(self.folder / ".lock", timeout=0))
@@ -181,6 +202,8 @@ class FolderCLI(LightningCLI):
                 raise UserError(
                     f"another process is training in {self.folder}: choose another --name"
                 ) from None
+            if new:  # before the lock, which was taken first, is given back
+                self._held.callback(remove_unused, new)
 
     def _completed(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """A configuration with the defaults of the options that came after it was written; as it is where it

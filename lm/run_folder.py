@@ -1,9 +1,12 @@
 """A run's folder: which configuration it belongs to, and what is said of it when it is finished."""
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
 from typing import Any
+
+from lm.errors import UserError
 
 RUNS = Path("checkpoints")
 # What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
@@ -64,6 +67,50 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
         ]
         return [key for keys in found for key in keys]
     return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
+
+
+def folder_beside(configurations: list[Path]) -> Path | None:
+    """The run's folder that one of the configurations stands in, the last where several do, under whatever
+    name it lies now; null where none is a run's."""
+    for path in reversed(configurations):
+        kept = (path.with_name(name) for name in ("best.ckpt", "last.ckpt"))
+        if path.name == "config.yaml" and any(map(Path.exists, kept)):
+            return path.parent
+    return None
+
+
+def refuse_a_mixture(folder: Path, one_of_several: bool) -> None:
+    """One run and the runs of several seeds would overwrite each other's meaning in one folder.
+
+    Args:
+        folder: of the run that begins.
+        one_of_several: whether it is `seed-<n>` in the folder of a command with `--seeds`.
+
+    Raises:
+        UserError: the folder's name is taken by what is of the other kind.
+    """
+    if one_of_several:
+        parent = folder.parent
+        if any((parent / name).exists() for name in ("last.ckpt", "best.ckpt")):
+            raise UserError(f"{parent} is a single run's folder: choose another --name for --seeds")
+    elif (folder / "seeds.json").exists() or any(folder.glob("seed-*/last.ckpt")):
+        raise UserError(f"{folder} holds the runs of several --seeds: choose another --name")
+
+
+def remove_unused(folders: list[Path]) -> None:
+    """Take away a run's folder that holds nothing but its lock.
+
+    Called with the lock held: a process that comes between finds the lock taken, or makes one of its own, and
+    then the folder stays.
+
+    Args:
+        folders: the run's and those above it that were made for it, from the innermost on.
+    """
+    with contextlib.suppress(OSError):
+        if [path.name for path in folders[0].iterdir()] == [".lock"]:
+            (folders[0] / ".lock").unlink()
+            for folder in folders:
+                folder.rmdir()
 
 
 class Finished(Exception):

@@ -1,6 +1,7 @@
 """What LightningCLI says, in fewer words."""
 
 import logging
+import re
 import warnings
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -16,6 +17,16 @@ def our_own(error: BaseException | None) -> UserError | None:
     return error
 
 
+def _in_words(message: str) -> str:
+    """A message with what is wanted in place of Python's types: a list's spelling, a choice's names."""
+    given = re.search(r"(?:Given|Got) value: ([^\[\]{}\n]+)$", message.strip())
+    choices = ", ".join(re.findall(r"Expected a typing\.Literal\[(.*?)\]", message)).replace("'", "")
+    choices = ", ".join(dict.fromkeys(choices.split(", ")))
+    a_list = f"write a list as '[{given.group(1) if given else 'a,b'}]'"
+    message = re.sub(r"Expected a <class '(?:list|tuple)'>", lambda _: a_list, message)
+    return re.sub(r"Expected a typing\.Literal\[.*?\]", lambda _: f"must be one of {choices}", message)
+
+
 class Parser(LightningArgumentParser):
     """Wrong usage becomes one or two lines."""
 
@@ -26,7 +37,7 @@ class Parser(LightningArgumentParser):
             raise said
         subparsers = [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices.values()]
         options = [action.dest for parser in (self, *subparsers) for action in parser._actions]
-        raise UserError(explain(message, options), status=2) from ex
+        raise UserError(explain(_in_words(message), options), status=2) from ex
 
 
 def quiet() -> None:

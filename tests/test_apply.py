@@ -168,6 +168,9 @@ def test_arguments_are_shown_to_a_person(lm, ckpt):
     (row,) = rows(lm("classify", ckpt["single"], "a good film", "--json"))
     ordered = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
     assert one.out == "".join(f"  {p:6.1%}  {name}\n" for name, p in ordered[:2])
+    assert lm("classify", "--best", "2", ckpt["single"], "a good film").out == one.out
+    assert lm("classify", ckpt["single"], "--best", "2", "a good film").out == one.out
+    assert lm("classify", ckpt["single"], "--best", "2", "--", "--x").out.count("%") == 2
     two = lm("classify", ckpt["multi"], "a good\nfilm", "x").out.split("\n\n")
     assert [part.splitlines()[0] for part in two] == ["a good film", "x"]
     marked = [line.split()[1] for line in two[0].splitlines() if line.endswith(" *")]
@@ -277,6 +280,7 @@ def test_parts_of_speech_have_no_entities(lm, ckpt):
     (row,) = rows(lm("tag", ckpt["pos"], "time flies", "--json"))
     assert set(row) == {"text", "words", "tags"}
     assert set(row["tags"]) <= {"NOUN", "VERB"}
+    assert rows(lm("tag", ckpt["pos"], "--json", "time flies")) == [row]
     shown = lm("tag", ckpt["pos"], "time flies").out.split()
     assert shown == [row["tags"][0], "time", row["tags"][1], "flies"]
 

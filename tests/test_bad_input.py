@@ -137,6 +137,20 @@ def test_a_misspelt_key(lm, tmp_path, right, wrong):
     refuses(lm("fit", "--config", "wrong.yaml"), 2, wrong.strip(":"), f"did you mean {right.strip(':')!r}?")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--data.columns=review,stars", "in columns: write a list as '[review,stars]'"),
+        ("--data.columns={a: 1}", "in columns: write a list as '[a,b]'"),
+        ("--model.pooling=frist", "in pooling: must be one of auto, first, mean, last. Got value: frist"),
+        ("--trainer.precision=17", "must be one of 64, 32, 16, transformer-engine, "),
+    ],
+)
+def test_what_is_no_list_and_no_choice(lm, option, said):
+    config = ROOT / "configs/finetune/texts.yaml"
+    refuses(lm("fit", "--config", config, "--data.train=x.csv", option), 2, said)
+
+
 def test_a_misspelt_option(lm):
     refuses(lm("fit", "--config", GPT, "--data.sec_len=4"), 2, "sec_len", "did you mean 'seq_len'?")
 
@@ -213,7 +227,7 @@ def bad_checkpoint(kind: str, folder: Path, trained: Path) -> Path:
 def test_what_is_no_checkpoint(lm, tiny_gpt, trained, tmp_path, kind, said):
     path = bad_checkpoint(kind, tmp_path, trained)
     refuses(lm("generate", path, "--prompt", "x"), 1, "bad.ckpt", said)
-    refuses(lm("fill", path, "x <mask>"), 1, "bad.ckpt", said)
+    refuses(lm("fill", path, "--best", "1", "x <mask>"), 1, "bad.ckpt", said)
     if kind != "folder":
         refuses(lm("info", path), 1, "bad.ckpt", said)
     refuses(lm("validate", *tiny_gpt, "--ckpt_path", path), 1, "bad.ckpt", said)
@@ -225,7 +239,10 @@ def test_a_damaged_last_ckpt_of_a_run(lm, tiny_gpt, trained, tmp_path):
     (tmp_path / "checkpoints/gpt/summary.json").unlink()
     path = tmp_path / "checkpoints/gpt/last.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
-    refuses(lm("fit", *tiny_gpt, "--name=gpt"), 1, "checkpoints/gpt/last.ckpt", "cut short")
+    refuses(lm("fit", *tiny_gpt, "--name=gpt"), 1, "checkpoints/gpt/last.ckpt", "cut short", "delete it")
+    path.unlink()
+    anew = lm("fit", *tiny_gpt, "--name=gpt")
+    assert anew.status == 0 and "run checkpoints/gpt starts" in anew.err, anew.err
 
 
 def limited(words: list[str], folder: Path, blocks: int) -> subprocess.CompletedProcess:

@@ -29,6 +29,20 @@ class Stop(Callback):
         if trainer.global_step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 """
+INTERRUPT = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Interrupt(Callback):
+    def __init__(self, hook: str, step: int = 4):
+        self.step, self.done = step, False
+        setattr(self, hook, self.interrupt)
+
+    def interrupt(self, trainer, *rest):
+        if not self.done and (trainer.state.fn != "fit" or trainer.global_step == self.step):
+            self.done = True
+            os.kill(os.getpid(), signal.SIGINT)
+"""
 WORDS = ("parser", "argument", "value", "option", "name", "type", "default", "help", "action", "group")
 
 
@@ -204,6 +218,65 @@ def test_stopped_in_the_middle_it_goes_on_to_the_last_bit(fit, tmp_path, kind, r
             assert figures[0][key] == figures[1][key], key
 
 
+@pytest.mark.parametrize(
+    ("hook", "step", "words"),
+    [
+        ("on_validation_batch_end", 4, "stopped at step 4 of 4"),  # the last validation
+        ("on_validation_batch_end", 2, "stopped at step 2 of 4"),  # its step is saved
+        ("on_test_batch_end", 4, "trained, and stopped while it was measured"),
+    ],
+)
+def test_ctrl_c_outside_a_step(fit, tmp_path, hook, step, words):
+    (tmp_path / "interrupt.py").write_text(INTERRUPT)
+    assert fit("texts", name="whole").status == 0
+    interrupt = (
+        "--trainer.callbacks+=interrupt.Interrupt",
+        f"--trainer.callbacks.hook={hook}",
+        f"--trainer.callbacks.step={step}",
+    )
+    result = fit("texts", *interrupt, name="cut")
+    assert (result.status, "Traceback" in result.err) == (130, False)
+    assert words in result.err
+    assert not Path("checkpoints/cut/summary.json").exists()
+    again = fit("texts", name="cut")
+    assert again.status == 0, again.err
+    left, right = weights("whole"), weights("cut")
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    for key, value in summary("whole").items():
+        if key.startswith(("val_", "best_", "test_", "tokens_seen")):
+            assert value == summary("cut")[key], key
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_ctrl_c_while_a_checkpoint_is_tried(fit, tmp_path, command):
+    (tmp_path / "interrupt.py").write_text(INTERRUPT)
+    assert fit("texts").status == 0
+    hook = {"validate": "validation"}.get(command, command)
+    words = ("--trainer.callbacks+=interrupt.Interrupt", f"--trainer.callbacks.hook=on_{hook}_batch_end")
+    result = fit("texts", *words, command=command)
+    assert (result.status, result.out) == (130, "")
+    assert "stopped, and nothing is written." in result.err
+
+
+def test_a_signal_in_a_validation_whose_step_is_not_saved(fit, tmp_path):
+    """It ends after the validation and a step, and says so at once."""
+    (tmp_path / "interrupt.py").write_text(INTERRUPT)
+    words = ("--checkpoint.every_n_steps=100", "--trainer.callbacks+=interrupt.Interrupt")
+    words += ("--trainer.callbacks.hook=on_validation_batch_start", "--trainer.callbacks.step=2")
+    result = fit("texts", *words)
+    assert result.status == 130
+    assert "stopping after this validation and a step" in result.err
+    assert "stopped at step 3 of 4" in result.err
+
+
+def test_what_is_said_of_few_steps_and_few_batches(fit):
+    words = ("--model.schedule=lm.optim.Linear", "--model.schedule.warmup=20")
+    result = fit("texts", *words, "--trainer.limit_test_batches=1")
+    assert result.status == 0, result.err
+    assert "warning: the learning rate rises for 20 steps, and 4 are all there are" in result.err
+    assert "batches tested: 1," in result.err
+
+
 def test_a_run_goes_on_with_its_steps_cut_otherwise(fit, tmp_path):
     """Other micro-batches, the same examples a step: the weights agree up to rounding."""
     kind = "texts"
@@ -272,6 +345,7 @@ def test_patience_ends_a_run_and_it_counts_as_finished(fit):
     words = ("--checkpoint.patience=2", "--trainer.max_steps=200", "--model.optimizer.lr=0")
     result = fit("texts", *words)
     assert result.status == 0, result.err
+    assert "ended at step 6 of 200: 2 validations without a better accuracy than at step 2" in result.err
     made = summary()
     assert (made["steps"], made["best_step"], made["finished"]) == (6, 2, True)
     assert torch.load("checkpoints/a/last.ckpt", weights_only=True)["global_step"] == 6

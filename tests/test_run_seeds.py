@@ -1,6 +1,7 @@
 """Several seeds in one command."""
 
 import json
+import shutil
 from statistics import mean
 
 import pytest
@@ -61,3 +62,20 @@ def test_two_runs_by_one_command(lm, tmp_path):
     assert len(losses) == 2  # they do differ in their seed
     again = lm("fit", *words, "--seeds", "0,1")
     assert again.status == 0 and again.out.count("is finished") == 2
+    mixed = lm("fit", *words)
+    assert (mixed.status, mixed.out) == (1, "")
+    assert mixed.err == (
+        "lm fit: checkpoints/both holds the runs of several --seeds: choose another --name\n"
+    )
+    assert not (tmp_path / "checkpoints/both/config.yaml").exists()
+
+
+def test_several_seeds_do_not_go_into_a_single_run_s_folder(lm, trained, tiny_gpt, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    before = {*(tmp_path / "checkpoints/gpt").iterdir()}
+    result = lm("fit", *tiny_gpt, "--name=gpt", "--seeds=0,1")
+    assert result.status == 1
+    assert (
+        result.err == "lm fit: checkpoints/gpt is a single run's folder: choose another --name for --seeds\n"
+    )
+    assert {*(tmp_path / "checkpoints/gpt").iterdir()} == before

@@ -2,7 +2,9 @@
 
 import math
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +31,21 @@ class Stopped(BaseException):
     def __init__(self, signal: int, step: int | None) -> None:
         super().__init__(f"stopped by signal {signal} at step {step}")
         self.signal, self.step = signal, step
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Where nothing has to be saved: Ctrl-C raises `Stopped`, for Lightning turns a KeyboardInterrupt into an
+    exit without a word."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number, step=None)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def samples_per_step(trainer: Trainer) -> int:
@@ -100,6 +117,7 @@ class RunCheckpoints(Checkpoint):
         self.saved_step = -1
         self._validation_due = False  # at the step that was saved
         self._signal: int | None = None
+        self._validating = False
         self._previous: dict[int, Any] = {}
         self._samples_per_step = 0
         if every_n_steps < 1:
@@ -159,6 +177,8 @@ class RunCheckpoints(Checkpoint):
         if self._signal is not None and number == signal.SIGINT:
             raise Stopped(number, step=None)
         self._signal = number
+        if self._validating:
+            sys.stderr.write("\nstopping after this validation and a step; Ctrl-C again: at once\n")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what was still to do at the step that was saved; from here on signals wait for a step's end."""
@@ -192,8 +212,24 @@ class RunCheckpoints(Checkpoint):
         elif stop:
             raise Stopped(self._signal or signal.SIGTERM, step)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on it takes long until a step ends."""
+        self._validating = self.saved_step != trainer.global_step
+
+    def on_validation_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        """Stop where the step before this validation is saved: the run goes on with the validation.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if not self._previous or self.saved_step != trainer.global_step:
+            return
+        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
+            raise Stopped(self._signal or signal.SIGTERM, self.saved_step)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the best so far."""
+        self._validating = False
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.keep_if_best(trainer)
 

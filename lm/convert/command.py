@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         "--base", metavar="MODEL", help="the adapter's base, where it is no longer where it was"
     )
     parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.base is not None and not args.merge:
         raise UserError("--base is for an adapter that is put into it: give --merge too", status=2)
 

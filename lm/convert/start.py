@@ -69,7 +69,9 @@ def read_start(path: str | Path) -> Start:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"no such checkpoint or folder: {path}")
+        raise UserError(
+            f"no such checkpoint or folder: {path}; nothing is downloaded: give a folder on your disk"
+        )
     return read_folder(path) if path.is_dir() else read_checkpoint(path)
 
 
@@ -96,6 +98,8 @@ def read_folder(folder: Path) -> Start:
         UserError: see `read_start`.
     """
     if not (folder / "config.json").exists():
+        if (best := folder / "best.ckpt").exists():
+            raise UserError(f"{folder} is a run folder: give {best}")
         raise UserError(f"{folder} has no config.json: it is no Hugging Face folder, and no checkpoint of lm")
     fields = Fields(read_json(folder / "config.json"), folder / "config.json")
     family = _family(fields)

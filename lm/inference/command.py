@@ -100,7 +100,7 @@ def generate(argv: list[str]) -> None:
     )
     parser.add_argument("--no_cache", action="store_true", help="compute every step anew: slow, to compare")
     add_device(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     for option in ("tokens", "samples"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option} {getattr(args, option)}: it must be at least 1", status=2)
@@ -146,7 +146,7 @@ def fill(argv: list[str]) -> None:
     parser.add_argument("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each mask")
     add_device(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.best < 1:
         raise UserError(f"--best {args.best}: it must be at least 1", status=2)
     text = _text(args.text, "a text")
@@ -180,7 +180,7 @@ def chat(argv: list[str]) -> None:
     )
     _add_sampling(parser, 0.7, 0.95)
     add_device(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.message is not None and not well_formed(args.message, "the message").strip():
         raise UserError("the message is empty", status=2)
     sampling = _sampling(args)

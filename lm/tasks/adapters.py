@@ -61,7 +61,7 @@ def inject(net: nn.Module, adapter: Adapter, frozen_layers: int, learned: Contai
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError("adapters need peft: pip install 'lm[lora]'") from error
+        raise UserError("adapters need peft: pip install -e '.[finetune]' in the folder of lm") from error
     names = [
         f"backbone.blocks.{name}"
         for name, module in net.backbone.blocks.named_modules()

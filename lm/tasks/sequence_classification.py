@@ -20,6 +20,8 @@ from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
+_NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
+
 
 class SequenceClassification(FineTuning):
     """Put a label on a text, or on a pair of texts; several labels; or rate it.
@@ -128,10 +130,13 @@ class SequenceClassification(FineTuning):
         unknown = [name for name in used if name not in known and self.kind != "rating"]
         if unknown:
             count = sum(used[name] for name in unknown)
+            hint = "; raise --data.limit" if data.limit else ""
+            if self.kind == "single" and all(map(_NUMBER.fullmatch, [*self.labels, *unknown])):
+                hint = f"; if it is a number to be predicted: --data.rating true{hint}"
             raise UserError(
                 f"{data.called(split)} has {count:,} examples of labels that were never learned: "
                 f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
-                + (" (--data.limit left examples out)" if data.limit else "")
+                + hint
             )
         unlabelled = sum(e.label is None for e in examples)
         if unlabelled:

@@ -33,9 +33,11 @@ def set_fields(folder, **fields) -> None:
 
 
 def test_nothing_there(tmp_path):
-    assert_refused(tmp_path / "none", "no such checkpoint or folder")
+    assert_refused(tmp_path / "none", "nothing is downloaded: give a folder on your disk")
     (tmp_path / "empty").mkdir()
     assert_refused(tmp_path / "empty", "no config.json")
+    (tmp_path / "empty/best.ckpt").touch()
+    assert_refused(tmp_path / "empty", f"is a run folder: give {tmp_path / 'empty/best.ckpt'}")
     (tmp_path / "file").write_text("hello")
     assert_refused(tmp_path / "file", "is not a checkpoint")
 

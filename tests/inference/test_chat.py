@@ -289,7 +289,7 @@ def test_a_line_may_bring_its_own_system(own):
 
 def test_one_message(lm, ckpt, own):
     model = checkpoints.load_model(ckpt).model
-    result = lm("chat", ckpt, "北京在哪里？", "--system", "be short", "--temperature", "0", "--tokens", "12")
+    result = lm("chat", ckpt, "--system", "be short", "--temperature", "0", "北京在哪里？", "--tokens", "12")
     expected = by_hand(model, own, [("system", "be short"), ("user", "北京在哪里？")], 12)
     assert (result.status, result.out) == (0, expected + "\n")
     words = ("chat", ckpt, "hello", "--tokens", "12", "--temperature", "5", "--top_k", "0")

@@ -179,6 +179,23 @@ def test_held_out_labels_that_were_never_learned(task, val, said):
         task(SINGLE, test=val)
 
 
+@pytest.mark.parametrize(
+    ("labels", "limit", "said"),
+    [
+        ("abc", 1000, "'b'; raise --data.limit"),
+        ("123", None, "'2'; if it is a number to be predicted: --data.rating true"),
+        ("123", 1000, "'2'; if it is a number to be predicted: --data.rating true; raise --data.limit"),
+        ("ab3", None, "'b'"),
+    ],
+)
+def test_what_to_do_about_labels_that_were_never_learned(ready, made, starts, labels, limit, said):
+    train = [example(i, labels[i % 2]) for i in range(8)]
+    data = made(train, [example(0, labels[2])], seq_len=16, limit=limit)
+    with pytest.raises(UserError) as caught:
+        ready(SequenceClassification, data, init_from=starts["bert"])
+    assert str(caught.value).endswith(f"'{labels[0]}', {said}")
+
+
 def test_a_rating_is_not_measured_by_labels(task):
     with pytest.raises(UserError, match=r"--data\.rating true"):
         task([example(i, float(i)) for i in range(4)], [example(0, "good")])

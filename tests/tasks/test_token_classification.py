@@ -273,6 +273,13 @@ def test_tags_that_can_not_be_learned(make_task, tokenizer, train, val, said):
         make_task(tokenizer, "bert", 24, train, val=val)
 
 
+def test_tags_that_the_limit_left_out(tokenizer):
+    task = light(tokenizer, "bert", 32, ["O"])
+    data = SimpleNamespace(limit=3, examples=lambda split: [ENGLISH], called=str)
+    with pytest.raises(UserError, match=r"known are 'O'; raise --data\.limit$"):
+        task.check_labels(data, "val")
+
+
 def test_what_has_no_tags_or_unknown_ones_can_be_tagged(make_task, ready, made, starts, tokenizer):
     learned = make_task(tokenizer, "bert", 24)
     record = {"tokenizer": tokenizer, **learned.record(), "backbone": vars(learned.config)}

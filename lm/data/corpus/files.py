@@ -16,6 +16,8 @@ from lm.errors import UserError
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 _HAN = re.compile("[\u4e00-\u9fff]")
+_CHINESE = re.compile("[\u4e00-\u9fff\u3000-\u303f\uff01-\uff5e“”‘’—…·]")  # with its punctuation
+_WORD = re.compile("([\u4e00-\u9fff])(?!\\1)[\u4e00-\u9fff]")
 _BOMS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -112,7 +114,7 @@ def decode(data: bytes) -> tuple[str, str] | None:
     """The text in some bytes of unknown encoding, with its line ends as they are.
 
     UTF-8 is believed where it is valid, UTF-16 and UTF-32 by their byte order mark. Else GB 18030 (the usual
-    encoding of old Chinese files) where that gives mostly Chinese, else Windows-1252 or Latin-1.
+    encoding of old Chinese files) where what it gives beyond ASCII is Chinese, else Windows-1252 or Latin-1.
 
     Returns:
         the text and the encoding's name; None where the bytes look like no text at all.
@@ -147,9 +149,13 @@ def decode(data: bytes) -> tuple[str, str] | None:
 
 
 def _mostly_chinese(text: str) -> bool:
-    """Whether decoding as GB 18030 gave Chinese, and not the nonsense it makes of other encodings."""
+    """Whether GB 18030 gave Chinese beyond ASCII, and not the nonsense it makes of other encodings."""
+    if len(_CHINESE.findall(text)) < sum(char > "\x7f" for char in text) / 2:
+        return False
     han = _HAN.findall(text)
-    if len(han) < sum(char > "\x7f" for char in text) / 2 or len(han) < len(text) / 10:
+    # Of two accented letters in a row nonsense makes one character, of a leader as "····" the same ones. In
+    # Chinese different ones stand side by side, even where it is a few words in an English text.
+    if len(han) < len(text) / 2 and not _WORD.search(text):
         return False
     # Nonsense hits rare characters; Chinese is mostly of GB 2312's first level, whose first byte is B0 to D7.
     leads = "".join(han[:10_000]).encode("gb2312", "ignore")[::2]

@@ -91,7 +91,8 @@ class File:
             raise UserError(f"{self.where} is empty")
         if encoding != "utf-8":
             warn = warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
-            warn(f"{self.where} is not UTF-8; it was read as {encoding}")
+            hint = "convert it to UTF-8 if that is wrong"
+            warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
         return text
 
 

@@ -21,6 +21,14 @@ from lm.tokenizer import Tokenizer
 Encode = Callable[[Any, bool], list[Features]]
 
 
+def _exists(path: str) -> bool:
+    """Whether a file, a folder, an archive before a `!`, or something under a glob lies there."""
+    for place in (Path(name).expanduser() for name in (path, path.partition("!")[0])):
+        if place.exists() or any(glob.iglob(str(place), recursive=True)):  # noqa: PTH207 - Path's knows no **
+            return True
+    return False
+
+
 class ExampleData(ResumableData, ABC):
     """Examples from files. A subclass reads one kind of file.
 
@@ -108,13 +116,9 @@ class ExampleData(ResumableData, ABC):
 
     def located(self, path: str) -> str:
         """A path as it was given, where something lies there, else below `root`."""
-        as_given = Path(path.split("!", maxsplit=1)[0]).expanduser()
+        as_given = Path(path).expanduser()
         elsewhere = as_given.is_absolute() or as_given.parts[:1] == ("..",)
-        if path == "stdlib" or elsewhere or as_given.exists():
-            return path
-        if any(glob.iglob(str(as_given), recursive=True)):  # noqa: PTH207 - Path's knows no **
-            return path
-        return str(Path(self.root) / path)
+        return path if path == "stdlib" or elsewhere or _exists(path) else str(Path(self.root) / path)
 
     def called(self, split: str) -> str:
         """A split, to be named in messages."""
@@ -133,7 +137,11 @@ class ExampleData(ResumableData, ABC):
         if split not in self._examples:
             path = self.paths[split]
             if path is not None:
-                found = self._read(self.located(path), split)
+                place = self.located(path)
+                here = place.removeprefix(f"{Path(self.root)}/")
+                if here != place and not _exists(place):
+                    raise UserError(f"no such file or folder: {here}, nor {place}")
+                found = self._read(place, split)
                 if split == "train":
                     if self.paths["val"] is None:
                         found, self._examples["val"] = self._split(found)

@@ -205,7 +205,8 @@ def _parquet(file: File) -> Iterator[tuple[str, Row]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("reading Parquet needs pyarrow: pip install 'lm[parquet]'") from error
+        how = "pip install -e '.[parquet]' in the folder of lm"
+        raise UserError(f"reading Parquet needs pyarrow: {how}") from error
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(file.data))
         number = 0

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from lm.data.examples.files import Read, mended, read_alike, read_files
+from lm.data.examples.files import File, Read, mended, read_alike, read_files
 from lm.errors import UserError
 
 MEMBERS = {"top/a/x.txt": b"1", "top/b/x.txt": b"2", "top/b/.hidden": b"-", "__MACOSX/x.txt": b"-"}
@@ -137,6 +137,12 @@ def test_rows_are_counted_with_those_that_were_skipped():
         else:
             read.examples.append(content)
     assert [read.row_number(index) for index in range(3)] == [2, 4, 5]
+
+
+def test_another_encoding_is_said_and_what_to_do_if_it_is_wrong(capsys):
+    assert File("a.csv", "a.csv", "很不错，下次再来".encode("gb18030")).text() == "很不错，下次再来"
+    said = "a.csv is not UTF-8; it was read as gb18030: convert it to UTF-8 if that is wrong"
+    assert capsys.readouterr().err == f"warning: {said}\n"
 
 
 def test_nothing_usable_says_why():

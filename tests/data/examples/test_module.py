@@ -52,8 +52,12 @@ def test_files_are_looked_for_here_and_then_below_the_root(tmp_path, monkeypatch
     assert archive.located("a.zip!train.csv") == "data/a.zip!train.csv"
     assert data.located("[ab].jsonl") == "[ab].jsonl" and len(TextData("[ab].jsonl").examples("train")) < 11
     assert data.located("**/*.csv") == "data/**/*.csv"
-    with pytest.raises(UserError, match=r"no such file or folder: data/missing\.jsonl"):
+    with pytest.raises(UserError, match=r"no such file or folder: missing\.jsonl, nor data/missing\.jsonl"):
         TextData("missing.jsonl").examples("train")
+    with pytest.raises(UserError, match=r"no such file or folder: /nowhere/missing\.jsonl$"):
+        TextData("/nowhere/missing.jsonl").examples("train")
+    write(tmp_path / "data/odd!name.jsonl", texts(30))
+    assert len(TextData("odd!name.jsonl").examples("train")) > 20
 
 
 def test_what_is_held_out_does_not_depend_on_the_others(tmp_path):
