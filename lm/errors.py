@@ -12,3 +12,8 @@ class UserError(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def not_installed(what: str, package: str, extra: str) -> UserError:
+    """That something needs a package of one of the project's extras."""
+    return UserError(f"{what} needs {package}: pip install -e '.[{extra}]' in the folder of lm")

@@ -9,7 +9,7 @@ import base64
 import struct
 from typing import Any
 
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 from lm.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
 from lm.tokenizer.pipelines import added_token
 from lm.tokenizer.protobuf import read_fields
@@ -116,7 +116,7 @@ def check(document: dict[str, Any], tokenizer: SentencePieceTokenizer) -> None:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError("writing a tokenizer.json needs tokenizers: pip install 'lm[hf]'") from error
+        raise not_installed("writing a tokenizer.json", "tokenizers", "finetune") from error
     other = tokenizers.Tokenizer.from_str(json.dumps(document))
     for text in _PROBES:
         if other.encode(text, add_special_tokens=False).ids != tokenizer.encode(text):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -17,7 +17,7 @@ def _library() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise UserError("Hugging Face folders need safetensors: pip install 'lm[hf]'") from error
+        raise not_installed("a Hugging Face folder", "safetensors", "finetune") from error
     return safetensors
 
 

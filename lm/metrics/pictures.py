@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.errors import UserError
+from lm.errors import not_installed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'lm[metrics]'") from error
+        raise not_installed("drawing", "matplotlib", "finetune") from error
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lm.errors import UserError
+from lm.errors import not_installed
 from lm.metrics.base import Sums, ratio, reference_lists, streams
 from lm.metrics.chinese import HAN, script_counts
 
@@ -32,7 +32,7 @@ class TranslationScores(Sums):
         try:
             from sacrebleu.metrics import BLEU, CHRF
         except ImportError as error:
-            raise UserError("BLEU and chrF need sacrebleu: pip install 'lm[metrics]'") from error
+            raise not_installed("counting BLEU and chrF", "sacrebleu", "finetune") from error
         # `force` only silences advice about tokens that look already split.
         self._bleu = [BLEU(tokenize=tokenizer, force=True) for tokenizer in _TOKENIZERS]
         self._chrf = CHRF()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 
 LAYERS = ("query", "key", "value", "output", "up", "gate", "down")
 
@@ -61,7 +61,7 @@ def inject(net: nn.Module, adapter: Adapter, frozen_layers: int, learned: Contai
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError("adapters need peft: pip install -e '.[finetune]' in the folder of lm") from error
+        raise not_installed("training an adapter", "peft", "finetune") from error
     names = [
         f"backbone.blocks.{name}"
         for name, module in net.backbone.blocks.named_modules()

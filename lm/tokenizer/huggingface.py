@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 from lm.tokenizer.base import Template, Tokenizer
 from lm.tokenizer.folders import USUAL, finish
 from lm.tokenizer.pipelines import added_token
@@ -232,7 +232,7 @@ def _engine(document: dict, name: str) -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError(f"reading {name} needs tokenizers: pip install 'lm[hf]'") from error
+        raise not_installed(f"reading {name}", "tokenizers", "finetune") from error
     try:
         engine = tokenizers.Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
     except Exception as error:  # the library raises nothing more special

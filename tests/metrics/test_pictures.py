@@ -97,5 +97,5 @@ def test_wrong_shape():
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r"pictures need matplotlib: pip install 'lm\[metrics\]'"):
+    with pytest.raises(UserError, match=r"drawing needs matplotlib: pip install -e '\.\[finetune\]'"):
         confusion_picture(torch.eye(2), ["a", "b"])

@@ -136,7 +136,7 @@ def test_wrong_input(metric):
 
 def test_without_sacrebleu(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(UserError, match=r"BLEU and chrF need sacrebleu: pip install 'lm\[metrics\]'"):
+    with pytest.raises(UserError, match=r"BLEU and chrF needs sacrebleu: pip install -e '\.\[finetune\]'"):
         TranslationScores()
 
 

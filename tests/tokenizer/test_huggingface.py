@@ -549,5 +549,5 @@ def test_reading_needs_no_torch_and_no_transformers(real_data):
 
 def test_without_the_library_the_message_says_what_to_install(real_data, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"pip install 'lm\[hf\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[finetune\]'"):
         Tokenizer.load(real_data / "bert-base-chinese-vocab")

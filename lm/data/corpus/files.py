@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
@@ -68,7 +68,7 @@ class _ZstReader(io.RawIOBase):
         try:
             import zstandard
         except ImportError as error:
-            raise UserError(f"{path} needs the zstandard package: pip install 'lm[zst]'") from error
+            raise not_installed(f"reading {path}", "zstandard", "zst") from error
         self._file = path.open("rb")
         self._new_frame = zstandard.ZstdDecompressor().decompressobj
         self._damage = zstandard.ZstdError

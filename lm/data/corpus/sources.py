@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm.data.corpus.files import decode, open_binary, plain_suffix
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 
 STDLIB = "stdlib"
 JSON_LINES = {".jsonl", ".ndjson"}
@@ -208,7 +208,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path} needs the pyarrow package: pip install 'lm[parquet]'") from error
+        raise not_installed(f"reading {path}", "pyarrow", "parquet") from error
     with open_binary(path) as file:
         # Parquet is read from its end: where the whole file is compressed, it has to be in memory.
         readable = file if path.suffix.lower() in PARQUET else io.BytesIO(file.read())

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from lm.data.corpus.files import plain_suffix
 from lm.data.corpus.sources import JSON_LINES, PARQUET
 from lm.data.examples.files import File, Read, mended, read_alike
-from lm.errors import UserError
+from lm.errors import UserError, not_installed
 
 __all__ = ["TABLES", "Read", "Row", "is_table", "no_column", "read_rows", "rows_of", "value"]
 
@@ -205,8 +205,7 @@ def _parquet(file: File) -> Iterator[tuple[str, Row]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        how = "pip install -e '.[parquet]' in the folder of lm"
-        raise UserError(f"reading Parquet needs pyarrow: {how}") from error
+        raise not_installed(f"reading {file.where}", "pyarrow", "parquet") from error
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(file.data))
         number = 0

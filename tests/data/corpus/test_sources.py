@@ -100,7 +100,7 @@ def test_a_broken_parquet_file_is_named(tmp_path):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, module, file, extra):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / file).write_bytes(b"x")
-    with pytest.raises(UserError, match=rf"pip install 'lm\[{extra}\]'"):
+    with pytest.raises(UserError, match=rf"needs {module}: pip install -e '\.\[{extra}\]'"):
         read(str(tmp_path / file))
 
 
