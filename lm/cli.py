@@ -11,25 +11,25 @@ from lm.errors import UserError
 
 # Command: (what it does, module that runs it, function there).
 COMMANDS = {
-    "fit": ("pretrain or fine-tune; the same command again continues the run", "lm.run", "main"),
-    "validate": ("the figures on the held-out part", "lm.run", "main"),
-    "test": ("the figures on the test part", "lm.run", "main"),
-    "predict": ("predictions of the test part, into a file", "lm.run", "main"),
+    "fit": ("pretrain or fine-tune; the same command again continues the run", "lm.run.run", "main"),
+    "validate": ("the figures on the held-out part", "lm.run.run", "main"),
+    "test": ("the figures on the test part", "lm.run.run", "main"),
+    "predict": ("predictions of the test part, into a file", "lm.run.run", "main"),
     "prepare": (
         "make a corpus of token shards from text, without training",
-        "lm.data.corpus.command",
+        "lm.commands.prepare",
         "main",
     ),
-    "generate": ("write on from a prompt", "lm.inference.command", "generate"),
-    "fill": ("guess what stands under a <mask>", "lm.inference.command", "fill"),
-    "chat": ("talk with a fine-tuned model", "lm.inference.command", "chat"),
-    "classify": ("put labels on texts, or rate them", "lm.apply", "classify"),
-    "tag": ("find the entities of sentences", "lm.apply", "tag"),
-    "answer": ("find the answers to questions in texts", "lm.apply", "answer"),
-    "export": ("write a checkpoint as a Hugging Face folder", "lm.convert.command", "main"),
-    "info": ("say what a checkpoint, a run or a corpus is", "lm.info", "main"),
+    "generate": ("write on from a prompt", "lm.commands.inference", "generate"),
+    "fill": ("guess what stands under a <mask>", "lm.commands.inference", "fill"),
+    "chat": ("talk with a fine-tuned model", "lm.commands.inference", "chat"),
+    "classify": ("put labels on texts, or rate them", "lm.commands.apply", "classify"),
+    "tag": ("find the entities of sentences", "lm.commands.apply", "tag"),
+    "answer": ("find the answers to questions in texts", "lm.commands.apply", "answer"),
+    "export": ("write a checkpoint as a Hugging Face folder", "lm.commands.export", "main"),
+    "info": ("say what a checkpoint, a run or a corpus is", "lm.commands.info", "main"),
 }
-TRAINER_COMMANDS = tuple(name for name, (_, module, _f) in COMMANDS.items() if module == "lm.run")
+TRAINER_COMMANDS = tuple(name for name, (_, module, _f) in COMMANDS.items() if module == "lm.run.run")
 
 
 def overview() -> str:

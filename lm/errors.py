@@ -1,8 +1,14 @@
 """What a person can mend: one exception, shown by the command as a line or two without a traceback."""
 
+import re
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input, said in one or two lines that name the file, line or option and what to do.
+
+    What is raised below the commands knows nothing of options: it names a field in backticks, as in
+    "`seq_len` is 0: it must be at least 1", and the command spells it as its own option (`spelled`).
 
     Args:
         message: shown on stderr after `lm COMMAND: `.
@@ -12,6 +18,21 @@ class UserError(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def spelled(message: str, options: Iterable[str]) -> str:
+    """A message with the fields that it names in backticks as a command spells them: `seq_len` as
+    --data.seq_len where that is the option that ends so. Other words in backticks stay.
+
+    Args:
+        options: the command's, in order of preference, with dots and without dashes.
+    """
+    known: dict[str, str] = {}
+    for option in options:
+        parts = option.split(".")
+        for first in range(len(parts)):
+            known.setdefault(".".join(parts[first:]), option)
+    return re.sub(r"`([\w.]+)`", lambda m: f"--{known[m[1]]}" if m[1] in known else m[0], message)
 
 
 def not_installed(what: str, package: str, extra: str) -> UserError:

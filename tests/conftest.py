@@ -123,9 +123,9 @@ def tokenizer():
     """A tokenizer of 420 pieces, trained on real code."""
     import argparse
 
-    from lm.tokenizer import Tokenizer
+    from lm.tokenizer import train_tokenizer
 
-    return Tokenizer.train([inspect.getsource(argparse)], 420)
+    return train_tokenizer([inspect.getsource(argparse)], 420)
 
 
 # A GPT and a BERT that train in a second or two.

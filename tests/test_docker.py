@@ -15,7 +15,7 @@ import pytest
 
 from lm.data import PretrainingData
 from lm.data.corpus.prepare import CorpusSettings
-from lm.run_folder import RUNS
+from lm.run.folder import RUNS
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import Any
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_json import check, frame_template, tokenizer_json
 from lm.convert.weights import read_json
-from lm.tokenizer import SentencePieceTokenizer, Tokenizer
+from lm.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lm.tokenizer.chat import chat_format
 
 MARK = "lm_sentencepiece"  # in tokenizer_config.json: the SHA-256 of the tokenizer.json made from the model
@@ -90,11 +90,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """A folder's tokenizer; where lm itself made its tokenizer.json from a SentencePiece model, that model.
 
     Raises:
-        UserError: see `Tokenizer.load`.
+        UserError: see `load_tokenizer`.
     """
     config, document = folder / "tokenizer_config.json", folder / "tokenizer.json"
     if config.exists() and document.exists() and (folder / "tokenizer.model").exists():
         checksum = read_json(config).get(MARK)
         if checksum and checksum == hashlib.sha256(document.read_bytes()).hexdigest():
-            return Tokenizer.load(folder / "tokenizer.model")
-    return Tokenizer.load(folder)
+            return load_tokenizer(folder / "tokenizer.model")
+    return load_tokenizer(folder)

@@ -10,7 +10,7 @@ from lm.data.corpus.shards import MANIFEST, Corpus
 from lm.data.loading import ResumableData, ResumableLoader
 from lm.data.windows import TrainingWindows, ValidationWindows
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer
 
 
 class PretrainingData(ResumableData):
@@ -64,7 +64,7 @@ class PretrainingData(ResumableData):
             self.corpus_folder = Path(corpus).expanduser()
             self.vocab_size = Corpus.open(self.corpus_folder, verify=False).vocab_size
         else:
-            self.vocab_size = Tokenizer.load(tokenizer).vocab_size if tokenizer else vocab_size
+            self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 
     @property
     def tokenizer(self) -> Tokenizer:

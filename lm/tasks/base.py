@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
+from lm.engine.sharding import shard
 from lm.errors import UserError
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
-from lm.tasks.sharding import shard
 from lm.tokenizer import Tokenizer
 
 IGNORED = -100  # a target that does not count

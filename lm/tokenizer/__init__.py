@@ -11,6 +11,7 @@ Nothing here imports torch: `lm prepare` has to start fast.
 """
 
 from lm.tokenizer.base import StreamDecoder, Tokenizer
+from lm.tokenizer.factory import load_tokenizer, tokenizer_from_bytes, train_tokenizer
 from lm.tokenizer.huggingface import HuggingFaceTokenizer
 from lm.tokenizer.sentencepiece import (
     ASSISTANT,
@@ -44,5 +45,8 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "commonest_characters",
+    "load_tokenizer",
     "split_lines",
+    "tokenizer_from_bytes",
+    "train_tokenizer",
 ]

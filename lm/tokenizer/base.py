@@ -5,24 +5,22 @@ parsed out of text, so that no text can forge one.
 """
 
 import codecs
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lm.errors import UserError
+from lm.processors import Processor
 from lm.tokenizer.text import Span, places_before, valid_unicode
 
 Template = tuple[list[int], list[int], list[int]]  # special pieces before, between and after the texts
 
 
-class Tokenizer(ABC):
+class Tokenizer(Processor):
     """Text to ids and back, with special pieces, byte counts and word borders.
 
-    Made by `train`, `load` and `from_bytes`, which choose the class.
+    Made by `train_tokenizer`, `load_tokenizer` and `tokenizer_from_bytes`, which choose the class.
 
     Attributes:
         vocab_size: one more than the highest id.
@@ -31,6 +29,7 @@ class Tokenizer(ABC):
         coverage: share of the training text whose characters have pieces, if known.
     """
 
+    kind = "tokenizer"
     vocab_size: int
     pad_id: int | None
     unk_id: int | None
@@ -43,75 +42,15 @@ class Tokenizer(ABC):
     _adds_space = False
     _strips_spaces = False
 
-    @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Learns a SentencePiece byte-pair model: see `SentencePieceTokenizer.train`."""
-        from lm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer.train(texts, vocab_size)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Opens what `save` wrote, any SentencePiece `.model`, a `tokenizer.json` or a Hugging Face folder.
-
-        In a folder `tokenizer.json` goes first, then `tokenizer.model`, then `vocab.txt` (WordPiece), then
-        `vocab.json` with `merges.txt` (byte-level BPE).
-
-        Raises:
-            UserError: it is missing, unreadable, damaged or no tokenizer.
-        """
-        path = Path(path)
-        try:
-            if path.is_dir():
-                from lm.tokenizer.folders import read_folder
-
-                data, path = read_folder(path)
-            else:
-                data = path.read_bytes()
-                if path.name == "tokenizer.json" and data[:1] == b"{":
-                    from lm.tokenizer.folders import read_tokenizer_json
-
-                    data = read_tokenizer_json(path)
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-        return cls.from_bytes(data, name=str(path))
-
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str = "the tokenizer") -> "Tokenizer":
-        """The inverse of `to_bytes`.
-
-        Args:
-            name: what to call it in an error message.
-
-        Raises:
-            UserError: these are not the bytes of a tokenizer.
-        """
-        if data[:1] == b"{":
-            from lm.tokenizer.huggingface import HuggingFaceTokenizer
-
-            return HuggingFaceTokenizer(data, name)
-        from lm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer(data, name)
-
-    @abstractmethod
-    def to_bytes(self) -> bytes:
-        """Everything that is needed to make this tokenizer again."""
-
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Writes a file; or, under a name without an ending or of a folder, a folder's tokenizer files."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the tokenizer's bytes, in hexadecimal: equal for the same tokenizer."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def __reduce__(self) -> tuple:
-        return Tokenizer.from_bytes, (self.to_bytes(),)
+        return type(self), (self.to_bytes(),)
 
     @property
     def padding_id(self) -> int:

@@ -33,7 +33,7 @@ _CHAT = {
 
 
 def read_folder(folder: Path) -> tuple[bytes, Path]:
-    """The bytes of a folder's tokenizer, for `Tokenizer.from_bytes`, and the file that it is mainly in.
+    """The bytes of a folder's tokenizer, for `tokenizer_from_bytes`, and the file that it is mainly in.
 
     Raises:
         UserError: there is no tokenizer, or it is damaged.

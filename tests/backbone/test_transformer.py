@@ -12,7 +12,7 @@ from lm.backbone import Backbone, BackboneConfig, LanguageModel, Pooler
 from lm.backbone.attention import Pattern
 from lm.backbone.transformer import MLP, document_positions
 from lm.inference.generate import Sampling, generate_text
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import load_tokenizer
 
 GPT2 = {"positions": "learned", "norm": "layer", "mlp": "gelu_tanh", "bias": True}
 BERT = {
@@ -450,7 +450,7 @@ def test_a_trained_llama_writes_its_story(real_data):
     weights.setdefault("head.weight", weights["backbone.embeddings.tokens.weight"])
     model = LanguageModel(config)
     model.load_state_dict(weights)
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
     text = generate_text(model, tokenizer, "Once upon a time", 60, Sampling(temperature=0))
     assert text.startswith(
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."

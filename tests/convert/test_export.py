@@ -12,7 +12,7 @@ from lm.checkpoint import Loaded, load_model
 from lm.convert.export import export_folder
 from lm.convert.start import read_start
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -302,7 +302,7 @@ def test_a_text_through_gpt2s_own_tokenizer(real_data, tmp_path, pad):
     (source / "config.json").write_text('{"model_type": "gpt2"}')
     if pad:
         (source / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
-    tokenizer = Tokenizer.load(source)
+    tokenizer = load_tokenizer(source)
     model = loaded({**GPT2, "vocab_size": tokenizer.vocab_size}, tokenizer, LAST)
     notes = export_folder(model, tmp_path / "out").notes
     assert any("one at a time" in note for note in notes) is (pad != "<pad>")

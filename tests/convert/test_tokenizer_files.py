@@ -10,7 +10,7 @@ import pytest
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_files import read_tokenizer, write_tokenizer
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes, train_tokenizer
 from lm.tokenizer.chat import chat_format
 
 transformers = pytest.importorskip("transformers")
@@ -48,7 +48,7 @@ def texts(real_data) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trilingual(texts) -> Tokenizer:
-    return Tokenizer.train(texts.values(), 3000)
+    return train_tokenizer(texts.values(), 3000)
 
 
 def test_our_ids_on_real_text(trilingual, texts, tmp_path):
@@ -121,7 +121,7 @@ def test_pieces_added_later(tokenizer, tmp_path):
 )
 def test_sentencepiece_models_brought_along(name, real_data, texts, tmp_path):
     """Byte-pair and unigram, with a space in front, normalised, spaces joined."""
-    tokenizer = Tokenizer.load(real_data / name)
+    tokenizer = load_tokenizer(real_data / name)
     there = write(tokenizer, tmp_path)
     for text in (*texts.values(), "  two  spaces ", "ﬁne ①"):
         assert there(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
@@ -143,11 +143,11 @@ def test_a_word_model_is_refused(tmp_path):
         minloglevel=2,
     )
     with pytest.raises(UserError, match="neither byte-pair nor unigram"):
-        write(Tokenizer.from_bytes(model.getvalue()), tmp_path)
+        write(tokenizer_from_bytes(model.getvalue()), tmp_path)
 
 
 def test_wordpiece_goes_back_as_it_came(tmp_path, minilm):
-    tokenizer = Tokenizer.load(minilm)
+    tokenizer = load_tokenizer(minilm)
     there = write(tokenizer, tmp_path, BERT)
     before = transformers.AutoTokenizer.from_pretrained(minilm)
     for text in ("Héllo, WORLD!! 3.14 of naïve 中文", "unbelievably[MASK]"):
@@ -160,7 +160,7 @@ def test_wordpiece_goes_back_as_it_came(tmp_path, minilm):
 
 
 def test_byte_level_bpe_goes_back_as_it_came(real_data, texts, tmp_path):
-    tokenizer = Tokenizer.load(real_data / "gpt2-vocab")
+    tokenizer = load_tokenizer(real_data / "gpt2-vocab")
     there = write(tokenizer, tmp_path)
     for text in (*texts.values(), *ODD):
         ids = there(text[:20_000], add_special_tokens=False).input_ids

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.inference.fill import fill, show_guesses
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import tokenizer_from_bytes
 
 
 def make(**changes) -> LanguageModel:
@@ -65,7 +65,7 @@ def test_errors(tokenizer):
     assert caught.value.status == 2
     with pytest.raises(UserError, match="pieces, the model sees 32"):
         fill(make(), tokenizer, "<mask>" + 40 * " 1")
-    without = Tokenizer.from_bytes(tokenizer.to_bytes())
+    without = tokenizer_from_bytes(tokenizer.to_bytes())
     without.mask_id = None
     with pytest.raises(UserError, match="tokenizer has no <mask> piece"):
         fill(make(), without, TEXT)
@@ -79,7 +79,7 @@ def test_the_longest_text_fits(tokenizer):
 
 
 def test_tokenizers_without_start_and_end(tokenizer):
-    bare = Tokenizer.from_bytes(tokenizer.to_bytes())
+    bare = tokenizer_from_bytes(tokenizer.to_bytes())
     bare.bos_id = bare.eos_id = None
     assert len(fill(make(), bare, "<mask>" + 31 * "1")) == 1
 

@@ -14,7 +14,7 @@ from lm.data.examples.records import ChatExample, Message, TextExample
 from lm.errors import UserError
 from lm.tasks import InstructionTuning, SequenceClassification
 from lm.tasks.adapters import Adapter
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import load_tokenizer
 
 pytest.importorskip("peft")
 
@@ -139,7 +139,7 @@ def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tm
 
 def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_start, tmp_path, real_data):
     """A Llama's SentencePiece model has no chat pieces."""
-    tokenizer = Tokenizer.load(real_data / "stories260K-hf/tokenizer.model")
+    tokenizer = load_tokenizer(real_data / "stories260K-hf/tokenizer.model")
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)
     learn(task, [task.batch(task.data.features("train"))])

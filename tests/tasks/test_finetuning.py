@@ -27,7 +27,7 @@ from lm.tasks import (
     TokenClassification,
 )
 from lm.tasks.adapters import Adapter
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import load_tokenizer
 
 TEXTS = [TextExample("x = parser" + ".add" * (i % 5), label="abc"[i % 3]) for i in range(9)]
 TAGS = [
@@ -295,7 +295,7 @@ def test_a_tokenizer_of_one_s_own_that_lacks_chat_pieces(ready, made, real_data)
     assert data.vocab_size == 512
     task = ready(InstructionTuning, data)
     assert task.config.vocab_size == task.tokenizer.vocab_size == 516
-    assert task.tokenizer.encode("a text") == Tokenizer.load(model).encode("a text")
+    assert task.tokenizer.encode("a text") == load_tokenizer(model).encode("a text")
 
 
 def test_dropout_is_the_starting_point_s_unless_given(ready, made, make_start, tokenizer, tmp_path):

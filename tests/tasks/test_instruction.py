@@ -11,7 +11,7 @@ from lm.data.examples.kinds import ChatData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.tasks import InstructionTuning
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import load_tokenizer
 from lm.tokenizer.chat import shortened
 
 
@@ -140,7 +140,7 @@ def test_text_that_spells_a_control_piece_is_text(task, real_data, make_start, r
         if path is None:
             tuned = task([example] * 4, seq_len=200)
         else:
-            start = make_start(tmp_path / f"{number}.ckpt", "gpt", Tokenizer.load(path))
+            start = make_start(tmp_path / f"{number}.ckpt", "gpt", load_tokenizer(path))
             tuned = ready(InstructionTuning, made([example] * 4, seq_len=200), init_from=start)
         (found,) = tuned.encode(example, True)
         tokens = [*found["tokens"], found["targets"][-1]]
@@ -211,7 +211,7 @@ def test_prompts_fit_and_keep_their_end(task, tokenizer, room):
 
 def test_chatml_too(ready, made, make_start, tmp_path, real_data):
     """There text belongs to the markers: white space behind a message is neither learned nor lost."""
-    model = Tokenizer.load(real_data / "stories260K-hf/tokenizer.model")
+    model = load_tokenizer(real_data / "stories260K-hf/tokenizer.model")
     qwen = model.with_pieces(["<|im_start|>", "<|im_end|>"])
     start = make_start(tmp_path / "qwen.ckpt", "gpt", qwen)
     tuned = ready(InstructionTuning, made([chat("hi", "yes"), chat("x " * 40, "no")]), init_from=start)

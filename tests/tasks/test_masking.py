@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lm.tasks.masking import mask_tokens, uniform, word_numbers
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, train_tokenizer
 
 MASK, V = 4, 500
 WRAP = (1 << 64) - 1
@@ -147,7 +147,7 @@ def test_rows_with_little_or_nothing_to_mask():
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train([inspect.getsource(argparse)], 500)
+    return train_tokenizer([inspect.getsource(argparse)], 500)
 
 
 def test_whole_words_of_a_real_tokenizer(tokenizer):

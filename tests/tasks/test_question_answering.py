@@ -11,7 +11,7 @@ from lm.data.examples.questions import read_questions
 from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
 from lm.tasks import QuestionAnswering
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 TEXT = "The parser reads every argument of the command, one after another, and returns a namespace. " * 3
 ANSWERED = QuestionExample("1", "what does it return?", TEXT, (("a namespace", TEXT.index("a namespace")),))
@@ -34,9 +34,9 @@ def engines(real_data) -> dict[str, Tokenizer]:
     ]
     plain = [text.encode().decode("unicode_escape") if "\\u4e" in text else text for text in texts]
     return {
-        "wordpiece": Tokenizer.load(real_data / "minilm-l6-config"),
-        "sentencepiece": Tokenizer.train([text[:40_000] for text in plain], 4000),
-        "llama": Tokenizer.load(real_data / "stories260K-hf/tokenizer.model"),
+        "wordpiece": load_tokenizer(real_data / "minilm-l6-config"),
+        "sentencepiece": train_tokenizer([text[:40_000] for text in plain], 4000),
+        "llama": load_tokenizer(real_data / "stories260K-hf/tokenizer.model"),
     }
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lm.apply import Tag
 from lm.backbone import BackboneConfig
+from lm.commands.apply import Tag
 from lm.data.examples.records import TagExample
 from lm.data.examples.tags import read_tags
 from lm.errors import UserError
 from lm.tasks import TokenClassification
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -35,7 +35,7 @@ LONG = tagged(["a", "internationalisation" * 4, "b", "ten"])
 @pytest.fixture(scope="session")
 def minilm(real_data) -> Tokenizer:
     """WordPiece, lower case."""
-    return Tokenizer.load(real_data / "minilm-l6-config")
+    return load_tokenizer(real_data / "minilm-l6-config")
 
 
 def light(tokenizer: Tokenizer, kind: str, seq_len: int, labels=LABELS) -> TokenClassification:
@@ -50,7 +50,7 @@ def light(tokenizer: Tokenizer, kind: str, seq_len: int, labels=LABELS) -> Token
 def chinese(real_data) -> Tokenizer:
     """A SentencePiece model with Chinese pieces of several characters."""
     text = (real_data / "chinese-classics/西游记.txt").read_text(encoding="utf-8")[:20_000]
-    return Tokenizer.train([text], 3000)
+    return train_tokenizer([text], 3000)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_real_chinese_sentences(chinese, real_data, tmp_path):
     examples = read_tags(str(tmp_path / "part.txt")).examples
     assert examples[0].joiner == "" and len(examples) > 100
     labels = sorted({tag for example in examples for tag in example.tags})
-    for tokenizer in (chinese, Tokenizer.load(real_data / "bert-base-chinese-vocab")):
+    for tokenizer in (chinese, load_tokenizer(real_data / "bert-base-chinese-vocab")):
         task = light(tokenizer, "bert", 20, labels)
         for example in examples:
             windows = task.encode(example, True)

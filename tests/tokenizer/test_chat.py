@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lm.errors import UserError
-from lm.tokenizer import HuggingFaceTokenizer, Tokenizer
+from lm.tokenizer import HuggingFaceTokenizer, Tokenizer, load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.chat import ChatFormat, chat_format, check_roles, with_chat
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -33,7 +33,7 @@ def byte_level(real_data, folder, model_type: str) -> Tokenizer:
     (folder / "vocab.json").write_text(json.dumps({piece: id for piece, id in vocab.items() if id < 2000}))
     (folder / "merges.txt").write_text("\n".join(merges[: 2000 - 256]), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    return Tokenizer.load(folder)
+    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +172,13 @@ def test_formats_are_found_by_their_control_pieces(gpt2, tokenizer, real_data):
     assert chat_format(gpt2.with_pieces(PIECES["chatml"])).start == ()
     assert chat_format(gpt2.with_pieces(PIECES["own"][:3])) is None
     assert chat_format(tokenizer).pieces == PIECES["own"]
-    assert chat_format(Tokenizer.load(real_data / "minilm-l6-config")) is None
+    assert chat_format(load_tokenizer(real_data / "minilm-l6-config")) is None
     # Pieces that a file forgot to mark as special still are, so that text cannot forge them.
     document = json.loads(gpt2.to_bytes())["tokenizer"]
     first = document["added_tokens"][0]
     for number, piece in enumerate(PIECES["chatml"]):
         document["added_tokens"].append({**first, "id": 2001 + number, "content": piece, "special": False})
-    found = chat_format(Tokenizer.from_bytes(json.dumps(document).encode()))
+    found = chat_format(tokenizer_from_bytes(json.dumps(document).encode()))
     assert found.pieces == PIECES["chatml"] and found.end_id == 2002
     assert not {2001, 2002} & set(found.tokenizer.encode("<|im_start|><|im_end|>"))
 
@@ -190,7 +190,7 @@ def test_a_tokenizer_without_a_format_gets_ours(gpt2, tokenizer, real_data):
     assert with_chat(wider) == (wider, ()) and with_chat(tokenizer) == (tokenizer, ())
     some = gpt2.with_pieces(["<|user|>"])
     assert with_chat(some)[1] == ("<|system|>", "<|assistant|>", "<|end|>")
-    llama, added = with_chat(Tokenizer.load(real_data / "stories260K-hf"))
+    llama, added = with_chat(load_tokenizer(real_data / "stories260K-hf"))
     ids, _ = chat_format(llama).render([("user", "Hello <|end|>"), ("assistant", "there")])
     assert spelt(chat_format(llama), ids) == "<s><|user|>Hello <|end|><|end|><|assistant|>there<|end|>"
 

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, StreamDecoder, Tokenizer
+from lm.tokenizer import (
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    StreamDecoder,
+    load_tokenizer,
+    tokenizer_from_bytes,
+)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 transformers = pytest.importorskip("transformers")
@@ -92,15 +98,15 @@ def pairs(real_data, qwen, tmp_path_factory) -> dict:
     part = {"vocab": str(roberta / "vocab.json"), "merges": str(roberta / "merges.txt")}
     bert = transformers.BertTokenizerFast.from_pretrained
     return {
-        "minilm": (Tokenizer.load(minilm), transformers.AutoTokenizer.from_pretrained(minilm)),
-        "minilm-vocab": (Tokenizer.load(bare), bert(bare)),
-        "bert-chinese": (Tokenizer.load(chinese), bert(chinese)),
-        "cased": (Tokenizer.load(cased), bert(cased, **settings)),
-        "gpt2": (Tokenizer.load(gpt2), transformers.GPT2TokenizerFast(**whole)),
-        "roberta": (Tokenizer.load(roberta), transformers.RobertaTokenizerFast(**part)),
-        "qwen": (Tokenizer.load(root / "qwen"), qwen),
+        "minilm": (load_tokenizer(minilm), transformers.AutoTokenizer.from_pretrained(minilm)),
+        "minilm-vocab": (load_tokenizer(bare), bert(bare)),
+        "bert-chinese": (load_tokenizer(chinese), bert(chinese)),
+        "cased": (load_tokenizer(cased), bert(cased, **settings)),
+        "gpt2": (load_tokenizer(gpt2), transformers.GPT2TokenizerFast(**whole)),
+        "roberta": (load_tokenizer(roberta), transformers.RobertaTokenizerFast(**part)),
+        "qwen": (load_tokenizer(root / "qwen"), qwen),
         "llama": (
-            Tokenizer.load(llama),
+            load_tokenizer(llama),
             transformers.LlamaTokenizerFast.from_pretrained(llama, legacy=False, add_bos_token=True),
         ),
     }
@@ -131,7 +137,7 @@ def test_a_sentencepiece_model_with_its_own_normalisation_has_the_ids_of_transfo
     path = real_data / "sentencepiece-models" / "test_model.model"
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
-    ours = Tokenizer.load(path)
+    ours = load_tokenizer(path)
     extracted = SentencePieceExtractor(str(path)).extract(None)
     parts = {key: extracted[key] for key in ("vocab", "_spm_precompiled_charsmap")}
     theirs = transformers.T5TokenizerFast(**parts, extra_ids=0)
@@ -220,7 +226,7 @@ def test_a_model_whose_own_merges_spell_a_special_piece_is_not_fooled():
     pieces = ["<", "s", ">", "<s", "<s>", "x"]
     model = {"type": "BPE", "vocab": {piece: id for id, piece in enumerate(pieces)}}
     model |= {"merges": [["<", "s"], ["<s", ">"]], "unk_token": None}
-    tokenizer = Tokenizer.from_bytes(
+    tokenizer = tokenizer_from_bytes(
         engine_document(
             model, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         )
@@ -233,7 +239,7 @@ def test_a_model_whose_own_merges_spell_a_special_piece_is_not_fooled():
     words = {"[UNK]": 0, "<s>": 1, "a": 2, "<": 3, "##s": 4, "##>": 5}
     model = {"type": "WordPiece", "vocab": words, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     model["max_input_chars_per_word"] = 100
-    tokenizer = Tokenizer.from_bytes(engine_document(model, {"type": "WhitespaceSplit"}))
+    tokenizer = tokenizer_from_bytes(engine_document(model, {"type": "WhitespaceSplit"}))
     assert tokenizer.encode("a <s> a") == [2, 3, 4, 5, 2]
     assert tokenizer.decode(tokenizer.encode("a <s> a")) == "a <s> a"
 
@@ -279,7 +285,7 @@ def test_offsets_of_awkward_characters(pairs):
 
 @pytest.mark.parametrize("model", ["test_model", "test_ja_model"])
 def test_offsets_of_a_sentencepiece_model_that_normalises(real_data, model):
-    tokenizer = Tokenizer.load(real_data / "sentencepiece-models" / f"{model}.model")
+    tokenizer = load_tokenizer(real_data / "sentencepiece-models" / f"{model}.model")
     text = "  Hello   ①Ａ… ㍿ é"
     ids, spans = tokenizer.encode_with_offsets(text)
     assert ids == tokenizer.encode(text)
@@ -376,13 +382,13 @@ def test_bytes_files_and_pickles_round_trip(pairs, tmp_path, name):
     ours.save(tmp_path / "folder")
     if isinstance(ours, HuggingFaceTokenizer):
         ours.save(tmp_path / "tokenizer.json")
-        assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint == ours.fingerprint
+        assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint == ours.fingerprint
     text = "Hello, 世界 <s>"
     for same in (
-        Tokenizer.from_bytes(ours.to_bytes()),
+        tokenizer_from_bytes(ours.to_bytes()),
         pickle.loads(pickle.dumps(ours)),
-        Tokenizer.load(tmp_path / "tokenizer.model"),
-        Tokenizer.load(tmp_path / "folder"),
+        load_tokenizer(tmp_path / "tokenizer.model"),
+        load_tokenizer(tmp_path / "folder"),
     ):
         assert type(same) is type(ours) and same.to_bytes() == ours.to_bytes()
         assert same.fingerprint == ours.fingerprint and same.encode(text) == ours.encode(text)
@@ -411,7 +417,7 @@ def test_control_pieces_are_added_behind_the_others(pairs, lines, name):
     assert wider.word_boundaries()[0][size:].all()
     assert wider.frame([1], [2]) == ours.frame([1], [2])
     if name in ("minilm", "llama"):
-        again = Tokenizer.from_bytes(wider.to_bytes())
+        again = tokenizer_from_bytes(wider.to_bytes())
         assert again.id("<|two|>") == size + 1 and again.fingerprint == wider.fingerprint != ours.fingerprint
 
 
@@ -430,7 +436,7 @@ def test_a_piece_of_text_is_no_control_piece(tokenizer):
 
 def test_a_folder_says_what_its_sentencepiece_model_does_not(real_data, tmp_path):
     shutil.copyfile(real_data / "stories260K-hf" / "tokenizer.model", tmp_path / "tokenizer.model")
-    plain = Tokenizer.load(tmp_path)
+    plain = load_tokenizer(tmp_path)
     assert plain.to_bytes() == (tmp_path / "tokenizer.model").read_bytes()
     config = {
         "add_bos_token": False,
@@ -440,17 +446,17 @@ def test_a_folder_says_what_its_sentencepiece_model_does_not(real_data, tmp_path
         "added_tokens_decoder": {"512": {"content": "<|im_start|>", "special": True}},
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert isinstance(tokenizer, SentencePieceTokenizer)
     assert (tokenizer.id("<|im_start|>"), tokenizer.mask_id, tokenizer.pad_id) == (512, 513, 2)
     assert tokenizer.frame([7], [8])[0] == [7, 2, 8, 2]
-    wider = Tokenizer.from_bytes(tokenizer.with_pieces(["<|x|>"]).to_bytes())
+    wider = tokenizer_from_bytes(tokenizer.with_pieces(["<|x|>"]).to_bytes())
     assert (len(wider), wider.pad_id, wider.frame([7])[0]) == (515, 2, [7, 2])
     assert wider.encode("Once upon a time") == plain.encode("Once upon a time")
     config["added_tokens_decoder"] = {"600": {"content": "<|im_start|>", "special": True}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="gaps"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_llama_3_frames_by_its_template(pairs, tmp_path):
@@ -473,7 +479,7 @@ def test_llama_3_frames_by_its_template(pairs, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": names[0], "eos_token": names[1]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": False}))
-    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.eos_id) == (size, size + 1)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.frame([64], [65]) == ([size, 64, size, 65], [0, 0, 0, 1])
@@ -485,26 +491,26 @@ def test_a_vocabulary_s_settings_frame_it(real_data, tmp_path):
     folder = gpt2_files(real_data, tmp_path / "gpt2", {"model_type": "gpt2"}, tokenizer_config=config)
     theirs = transformers.GPT2TokenizerFast.from_pretrained(folder)
     assert theirs("a", "b")["input_ids"] == [8000, 64, 8000, 65]
-    assert Tokenizer.load(folder).frame([64], [65])[0] == theirs("a", "b")["input_ids"]
+    assert load_tokenizer(folder).frame([64], [65])[0] == theirs("a", "b")["input_ids"]
 
 
 def test_a_tokenizer_json_alone(real_data, tmp_path):
     shutil.copyfile(real_data / "minilm-l6-config" / "tokenizer.json", tmp_path / "tokenizer.json")
-    alone = Tokenizer.load(tmp_path / "tokenizer.json")
-    whole = Tokenizer.load(real_data / "minilm-l6-config")
+    alone = load_tokenizer(tmp_path / "tokenizer.json")
+    whole = load_tokenizer(real_data / "minilm-l6-config")
     assert alone.fingerprint == whole.fingerprint
     assert (alone.pad_id, alone.unk_id, alone.bos_id, alone.eos_id, alone.mask_id) == (0, 100, 101, 102, 103)
     assert len(alone.encode("word " * 400)) == 400, "the file's truncation to 128 is not ours"
-    assert Tokenizer.from_bytes((tmp_path / "tokenizer.json").read_bytes()).fingerprint == whole.fingerprint
+    assert tokenizer_from_bytes((tmp_path / "tokenizer.json").read_bytes()).fingerprint == whole.fingerprint
     # The settings beside it win over its own, as in transformers.
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
-    assert Tokenizer.load(tmp_path).encode("Hello") != whole.encode("Hello")
+    assert load_tokenizer(tmp_path).encode("Hello") != whole.encode("Hello")
 
 
 def test_bad_input_gets_one_clear_line(real_data, tmp_path):
     def error(path) -> str:
         with pytest.raises(UserError) as caught:
-            Tokenizer.load(path)
+            load_tokenizer(path)
         message = str(caught.value)
         assert "\n" not in message and str(tmp_path) in message
         return message
@@ -540,8 +546,8 @@ def test_bad_input_gets_one_clear_line(real_data, tmp_path):
 
 def test_reading_needs_no_torch_and_no_transformers(real_data):
     code = (
-        "import sys; from lm.tokenizer import Tokenizer; assert 'tokenizers' not in sys.modules\n"
-        f"Tokenizer.load({str(real_data / 'minilm-l6-config')!r}).encode('a')\n"
+        "import sys; from lm.tokenizer import load_tokenizer; assert 'tokenizers' not in sys.modules\n"
+        f"load_tokenizer({str(real_data / 'minilm-l6-config')!r}).encode('a')\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -550,4 +556,4 @@ def test_reading_needs_no_torch_and_no_transformers(real_data):
 def test_without_the_library_the_message_says_what_to_install(real_data, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[finetune\]'"):
-        Tokenizer.load(real_data / "bert-base-chinese-vocab")
+        load_tokenizer(real_data / "bert-base-chinese-vocab")

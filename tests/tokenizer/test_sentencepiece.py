@@ -12,7 +12,14 @@ import pytest
 import sentencepiece
 
 from lm.errors import UserError
-from lm.tokenizer import StreamDecoder, Tokenizer, split_lines
+from lm.tokenizer import (
+    StreamDecoder,
+    Tokenizer,
+    load_tokenizer,
+    split_lines,
+    tokenizer_from_bytes,
+    train_tokenizer,
+)
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 AWKWARD = [
@@ -34,7 +41,7 @@ AWKWARD = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train([inspect.getsource(argparse), inspect.getsource(typing)], 700)
+    return train_tokenizer([inspect.getsource(argparse), inspect.getsource(typing)], 700)
 
 
 def test_special_pieces_have_their_ids(tokenizer):
@@ -80,7 +87,7 @@ def test_split_lines_loses_nothing():
 
 def test_lone_surrogates_become_replacement_characters(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
-    assert Tokenizer.train(["ab\ud800 " * 50], 270).decode([]) == ""
+    assert train_tokenizer(["ab\ud800 " * 50], 270).decode([]) == ""
 
 
 def test_decode_leaves_special_pieces_out(tokenizer):
@@ -107,16 +114,16 @@ def test_stream_decoder_gives_text_as_soon_as_it_is_whole(tokenizer):
 
 
 def test_training_is_deterministic_and_saved_exactly(tokenizer, tmp_path):
-    again = Tokenizer.train([inspect.getsource(argparse), inspect.getsource(typing)], 700)
+    again = train_tokenizer([inspect.getsource(argparse), inspect.getsource(typing)], 700)
     assert again.to_bytes() == tokenizer.to_bytes()
     tokenizer.save(tmp_path / "t.model")
-    for same in (Tokenizer.load(tmp_path / "t.model"), pickle.loads(pickle.dumps(tokenizer))):
+    for same in (load_tokenizer(tmp_path / "t.model"), pickle.loads(pickle.dumps(tokenizer))):
         assert same.fingerprint == tokenizer.fingerprint
         assert same.encode("def main():") == tokenizer.encode("def main():")
 
 
 def test_training_uses_text_with_the_character_that_sentencepiece_drops_sentences_for():
-    tokenizer = Tokenizer.train(["characters and \u2585 in every line\n" * 50], 290)
+    tokenizer = train_tokenizer(["characters and \u2585 in every line\n" * 50], 290)
     assert tokenizer.id("ch") is not None
 
 
@@ -131,22 +138,22 @@ def test_training_uses_text_with_the_character_that_sentencepiece_drops_sentence
 )
 def test_impossible_vocabularies_say_what_is_possible(texts, vocab_size, message):
     with pytest.raises(UserError, match=message):
-        Tokenizer.train(texts, vocab_size)
+        train_tokenizer(texts, vocab_size)
 
 
 def test_the_largest_vocabulary_named_is_possible():
     with pytest.raises(UserError) as error:
-        Tokenizer.train(["hello world, hello word"], 9000)
+        train_tokenizer(["hello world, hello word"], 9000)
     most = int(str(error.value).split("--data.vocab_size ")[1].split()[0])
-    assert len(Tokenizer.train(["hello world, hello word"], most)) == most
+    assert len(train_tokenizer(["hello world, hello word"], most)) == most
 
 
 def test_what_is_no_model_is_refused(tmp_path):
     for data in (b"", b"not a model at all"):
         with pytest.raises(UserError, match="not a SentencePiece model"):
-            Tokenizer.from_bytes(data)
+            tokenizer_from_bytes(data)
     with pytest.raises(UserError, match=r"absent\.model"):
-        Tokenizer.load(tmp_path / "absent.model")
+        load_tokenizer(tmp_path / "absent.model")
 
 
 def test_words(tokenizer):
@@ -170,7 +177,7 @@ def test_words(tokenizer):
 
 
 def test_importing_needs_no_torch():
-    code = "import sys, lm.tokenizer, lm.data, lm.data.corpus.command; assert 'torch' not in sys.modules"
+    code = "import sys, lm.tokenizer, lm.data, lm.commands.prepare; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -185,7 +192,7 @@ def test_importing_needs_no_torch():
 )
 def test_brought_models_encode_and_decode_as_sentencepiece_does(real_data, name):
     path = real_data / name
-    tokenizer = Tokenizer.load(path)
+    tokenizer = load_tokenizer(path)
     plain = sentencepiece.SentencePieceProcessor(model_file=str(path))
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (None, 0, 1, 2)
     assert tokenizer.mask_id is None
@@ -202,7 +209,7 @@ def test_real_texts_round_trip(real_data):
     classic = (real_data / "chinese-classics" / "西游记.txt").read_bytes().decode()[:200_000]
     play = (real_data / "tinyshakespeare" / "input.txt").read_text()[:200_000]
     assert "\r\n" in classic
-    tokenizer = Tokenizer.train([classic, play], 4096)
+    tokenizer = train_tokenizer([classic, play], 4096)
     for text in (classic, play):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
@@ -213,7 +220,7 @@ def test_more_characters_than_pieces_are_spelt_in_bytes():
     """Chinese and a small vocabulary: the commonest characters have pieces, the round trip is exact."""
     rare = "".join(chr(0x4E00 + n) for n in range(3000))
     text = ("行者道：师父，" * 400 + "\n") * 10 + rare
-    tokenizer = Tokenizer.train([text], 400)
+    tokenizer = train_tokenizer([text], 400)
     assert tokenizer.coverage == pytest.approx(1 - 3000 / len(text), abs=5e-3)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode("行者道")) == 1

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from lm.data.corpus.shards import token_dtype
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, tokenizer_from_bytes
 
 PARALLEL_BYTES = 20_000_000  # below this, starting processes takes longer than they save
 _MOST_PROCESSES = 8
@@ -84,7 +84,7 @@ _worker_tokenizer: Tokenizer
 
 def _start_worker(model: bytes) -> None:
     global _worker_tokenizer  # noqa: PLW0603 - a worker process has one tokenizer for its life
-    _worker_tokenizer = Tokenizer.from_bytes(model)
+    _worker_tokenizer = tokenizer_from_bytes(model)
     # A killed parent cannot tell its workers to end; without this they would wait for ever.
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -24,7 +24,7 @@ from lm.data.corpus.sources import STDLIB, Source, resolve
 from lm.data.corpus.survey import Survey
 from lm.data.corpus.writing import ShardWriter, fsync_folder, write_synced
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer, split_lines
+from lm.tokenizer import Tokenizer, load_tokenizer, split_lines, train_tokenizer
 
 _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sample where there is more
 _SAMPLED_CHUNK = 16_000  # characters
@@ -117,7 +117,7 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
     """12 hexadecimal digits that change with the settings, the format and each file's path, size and time."""
     made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT}
     if settings.tokenizer:
-        made_of |= {"vocab_size": None, "tokenizer": Tokenizer.load(settings.tokenizer).fingerprint}
+        made_of |= {"vocab_size": None, "tokenizer": load_tokenizer(settings.tokenizer).fingerprint}
     inputs = []
     for source in sources:
         if source.name == STDLIB:
@@ -139,7 +139,7 @@ def _slug(sources: list[Source]) -> str:
 
 def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:
     survey = Survey.take(sources, settings.text_field, settings.val_fraction)
-    tokenizer = Tokenizer.load(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
+    tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
     write_synced(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
@@ -180,7 +180,7 @@ def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
                     progress.advance(len(data))
                     yield chunk
 
-    tokenizer = Tokenizer.train(sample(), settings.vocab_size)
+    tokenizer = train_tokenizer(sample(), settings.vocab_size)
     bytes_share = 1 - (tokenizer.coverage or 1)
     spelt = f"; {bytes_share:.1%} of the characters are spelt in bytes, fewer with more pieces"
     progress.finish(f"{tokenizer.vocab_size} pieces{spelt if bytes_share > 0.005 else ''}")

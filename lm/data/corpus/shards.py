@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -98,7 +98,7 @@ class Corpus:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""
-        return Tokenizer.load(self.folder / TOKENIZER)
+        return load_tokenizer(self.folder / TOKENIZER)
 
     @property
     def vocab_size(self) -> int:

@@ -16,7 +16,7 @@ from lm.data.examples.splitting import overlap, split_by_hash
 from lm.data.loading import ResumableData, ResumableLoader
 from lm.errors import UserError
 from lm.processes import say
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 Encode = Callable[[Any, bool], list[Features]]
 
@@ -224,7 +224,7 @@ class ExampleData(ResumableData, ABC):
 
     def open_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for."""
-        return Tokenizer.load(self.tokenizer_path)
+        return load_tokenizer(self.tokenizer_path)
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, or one trained on the examples to learn from."""
@@ -232,7 +232,7 @@ class ExampleData(ResumableData, ABC):
             return self.open_tokenizer()
         texts = (text for example in self.examples("train") for text in self.texts(example))
         try:
-            return Tokenizer.train(texts, self.vocab_size)
+            return train_tokenizer(texts, self.vocab_size)
         except UserError as error:
             hint = "or start from a model, which brings a tokenizer: --model.init_from PATH"
             raise UserError(f"{error}; {hint}") from error

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lm.commands.prepare import main
 from lm.data.corpus import encoding
-from lm.data.corpus.command import main
 from lm.data.corpus.encoding import encoded
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.shards import Corpus
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import train_tokenizer
 
 WORDS = [word for word in inspect.getsource(argparse).split() if word.isalpha()]
-COMMAND = [sys.executable, "-m", "lm.data.corpus.command"]
+COMMAND = [sys.executable, "-m", "lm.commands.prepare"]
 
 
 def texts(count: int, words: int = 60) -> list[str]:
@@ -101,7 +101,7 @@ def test_the_tokenizer_learns_from_the_training_part_only(tmp_path):
     assert corpus.tokenizer.id("Ж") is None
     train = (tmp_path / "a.txt").read_bytes().decode()
     train = train[: int(0.9 * len(train))]
-    assert corpus.tokenizer.fingerprint == Tokenizer.train([train], 400).fingerprint
+    assert corpus.tokenizer.fingerprint == train_tokenizer([train], 400).fingerprint
 
 
 def test_the_manifest_tells_what_is_there(tmp_path):
@@ -121,7 +121,7 @@ def test_the_manifest_tells_what_is_there(tmp_path):
 
 def test_a_brought_tokenizer_is_used_and_decides_the_dtype(tmp_path, monkeypatch):
     rows = texts(30)
-    mine = Tokenizer.train(rows[:3], 390)
+    mine = train_tokenizer(rows[:3], 390)
     mine.save(tmp_path / "mine.model")
     path = write_lines(tmp_path / "a.jsonl", rows)
     corpus = make(path, tmp_path, tokenizer=str(tmp_path / "mine.model"))
@@ -165,7 +165,7 @@ def test_progress_in_a_log_has_no_control_characters(tmp_path, capsys):
 
 def test_several_processes_give_the_same_bytes(monkeypatch):
     rows = [("val" if number % 7 == 0 else "train", text) for number, text in enumerate(texts(60))]
-    tokenizer = Tokenizer.train([text for _, text in rows], 400)
+    tokenizer = train_tokenizer([text for _, text in rows], 400)
     monkeypatch.setattr(encoding, "_BATCH", 3000)
     serial = list(encoded(rows, tokenizer, 0, processes=1))
     parallel = list(encoded(rows, tokenizer, 0, processes=2))
@@ -179,8 +179,11 @@ def test_a_sample_of_a_large_corpus_trains_the_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setattr("lm.data.corpus.prepare._TRAINING_BYTES", 30_000)
     monkeypatch.setattr("lm.data.corpus.prepare._SAMPLED_CHUNK", 100)
     seen: list[str] = []
-    train = Tokenizer.train
-    monkeypatch.setattr(Tokenizer, "train", lambda texts, size: train(seen.extend(texts) or seen, size))
+    train = train_tokenizer
+    monkeypatch.setattr(
+        "lm.data.corpus.prepare.train_tokenizer",
+        lambda texts, size: train(seen.extend(texts) or seen, size),
+    )
     rows = texts(200)
     make(write_lines(tmp_path / "a.jsonl", rows), tmp_path)
     assert 15_000 < sum(map(len, seen)) < 45_000
@@ -276,7 +279,7 @@ def test_the_command_prints_the_folder_that_the_settings_name(tmp_path, capsys):
 def test_the_help_needs_nothing_heavy():
     code = """
 import sys
-from lm.data.corpus.command import main
+from lm.commands.prepare import main
 try:
     main(["--help"])
 except SystemExit:

@@ -9,7 +9,7 @@ import pytest
 from lm.data.corpus.shards import MANIFEST, Corpus
 from lm.data.corpus.writing import ShardWriter, write_synced
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import train_tokenizer
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def documents() -> list[np.ndarray]:
 @pytest.fixture
 def folder(tmp_path, documents):
     """A corpus of several shards, written with the parts that `prepare` uses."""
-    tokenizer = Tokenizer.train(["some text to learn from " * 9], 290)
+    tokenizer = train_tokenizer(["some text to learn from " * 9], 290)
     splits = {}
     for split, part in (("train", documents), ("val", documents[:3])):
         writer = ShardWriter(tmp_path, split, np.dtype("<u2"), shard_tokens=200)

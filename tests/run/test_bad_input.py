@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GPT = str(ROOT / "configs/pretrain/gpt-nano.yaml")
 
 
@@ -337,7 +337,7 @@ def test_a_checkpoint_of_another_model_or_without_a_state(lm, tiny_gpt, trained,
 
 
 def test_what_nobody_foresaw_is_a_line_too(lm, tiny_gpt, monkeypatch):
-    monkeypatch.setattr("lm.run.RunCLI.fit", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("lm.run.run.RunCLI.fit", lambda *args, **kwargs: 1 / 0)
     result = lm("fit", *tiny_gpt)
     assert (result.status, "Traceback" in result.err) == (1, False)
     assert "lm fit: ZeroDivisionError: division by zero\n(LM_DEBUG=1 shows where)" in result.err

@@ -19,7 +19,7 @@ from lm.callbacks.checkpoints import RunCheckpointIO
 from lm.callbacks.summary import read_summary
 from lm.errors import UserError
 from lm.processes import is_rank_zero
-from lm.run_folder import (
+from lm.run.folder import (
     RUNS,
     Finished,
     differences,
@@ -28,7 +28,7 @@ from lm.run_folder import (
     refuse_a_mixture,
     remove_unused,
 )
-from lm.run_parser import Parser
+from lm.run.parser import Parser
 from lm.tasks import Task
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from lm.run_seeds import compare_seeds
+from lm.run.seeds import compare_seeds
 
 
 def test_a_run(lm, trained):

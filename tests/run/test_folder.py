@@ -5,7 +5,7 @@ import shutil
 import pytest
 import yaml
 
-from lm.run_folder import differences, identity, remove_unused
+from lm.run.folder import differences, identity, remove_unused
 
 CONFIGURATION = {
     "name": "a",

@@ -7,7 +7,7 @@ from statistics import mean
 import pytest
 
 from lm.errors import UserError
-from lm.run_seeds import compare_seeds, take_seeds
+from lm.run.seeds import compare_seeds, take_seeds
 
 
 def test_what_is_taken_out_of_the_command():

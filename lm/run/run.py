@@ -22,12 +22,12 @@ from lm.callbacks import Stopped, interruptible
 from lm.callbacks.progress import figures_line
 from lm.errors import UserError
 from lm.processes import is_rank_zero
-from lm.run_cli import FolderCLI
-from lm.run_folder import Finished, report, report_task
-from lm.run_parser import our_own, quiet
-from lm.run_seeds import compare_seeds, take_seeds
+from lm.run.cli import FolderCLI
+from lm.run.folder import Finished, report, report_task
+from lm.run.parser import our_own, quiet
+from lm.run.seeds import compare_seeds, take_seeds
+from lm.run.usage import explain
 from lm.tasks import Task
-from lm.usage import explain
 
 
 class RunCLI(FolderCLI):

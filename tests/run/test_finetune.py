@@ -12,7 +12,7 @@ import yaml
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TASKS = {
     "texts": ("TextData", "SequenceClassification", "bert"),
     "tags": ("TagData", "TokenClassification", "bert"),

@@ -11,14 +11,14 @@ import torch
 
 from lm import checkpoint as checkpoints
 from lm import tasks
-from lm.apply import Answer, Tag, apply
 from lm.backbone import BackboneConfig
+from lm.commands.apply import Answer, Tag, apply
 from lm.data.examples.records import QuestionExample, TagExample, TextExample
 from lm.inference.lines import Line
 from lm.inference.uses import USES
 from lm.tasks import QuestionAnswering, SequenceClassification, TokenClassification
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
     cls.__name__: f"{cls.__module__}.{cls.__name__}"
     for cls in (SequenceClassification, TokenClassification, QuestionAnswering)
@@ -361,7 +361,7 @@ def test_groups_come_as_soon_as_they_can(ckpt):
             taken.append(i)
             yield Line(str(i), {"text": "x" * (i % 7 + 1), "i": i})
 
-    from lm.apply import Classify
+    from lm.commands.apply import Classify
 
     out = []
     for group in apply(Classify(task, SimpleNamespace(column="text", pair=None)), lines()):
@@ -490,7 +490,7 @@ def test_a_model_that_diverged(lm, tmp_path, ckpt):
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-import lm.apply, lm.cli
+import lm.commands.apply, lm.cli
 for words in (["classify"], ["tag"], ["answer"], ["chat"]):
     try:
         lm.cli.run([*words, "--help"], 0)

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm.commands.inference import add_device, check_device
 from lm.errors import UserError
-from lm.inference.command import add_device, check_device
 from lm.inference.lines import BATCH, Line, pools, read_lines, well_formed, write_rows
 from lm.inference.uses import expect
 

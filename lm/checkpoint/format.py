@@ -18,7 +18,7 @@ import lm
 from lm.backbone import BackboneConfig, Classifier, LanguageModel
 from lm.backbone.lowrank import merge
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, tokenizer_from_bytes
 
 FORMAT = 1
 MODEL_PREFIX = "net."  # where a task keeps its network
@@ -159,7 +159,7 @@ def config_of(record: dict[str, Any]) -> BackboneConfig:
 
 def load_tokenizer(record: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a checkpoint carries."""
-    return Tokenizer.from_bytes(record["tokenizer"].numpy().tobytes())
+    return tokenizer_from_bytes(record["tokenizer"].numpy().tobytes())
 
 
 def make_network(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:

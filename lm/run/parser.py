@@ -7,7 +7,7 @@ import warnings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lm.errors import UserError
-from lm.usage import explain
+from lm.run.usage import explain
 
 
 def our_own(error: BaseException | None) -> UserError | None:

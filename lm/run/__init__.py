@@ -1,0 +1,1 @@
+"""A run: the configuration, the folder, the seeds, LightningCLI, the report."""
