@@ -137,7 +137,7 @@ class QuestionAnswering(WindowedTask):
         """Scores (B, T, 2) of each position as the answer's first and last; where no answer can stand, minus
         infinity."""
         documents = documents_of(batch, self.config.causal)
-        logits = self.net(batch["tokens"], documents, batch.get("segments")).float()
+        logits = self.net(batch["tokens"], documents, segments=batch.get("segments")).float()
         return logits.masked_fill(batch["allowed"][..., None] == 0, float("-inf"))
 
     def losses(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:

@@ -199,7 +199,7 @@ class SequenceClassification(FineTuning):
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """The network's outputs (B, labels)."""
         documents = documents_of(batch, causal=False)  # pooling has to know where a text ends
-        return self.net(batch["tokens"], documents, batch.get("segments"))
+        return self.net(batch["tokens"], documents, segments=batch.get("segments"))
 
     def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
         """The loss of each example (B,)."""
