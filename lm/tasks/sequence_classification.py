@@ -18,6 +18,7 @@ from lm.errors import UserError
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
 from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
+from lm.processors import Processor
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
 _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
@@ -39,6 +40,7 @@ class SequenceClassification(FineTuning):
     """
 
     reads = TextExample
+    data_class = "lm.data.TextData"
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
 
@@ -76,9 +78,9 @@ class SequenceClassification(FineTuning):
         """Which kind of labels, too."""
         return {**super().record(), "kind": self.kind, "cut": self.cut}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """Which kind of labels, and how a sequence is pooled and cut."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.kind, self.cut, head = record["kind"], record["cut"], record["head"]
         self.pooling, self.pooler = head["pooling"], head["pooler"]
 
@@ -218,12 +220,7 @@ class SequenceClassification(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch["target"], training=True)
-        return {
-            "loss": losses.sum() / self.data.batch_size,
-            "nats": losses.detach().sum(),
-            "tokens": torch.tensor(len(losses)),
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each label (B, labels); the number itself of a rating (B, 1)."""

@@ -14,6 +14,7 @@ from lm.data.examples.records import TagExample
 from lm.errors import UserError
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.metrics.entities import are_entities
+from lm.processors import Processor
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
@@ -32,6 +33,7 @@ class TokenClassification(WindowedTask):
     """
 
     reads = TagExample
+    data_class = "lm.data.TagData"
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
     joiner = " "  # what stands between words in a text: nothing in Chinese
@@ -45,9 +47,9 @@ class TokenClassification(WindowedTask):
         """What stands between words, too."""
         return {**super().record(), "joiner": self.joiner}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """What stands between words, too."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.joiner = record.get("joiner", self.joiner)
 
     def find_labels(self, data: ExampleData) -> list[str]:
@@ -176,12 +178,7 @@ class TokenClassification(WindowedTask):
             reduction="sum",
         )
         counted = (batch["targets"] >= 0).sum()
-        return {
-            "loss": nats / self.expected,
-            "nats": nats.detach(),
-            "tokens": counted,
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(nats, self.expected, counted)
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Of each window, the tag of each of its words and the tag's probability."""
