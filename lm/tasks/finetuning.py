@@ -12,8 +12,8 @@ from torch.optim import AdamW
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
-from lm.convert.adapters import GROWING, fingerprint
-from lm.convert.start import Start, read_start
+from lm.checkpoint import Model
+from lm.convert.models import GROWING, fingerprint, open_model
 from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
@@ -62,9 +62,9 @@ class FineTuning(Task):
         freeze_layers: int = 0,
         layer_decay: float = 1.0,
     ) -> None:
-        start: Start | None = None
+        start: Model | None = None
         if init_from is not None:
-            start = read_start(init_from)
+            start = open_model(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
                 start.notes.append(
                     f"the new model takes texts of {backbone.max_seq_len} pieces (--data.seq_len), where "
@@ -197,21 +197,21 @@ class FineTuning(Task):
 
     def take_record(self, record: dict[str, Any]) -> None:
         """Take from a checkpoint what the data say otherwise."""
-        known = record["tokenizer"]
-        self.tokenizer = known if isinstance(known, Tokenizer) else checkpoints.load_tokenizer(record)
+        if "processor" in record:
+            self.tokenizer = checkpoints.processor_of(record)
         self.config = checkpoints.config_of(record)
         self.labels = list(record["labels"])
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
         """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
-        loaded = checkpoints.load_model(path, device)
-        task = cls(loaded.model.config)
-        task.take_record(loaded.record | {"tokenizer": loaded.tokenizer})
-        task.net = loaded.model
+        model = checkpoints.open_checkpoint(path, device)
+        task = cls(model.config)
+        task.tokenizer, task.net = model.tokenizer, model.network
+        task.take_record(model.record)
         return task.eval()
 
-    def _take_over(self, start: Start, added: tuple[str, ...], talk: bool) -> None:
+    def _take_over(self, start: Model, added: tuple[str, ...], talk: bool) -> None:
         """Put the starting point's weights into the network: all that fit; say what does not."""
         notes = list(start.notes)
         if added and self.freeze_layers and self.adapter is None:
@@ -252,12 +252,11 @@ class FineTuning(Task):
         for note in notes if talk else ():
             say(note)
 
-    def _same_head(self, start: Start) -> bool:
+    def _same_head(self, start: Model) -> bool:
         """Whether the head of the starting point says the same things about the same labels."""
-        record = start.record or {}
-        theirs = record.get("head") or {"kind": "language"}
+        theirs = start.record.get("head") or {"kind": "language"}
         alike = all(theirs.get(name) == self.head()[name] for name in ("kind", "outputs"))
-        return alike and list(record.get("labels", ())) == self.labels
+        return alike and list(start.record.get("labels", ())) == self.labels
 
     def _resized(self, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
         """A table with more rows than the starting point has; null where the shapes have nothing to do with
@@ -310,7 +309,7 @@ class FineTuning(Task):
         made: dict[str, Any] = {}
         self.on_save_checkpoint(made)
         if self.tokenizer.fingerprint == self._base_tokenizer:
-            made["lm"].pop("tokenizer")  # the base has it
+            made["lm"].pop("processor")  # the base has it
         made["lm"]["base"] = self._base
         # What the base's tables were lengthened by: new pieces, more positions.
         weights = self.net.state_dict()
