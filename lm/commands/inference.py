@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from lm.errors import UserError
 from lm.inference.lines import read_lines, well_formed, write_rows
-from lm.inference.uses import USES, refuse, writes_text
+from lm.inference.uses import USES, refuse
 
 if TYPE_CHECKING:
-    from lm.checkpoint import Loaded
+    from lm.checkpoint import Model
     from lm.inference.generate import Sampling
 
 
@@ -34,15 +34,15 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: there is none here", status=2) from error
 
 
-def _load(path: str, device: str, command: str) -> "Loaded":
+def _load(path: str, device: str, command: str) -> "Model":
     """A model that writes text."""
     check_device(device)
-    from lm.checkpoint import load_model
+    from lm.checkpoint import open_checkpoint
 
-    loaded = load_model(path, device)
-    if not writes_text(loaded.record):
-        raise refuse(path, loaded.record, command)
-    return loaded
+    model = open_checkpoint(path, device)
+    if not model.has_head:
+        raise refuse(path, model.record, command)
+    return model
 
 
 def _text(given: str | None, option: str) -> str:
@@ -109,13 +109,13 @@ def generate(argv: list[str]) -> None:
     from lm.inference.generate import stream_text
 
     sampling = _sampling(args)
-    loaded = _load(args.checkpoint, args.device, "generate")
-    if not loaded.model.config.causal:
+    model = _load(args.checkpoint, args.device, "generate")
+    if not model.config.causal:
         raise UserError(f"{args.checkpoint} is a BERT, which fills gaps: use `lm fill`")
     texts = [prompt] * args.samples
     parts = stream_text(
-        loaded.model,
-        loaded.tokenizer,
+        model.network,
+        model.tokenizer,
         prompt,
         args.tokens,
         sampling,
@@ -153,8 +153,8 @@ def fill(argv: list[str]) -> None:
 
     from lm.inference.fill import fill as guess
 
-    loaded = _load(args.checkpoint, args.device, "fill")
-    for number, guesses in enumerate(guess(loaded.model, loaded.tokenizer, text, args.best), 1):
+    model = _load(args.checkpoint, args.device, "fill")
+    for number, guesses in enumerate(guess(model.network, model.tokenizer, text, args.best), 1):
         if args.json:
             rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]
             print(json.dumps({"mask": number, "guesses": rows}, ensure_ascii=False))
@@ -188,11 +188,11 @@ def chat(argv: list[str]) -> None:
     from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
     from lm.tokenizer.chat import chat_format
 
-    loaded = _load(args.checkpoint, args.device, "chat")
-    found = chat_format(loaded.tokenizer)
-    task = loaded.record["task"]
-    if not loaded.model.config.causal:
-        raise refuse(args.checkpoint, loaded.record, "chat")
+    model = _load(args.checkpoint, args.device, "chat")
+    found = chat_format(model.tokenizer)
+    task = model.record["task"]
+    if not model.config.causal:
+        raise refuse(args.checkpoint, model.record, "chat")
     if found is None or (task in USES and USES[task].command != "chat"):
         raise UserError(
             f"{args.checkpoint} has not learned to chat: fine-tune it first (`lm fit` with "
@@ -202,8 +202,8 @@ def chat(argv: list[str]) -> None:
     def note(words: str) -> None:
         print(f"({words})", file=sys.stderr)
 
-    tokens = answer_length(loaded.model.config.max_seq_len, args.tokens)
-    talk = Chat(loaded.model, found, tokens, sampling, args.seed, args.system, note)
+    tokens = answer_length(model.config.max_seq_len, args.tokens)
+    talk = Chat(model.network, found, tokens, sampling, args.seed, args.system, note)
     if args.message is not None:
         for part in talk.say(args.message):
             print(part, end="", flush=True)

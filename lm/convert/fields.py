@@ -73,6 +73,19 @@ class Fields:
             raise self.refuse(f"{name} is {value!r}, not a number")
         return kind(value)
 
+    def like(self, name: str, *default: Any) -> Any:
+        """A field of its default's type; a whole number where that is None or there is none.
+
+        Raises:
+            UserError: it is absent and has no default, or is of another type.
+        """
+        usual = default[0] if default else None
+        if isinstance(usual, bool):
+            return self.flag(name, usual)
+        if default and self.take(name, usual) is None:
+            return None
+        return self.number(name, usual, float if isinstance(usual, float) else int)
+
     def layers(self, name: str, default: int | None = None) -> int:
         """A field that is a number of layers.
 

@@ -25,11 +25,6 @@ USES = {
 }
 
 
-def writes_text(record: dict[str, Any]) -> bool:
-    """Whether a checkpoint's network has a language-model head, and not a classifier's."""
-    return (record.get("head") or {"kind": "language"})["kind"] == "language"
-
-
 def refuse(path: object, record: dict[str, Any], command: str) -> UserError:
     """The error that says what a checkpoint is, to a command that can't use it."""
     task = str(record.get("task"))

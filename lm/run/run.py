@@ -139,7 +139,7 @@ class RunCLI(FolderCLI):
         """A checkpoint's figures on pieces that it does not know would be nonsense."""
         if self.resume_from is None or not isinstance(self.model, Task):
             return
-        ours, theirs = datamodule.tokenizer, checkpoints.load_tokenizer(self.resume_record)
+        ours, theirs = datamodule.tokenizer, checkpoints.processor_of(self.resume_record)
         if ours.fingerprint != theirs.fingerprint:
             raise UserError(
                 f"{self.resume_from} was trained with another tokenizer than {datamodule.corpus_folder} has: "

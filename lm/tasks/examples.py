@@ -174,11 +174,14 @@ class ExampleTask(Task):
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
         """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
-        model = checkpoints.open_checkpoint(path)
-        task = cls(model.config)
-        task.take_record(model.record, model.processor)
-        task.net = task.make_network()
-        task.net.load_weights(model.weights, device)
+        model = checkpoints.read_model(path, device)
+        try:
+            task = cls(model.config)
+            task.take_record(model.record, model.processor)
+            task.net = task.make_network()
+            task.net.load_weights(model.weights, device)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged: it does not hold what it says ({error!r})") from error
         return task.eval()
 
     def configure_model(self) -> None:

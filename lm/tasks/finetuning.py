@@ -11,8 +11,7 @@ from torch.optim import AdamW
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
 from lm.checkpoint import Model
-from lm.convert.adapters import GROWING, fingerprint
-from lm.convert.models import open_model
+from lm.convert.models import GROWING, fingerprint, open_model
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
 from lm.optim import Schedule, parameter_groups

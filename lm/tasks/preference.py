@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
-from lm.convert.adapters import fingerprint
+from lm.convert.models import fingerprint
 from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample

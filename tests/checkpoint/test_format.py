@@ -80,21 +80,21 @@ def test_a_moved_file_is_the_whole_model(tmp_path, tokenizer, changes):
     moved.parent.mkdir()
     path.rename(moved)
     shutil.rmtree(path.parent)
-    loaded = checkpoints.load_model(moved)
-    assert torch.equal(loaded.model(TOKENS), expected)
-    assert loaded.model.config == model.config
+    loaded = checkpoints.open_checkpoint(moved)
+    assert torch.equal(loaded.network(TOKENS), expected)
+    assert loaded.network.config == model.config
     assert loaded.tokenizer.to_bytes() == tokenizer.to_bytes()
-    assert not loaded.model.training
+    assert not loaded.network.training
     assert loaded.step == 70
     assert (loaded.record["task"], loaded.record["figures"]) == (TASK, {"val/loss": 2.5})
     assert loaded.record["backbone"]["hidden_size"] == 32
     if model.config.causal:
-        texts = [generate_text(m, tokenizer, "def ", 30, Sampling(), seed=1) for m in (loaded.model, model)]
+        texts = [generate_text(m, tokenizer, "def ", 30, Sampling(), seed=1) for m in (loaded.network, model)]
         assert texts[0] == texts[1]
 
 
 def test_tied_weights_stay_tied(file):
-    model = checkpoints.load_model(file).model
+    model = checkpoints.open_checkpoint(file).network
     assert model.head.weight is model.backbone.embeddings.tokens.weight
     assert model.num_parameters() == make().num_parameters()
     untouched = file.read_bytes()
@@ -106,7 +106,7 @@ def test_tied_weights_stay_tied(file):
 
 def test_a_loaded_model_outlives_its_file(file):
     """Its tensors are read from the disk when they are used: `best.ckpt` may be replaced meanwhile."""
-    model = checkpoints.load_model(file).model
+    model = checkpoints.open_checkpoint(file).network
     with torch.no_grad():
         expected = make()(TOKENS)
         checkpoints.write({"something": torch.zeros(100_000)}, file)
@@ -124,7 +124,7 @@ def test_weights_of_a_compiled_model(tmp_path, tokenizer):
     }
     saved["state_dict"]["validation_loss.nats"] = torch.zeros(())  # not the model's
     checkpoints.write(saved, tmp_path / "x.ckpt")
-    assert torch.equal(checkpoints.load_model(tmp_path / "x.ckpt").model(TOKENS), model(TOKENS))
+    assert torch.equal(checkpoints.open_checkpoint(tmp_path / "x.ckpt").network(TOKENS), model(TOKENS))
 
 
 def test_weights_that_do_not_fit_the_description(tmp_path, tokenizer):
@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_the_description(tmp_path, tokenizer):
     saved["lm"]["backbone"]["hidden_size"] = 64
     checkpoints.write(saved, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="don't fit its own description"):
-        checkpoints.load_model(tmp_path / "x.ckpt")
+        checkpoints.open_checkpoint(tmp_path / "x.ckpt")
 
 
 # --- refused
@@ -213,13 +213,13 @@ def test_a_cut_file(file, mmap):
 def test_a_torch_file_of_something_else(tmp_path):
     torch.save({"model.embed.weight": torch.zeros(3)}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"weights\.pt is a checkpoint, but not one of lm"):
-        checkpoints.load_model(tmp_path / "weights.pt")
+        checkpoints.open_checkpoint(tmp_path / "weights.pt")
     torch.save({"lm": "something", "state_dict": {}}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="not one of lm"):
-        checkpoints.load_model(tmp_path / "weights.pt")
+        checkpoints.open_checkpoint(tmp_path / "weights.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
     with pytest.raises(UserError, match="holds a list"):
-        checkpoints.load_model(tmp_path / "list.pt")
+        checkpoints.open_checkpoint(tmp_path / "list.pt")
 
 
 def test_a_newer_format(tmp_path, tokenizer):
@@ -227,7 +227,7 @@ def test_a_newer_format(tmp_path, tokenizer):
     saved["lm"].update(format=checkpoints.FORMAT + 1, version="9.8.7")
     checkpoints.write(saved, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"newer lm \(9\.8\.7\).*upgrade"):
-        checkpoints.load_model(tmp_path / "x.ckpt")
+        checkpoints.open_checkpoint(tmp_path / "x.ckpt")
 
 
 # --- writing
@@ -284,4 +284,4 @@ def test_damaged_anywhere_it_is_said(tmp_path, trained):
         path = tmp_path / "damaged.ckpt"
         path.write_bytes(damaged)
         with contextlib.suppress(UserError):
-            checkpoints.load_model(path)
+            checkpoints.open_checkpoint(path)

@@ -103,7 +103,7 @@ def test_many_texts_are_classified_as_each_alone(pipe, ckpt, tokenizer):
     given = [{"id": i, "text": text, "note": {"deep": [i]}, "label": None} for i, text in enumerate(texts)]
     found = rows(pipe(lines_of(given), "classify", ckpt["single"]))
     assert [row["id"] for row in found] == list(range(len(texts)))
-    net = checkpoints.load_model(ckpt["single"]).model
+    net = checkpoints.open_checkpoint(ckpt["single"]).network
     seen = set()
     for row, source in zip(found, given, strict=True):
         assert {k: row[k] for k in source} == source
@@ -123,7 +123,7 @@ def test_several_labels_and_ratings(pipe, ckpt, tokenizer):
     for row in several:
         assert row["prediction"] == [name for name, p in row["probabilities"].items() if p >= 0.5]
     assert any(len(row["prediction"]) != 1 for row in several)
-    net = checkpoints.load_model(ckpt["rating"]).model
+    net = checkpoints.open_checkpoint(ckpt["rating"]).network
     rated = rows(pipe("\n".join(["x", "def f():", *CHINESE]), "classify", ckpt["rating"]))
     assert [row["text"] for row in rated] == ["x", "def f():", *CHINESE]
     for row in rated:
@@ -188,7 +188,7 @@ def expected_tags(path: Path, tokenizer, words: list[str], joiner: str) -> list[
     framed = tokenizer.frame(ids)[0]
     assert len(framed) <= 48
     with torch.no_grad():
-        best = checkpoints.load_model(path).model(torch.tensor([framed]))[0].softmax(-1).max(-1)
+        best = checkpoints.open_checkpoint(path).network(torch.tensor([framed]))[0].softmax(-1).max(-1)
     found, place = [], 0
     for word in words:
         at = 1 + next(i for i, (a, b) in enumerate(offsets) if a < place + len(word) and b > place)
@@ -518,7 +518,7 @@ def test_info_of_a_fine_tuned_checkpoint(lm, ckpt):
     assert facts["labels"] == "5: O, B-LOC, I-LOC, B-PER, I-PER"
     assert facts["head"] == "5 outputs at each position"
     assert facts["what for"] == f"a tagger of words: lm tag {ckpt['tag']}"
-    net = checkpoints.load_model(ckpt["tag"]).model
+    net = checkpoints.open_checkpoint(ckpt["tag"]).network
     assert facts["parameters"] == f"{sum(p.numel() for p in net.parameters()):,}"
     assert json.loads(lm("info", ckpt["rating"], "--json").out)["head"] == (
         "1 output on the mean of all positions"

@@ -288,7 +288,7 @@ def test_a_line_may_bring_its_own_system(own):
 
 
 def test_one_message(lm, ckpt, own):
-    model = checkpoints.load_model(ckpt).model
+    model = checkpoints.open_checkpoint(ckpt).network
     result = lm("chat", ckpt, "--system", "be short", "--temperature", "0", "北京在哪里？", "--tokens", "12")
     expected = by_hand(model, own, [("system", "be short"), ("user", "北京在哪里？")], 12)
     assert (result.status, result.out) == (0, expected + "\n")
@@ -297,7 +297,7 @@ def test_one_message(lm, ckpt, own):
 
 
 def test_json_lines(pipe, ckpt, own):
-    model = checkpoints.load_model(ckpt).model
+    model = checkpoints.open_checkpoint(ckpt).network
     content = (
         '{"prompt": "hello", "id": 7}\nplain words\n\n{"messages": [{"role": "user", "content": "好"}]}\n'
     )

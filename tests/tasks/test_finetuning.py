@@ -186,9 +186,9 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
     task = ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf")
     said = capsys.readouterr().err
     assert "new pieces in the vocabulary" in said and "<|assistant|>" in said
-    from lm.convert.start import read_start
+    from lm.convert import open_model
 
-    old = read_start(real_data / "stories260K-hf")
+    old = open_model(real_data / "stories260K-hf")
     tokens = old.weights["backbone.embeddings.tokens.weight"]
     grown = task.net.backbone.embeddings.tokens.weight
     assert (len(tokens), len(grown)) == (512, 516) == (old.tokenizer.vocab_size, task.tokenizer.vocab_size)
@@ -202,7 +202,7 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
     assert task.tokenizer.encode(text) == old.tokenizer.encode(text)
     with torch.no_grad():
         ids = torch.tensor([[1, *old.tokenizer.encode(text)]])
-        expected = old.language_model()(ids)
+        expected = old.network(ids)
         assert torch.equal(task.net.eval()(ids)[..., :512], expected)
 
 
@@ -238,11 +238,11 @@ def test_the_vocabulary_of_a_run_that_goes_on(ready, made, real_data, tmp_path):
 
 
 def test_more_positions_than_were_learned_are_said(ready, made, starts, capsys):
-    from lm.convert.start import read_start
+    from lm.convert import open_model
 
     task = ready(SequenceClassification, made(TEXTS, seq_len=80), init_from=starts["bert"])
     assert "has learned 32 positions: those up to 80 begin as copies" in capsys.readouterr().err
-    known = read_start(starts["bert"]).weights["backbone.embeddings.positions.weight"]
+    known = open_model(starts["bert"]).weights["backbone.embeddings.positions.weight"]
     found = task.net.backbone.embeddings.positions.weight
     assert torch.equal(found, torch.cat((known, known, known[:16])))
     fewer = ready(SequenceClassification, made(TEXTS, seq_len=20), init_from=starts["bert"])
