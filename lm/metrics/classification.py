@@ -140,15 +140,13 @@ class ClassificationScores(Sums):
     @property
     def confusion(self) -> Tensor:
         """Counts in int64, (C, C): rows are targets, columns predictions. Multi-label: (C, 2, 2), per label.
-
-        Over all processes: calls `compute`, which all of them must do together unless they have done so.
-        """
+        Of all processes, which must call it together unless they have called `compute`."""
         self.compute()
         return self._confusion
 
     @property
     def reliability(self) -> Reliability:
-        """Confidence and accuracy in bins, over all processes like `confusion`."""
+        """Confidence and accuracy in bins; of all processes, like `confusion`."""
         self.compute()
         return self._reliability
 

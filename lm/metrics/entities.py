@@ -122,7 +122,7 @@ class EntityScores(Sums):
             "accuracy": ratio(self.right_tokens, self.tokens),
         }
         if not self.tokens:
-            return {name: self.scalar(float("nan")) for name in figures}
+            return dict.fromkeys(figures, self.scalar(float("nan")))
         for kind, row in self._rows.items():
             if self.entities[row, 2]:
                 figures[f"f1_{kind}"] = f1_from_counts(*self.entities[row])

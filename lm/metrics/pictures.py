@@ -3,18 +3,14 @@
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lm.errors import not_installed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from lm.metrics.classification import Reliability
+from lm.metrics.classification import Reliability
 
 # Fonts with Chinese characters, of which one that is installed is used after matplotlib's own.
 _CHINESE = re.compile("(CJK|Sans|PingFang|Heiti) SC|Hiragino Sans GB|Microsoft YaHei|SimHei|WenQuanYi")
@@ -62,7 +58,7 @@ def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.
     return _pixels(figure)
 
 
-def reliability_picture(reliability: "Reliability") -> np.ndarray:
+def reliability_picture(reliability: Reliability) -> np.ndarray:
     """A reliability diagram: the accuracy at each confidence, and below it how many predictions have it.
 
     Bars under the diagonal mean that the model is surer than it is right. The title gives the error. Returns
@@ -88,10 +84,10 @@ def reliability_picture(reliability: "Reliability") -> np.ndarray:
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().numpy()
+    return torch.as_tensor(values).cpu().numpy()
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float) -> Any:
     """An empty figure of so many inches, apart from matplotlib's global state: no screen is needed."""
     try:
         from matplotlib.figure import Figure
@@ -107,7 +103,7 @@ def _families() -> list[str]:
     return ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
 
 
-def _pixels(figure: "Figure") -> np.ndarray:
+def _pixels(figure: Any) -> np.ndarray:
     """Draw the figure: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
