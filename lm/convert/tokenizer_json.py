@@ -10,8 +10,9 @@ import struct
 from typing import Any
 
 from lm.errors import UserError, not_installed
-from lm.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
-from lm.tokenizer.pipelines import added_token
+from lm.tokenizer import SentencePieceTokenizer, Tokenizer
+from lm.tokenizer.text import SPACE
+from lm.tokenizer.documents import added_token
 from lm.tokenizer.protobuf import read_fields
 
 # Numbers in sentencepiece_model.proto.
@@ -132,7 +133,7 @@ def _read(model: bytes) -> tuple[list[tuple[str, float, int]], dict[int, Any], d
     for number, value in read_fields(model):
         if number == _PIECES:
             entry = dict(read_fields(value))
-            score = struct.unpack("<f", entry.get(2, bytes(4)))[0]
+            score = struct.unpack("<f", entry.get(2, 0).to_bytes(4, "little"))[0]
             pieces.append((entry[1].decode(), score, entry.get(3, _NORMAL)))
         elif number == _TRAINER:
             trainer = dict(read_fields(value))
