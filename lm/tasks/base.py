@@ -33,6 +33,7 @@ class Task(LightningModule, ABC):
 
     net: nn.Module
     best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
+    usage = ""  # the command that uses it, with {} for the checkpoint
 
     def __init__(
         self,
@@ -70,6 +71,10 @@ class Task(LightningModule, ABC):
             record: of the checkpoint that a run goes on from or that is evaluated.
             verb: `fit`, `validate`, `test` or `predict`.
         """
+
+    def last_rows(self) -> list[dict[str, Any]]:
+        """Rows that are known only once all batches have been predicted."""
+        return []
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the whole held-out split under `val/`."""
