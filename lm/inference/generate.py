@@ -40,7 +40,7 @@ class Sampling:
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
         ):
             if not good:
-                raise UserError(f"--{name} {getattr(self, name)}: it must be {wanted}", status=2)
+                raise UserError(f"`{name}` {getattr(self, name)}: it must be {wanted}", status=2)
 
     def choose(
         self,

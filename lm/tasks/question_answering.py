@@ -12,6 +12,7 @@ from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
+from lm.inference.lines import Line
 from lm.metrics import AnswerScores, MeanLoss
 from lm.processors import Processor
 from lm.tasks.finetuning import documents_of
@@ -200,3 +201,27 @@ class QuestionAnswering(WindowedTask):
     def row(self, example: QuestionExample, found: Found) -> dict[str, Any]:
         """Its id, the question, the answer, where it begins, its score."""
         return {"id": example.id, "question": example.question, **self.answer(example, found)}
+
+    # Of a line that a person gives; see `lm.tasks.applying`.
+
+    def from_line(self, line: Line) -> QuestionExample | None:
+        """A question and its text."""
+        question, context = line.text("question"), line.text("context")
+        if not question.strip() or not context.strip():
+            return None
+        return QuestionExample(str(line.fields.get("id", line.where)), question, context)
+
+    look = spans
+
+    def result(self, line: Line, example: QuestionExample | None, found: list[Any]) -> dict[str, Any]:
+        """`answer`, the character of the text where it starts, and its score against that of none."""
+        if example is None:
+            return {"answer": "", "start": None, "score": None}
+        return self.answer(example, dict(enumerate(found)))
+
+    def show(self, row: dict[str, Any]) -> str:
+        """The answer and where it is."""
+        if row["start"] is None:
+            return "no answer in the text" + ("" if row["score"] is None else f" (score {row['score']})")
+        end = row["start"] + len(row["answer"])
+        return f"{row['answer']}\n  characters {row['start']} to {end}, score {row['score']}"

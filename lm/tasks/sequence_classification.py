@@ -15,6 +15,7 @@ from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TextExample
 from lm.errors import UserError
+from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
 from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
@@ -280,3 +281,31 @@ class SequenceClassification(FineTuning):
         if self.kind == "multi":
             best = [name for name, p in named.items() if holds(p)]
         return {"prediction": best, "probabilities": {name: round(p, 6) for name, p in named.items()}}
+
+    # Of a line that a person gives; see `lm.tasks.applying`.
+
+    def from_line(self, line: Line, text: str = "text", pair: str | None = None) -> TextExample | None:
+        """A text, or a pair of texts, from the fields of these names; the second from `pair` if there is."""
+        first = line.text(text, "text")
+        if pair is None and line.fields.get("pair") is not None:
+            pair = "pair"
+        second = None if pair is None else line.text(pair, "pair")
+        return TextExample(first, second) if first.strip() else None
+
+    def look(self, batch: dict[str, Any], logits: Tensor) -> list[list[float]]:
+        """Each label's probability; of a rating, the number."""
+        return self.probabilities(logits).tolist()
+
+    def result(self, line: Line, example: TextExample | None, found: list[list[float]]) -> dict[str, Any]:
+        """`prediction` and, of labels, `probabilities`."""
+        if example is None:
+            return {"prediction": None} | ({} if self.kind == "rating" else {"probabilities": None})
+        return self.row(found[0])
+
+    def show(self, row: dict[str, Any], best: int = 5) -> str:
+        """The `best` likeliest labels; where several may hold, those that do have a mark."""
+        if self.kind == "rating":
+            return f"  {row['prediction']:.4g}"
+        ordered = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:best]
+        holds = row["prediction"] if self.kind == "multi" else ()
+        return "\n".join(f"  {p:6.1%}  {name}" + " *" * (name in holds) for name, p in ordered)
