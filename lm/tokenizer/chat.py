@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lm.errors import UserError
 from lm.tokenizer.base import Tokenizer
-from lm.tokenizer.sentencepiece import ASSISTANT, END, SYSTEM, USER
+from lm.tokenizer.sentencepiece import CHAT_PIECES
 
 ROLES = ("system", "user", "assistant")
 Message = tuple[str, str]  # role, content
@@ -90,7 +90,7 @@ class ChatFormat:
         for role, content in messages:
             put(self.opening(role), False)
             put([*self._content(content), self.end_id], role == "assistant")
-            put(self.tokenizer.encode(self.after) if self.after else [], False)
+            put(self.tokenizer.encode(self.after), False)
         if answer_next:
             put(self.opening("assistant"), False)
         return ids, learned
@@ -121,8 +121,6 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
-_OWN = {"system": (SYSTEM,), "user": (USER,), "assistant": (ASSISTANT,)}
-_OWN_PIECES = (SYSTEM, USER, ASSISTANT, END)
 _CHATML_PIECES = ("<|im_start|>", "<|im_end|>")
 _LLAMA_PIECES = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
@@ -135,8 +133,10 @@ def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
         return all(id is not None and tokenizer.is_special(id) for id in ids)
 
     bos = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
-    if has(_OWN_PIECES):
-        return ChatFormat(tokenizer, _OWN_PIECES, _OWN, END, start=bos)
+    if has(CHAT_PIECES):
+        *openings, end = CHAT_PIECES
+        headers = {role: (opening,) for role, opening in zip(ROLES, openings, strict=True)}
+        return ChatFormat(tokenizer, CHAT_PIECES, headers, end, start=bos)
     if has(_CHATML_PIECES):
         opening, end = _CHATML_PIECES
         headers = {role: (opening, f"{role}\n") for role in ROLES}
@@ -157,8 +157,8 @@ def with_chat(tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
     """
     if chat_format(tokenizer) is not None:
         return tokenizer, ()
-    wider = tokenizer.with_pieces(_OWN_PIECES)
-    return wider, tuple(piece for piece in _OWN_PIECES if wider.id(piece) >= tokenizer.vocab_size)
+    wider = tokenizer.with_pieces(CHAT_PIECES)
+    return wider, tuple(piece for piece in CHAT_PIECES if wider.id(piece) >= tokenizer.vocab_size)
 
 
 def check_roles(messages: Sequence[Message], answer_next: bool = False) -> None:
