@@ -66,7 +66,7 @@ def _frame(tokenizer: Tokenizer, path: Path) -> None:
 
 def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any]:
     """tokenizer_config.json for a SentencePiece model."""
-    roles = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "unk", "pad", "mask")}
+    roles = {role: tokenizer.roles[role] for role in ("bos", "eos", "unk", "pad", "mask")}
     others = [
         tokenizer.piece(id)
         for id in range(tokenizer.vocab_size)

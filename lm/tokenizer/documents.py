@@ -124,8 +124,8 @@ def template(frame: Frame, ids: dict[str, int]) -> dict:
     }
 
 
-def finish(document: dict, config: dict, usual: dict, name: str, frame: Frame | None = None) -> dict:
-    """A document as lm keeps it: special pieces declared, roles named.
+def finish(document: dict, config: dict, usual: dict, name: str, frame: Frame | None = None) -> bytes:
+    """The bytes of a document, for `tokenizer_from_bytes`: special pieces declared, roles named.
 
     Args:
         config: what the files beside it say, from `lm.tokenizer.folders`; {} for a document alone.
@@ -145,7 +145,8 @@ def finish(document: dict, config: dict, usual: dict, name: str, frame: Frame | 
         roles = _roles(document, config, usual)
         if frame:
             document["post_processor"] = template(frame, vocabulary(document))
-        return {"lm_tokenizer": 1, "roles": roles, "frame": _frames(document, roles), "tokenizer": document}
+        frames = _frames(document, roles)
+        return compact({"lm_tokenizer": 1, "roles": roles, "frame": frames, "tokenizer": document})
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{name} is not a tokenizer: its parts don't fit together ({error!r})") from error
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from lm.errors import UserError
-from lm.tokenizer.documents import NAMES, compact, finish
+from lm.tokenizer.documents import NAMES, finish
 from lm.tokenizer.sentencepiece import SentencePieceTokenizer
 from lm.tokenizer.vocabularies import read_byte_level, read_wordpiece
 
@@ -23,10 +23,10 @@ def read_folder(folder: Path) -> tuple[bytes, Path]:
         return _read_model(path), path
     config = _read_config(folder)
     if path := _only(folder, "vocab.txt"):
-        return compact(read_wordpiece(path, config)), path
+        return read_wordpiece(path, config), path
     path, merges = _only(folder, "vocab.json"), _only(folder, "merges.txt")
     if path and merges:
-        return compact(read_byte_level(path, merges, config)), path
+        return read_byte_level(path, merges, config), path
     raise UserError(
         f"{folder} holds no tokenizer: there should be tokenizer.json, tokenizer.model, vocab.txt, "
         "or vocab.json with merges.txt"
@@ -106,7 +106,7 @@ def read_tokenizer_json(path: Path) -> bytes:
             ("strip_accents", "strip_accents"),
         ):
             normalizer[ours] = config.get(theirs, normalizer.get(ours))
-    return compact(finish(document, config, {}, str(path)))
+    return finish(document, config, {}, str(path))
 
 
 def _read_model(path: Path) -> bytes:

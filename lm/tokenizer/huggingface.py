@@ -32,8 +32,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
         kept = _parse(data, name)
         if "tokenizer" not in kept:
-            kept = finish(kept, {}, {}, name)
-            data = compact(kept)
+            data = finish(kept, {}, {}, name)
+            kept = json.loads(data)
         self._data = bytes(data)
         try:
             document, roles, self._frames = kept["tokenizer"], kept["roles"], kept["frame"]
@@ -125,17 +125,13 @@ class HuggingFaceTokenizer(Tokenizer):
             return piece.encode()
         if self._kind == _BYTES:
             return b"".join(_BYTE_OF.get(char) or char.encode() for char in piece)
-        if self._is_byte(piece):
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(SPACE, " ").encode()
 
     def _continues(self, id: int) -> bool:
         """Whether a WordPiece goes on with the word before it."""
         return bool(self._prefix) and self._pieces[id].startswith(self._prefix) and id not in self._added
-
-    @staticmethod
-    def _is_byte(piece: str) -> bool:
-        return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
     def byte_lengths(self) -> np.ndarray:
         """See `Tokenizer.byte_lengths`. WordPiece drops white space: a piece that begins a word of letters or

@@ -22,7 +22,7 @@ from lm.tokenizer.protobuf import control_piece, field, read_fields
 from lm.tokenizer.text import SPACE, Span, spans_of_bytes, split_lines, valid_unicode
 
 PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
-SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+CHAT_PIECES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 _ENCODE_CHUNK = 65_536  # characters: SentencePiece's merge queue slows down by 2.5 times on whole books
 _SETTINGS = 4242  # the number of a field at a model's end, free for others' use, that SentencePiece skips

@@ -8,18 +8,7 @@ from collections.abc import Iterable
 import sentencepiece
 
 from lm.errors import UserError
-from lm.tokenizer.sentencepiece import (
-    ASSISTANT,
-    BOS,
-    END,
-    EOS,
-    MASK,
-    PAD,
-    SYSTEM,
-    UNK,
-    USER,
-    SentencePieceTokenizer,
-)
+from lm.tokenizer.sentencepiece import BOS, CHAT_PIECES, EOS, MASK, PAD, UNK, SentencePieceTokenizer
 from lm.tokenizer.text import split_lines, valid_unicode
 
 _CHUNK = 16_000  # characters: one "sentence" for the trainer
@@ -74,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> SentencePieceToken
             unk_piece=UNK,
             bos_piece=BOS,
             eos_piece=EOS,
-            control_symbols=[MASK, SYSTEM, USER, ASSISTANT, END],
+            control_symbols=[MASK, *CHAT_PIECES],
             minloglevel=2,
         )
     except RuntimeError as error:

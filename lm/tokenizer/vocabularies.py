@@ -23,7 +23,7 @@ _QWEN_SPLIT = (
 )
 
 
-def read_wordpiece(path: Path, config: dict) -> dict:
+def read_wordpiece(path: Path, config: dict) -> bytes:
     """BERT's tokenizer from `vocab.txt`: a piece a line, its id the line's number.
 
     Args:
@@ -50,11 +50,10 @@ def read_wordpiece(path: Path, config: dict) -> dict:
     )
     engine.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     engine.decoder = library.decoders.WordPiece()
-    document = _filled(engine, vocab=vocab)
-    return finish(document, config, _BERT, str(path), _encoder_frame(config, _BERT))
+    return _finish(engine, config, _BERT, path, vocab=vocab)
 
 
-def read_byte_level(path: Path, merges_path: Path, config: dict) -> dict:
+def read_byte_level(path: Path, merges_path: Path, config: dict) -> bytes:
     """GPT-2's byte-level BPE (Radford et al. 2019) from `vocab.json` and `merges.txt`.
 
     Args:
@@ -86,13 +85,9 @@ def read_byte_level(path: Path, merges_path: Path, config: dict) -> dict:
         split = before.Split(library.Regex(_QWEN_SPLIT), "isolated")
         engine.pre_tokenizer = before.Sequence([split, engine.pre_tokenizer])
     engine.decoder = library.decoders.ByteLevel()
-    if config["family"].startswith(("roberta", "xlm-roberta", "bart", "longformer")):
-        usual, frame = _ROBERTA, _encoder_frame(config, _ROBERTA)
-    else:
-        usual = _QWEN if qwen else GPT2
-        bos, eos = (_adds(role, config, usual) for role in ("bos", "eos"))
-        frame = [*bos, "A", *eos], [*bos, "A", *eos, *bos, "B", *eos]
-    return finish(_filled(engine, vocab=vocab, merges=merges), config, usual, str(path), frame)
+    roberta = config["family"].startswith(("roberta", "xlm-roberta", "bart", "longformer"))
+    usual = _ROBERTA if roberta else _QWEN if qwen else GPT2
+    return _finish(engine, config, usual, path, vocab=vocab, merges=merges)
 
 
 def _read_pieces(path: Path) -> dict[str, int]:
@@ -105,21 +100,22 @@ def _read_pieces(path: Path) -> dict[str, int]:
     return vocab
 
 
-def _encoder_frame(config: dict, usual: dict) -> Frame:
-    """Texts as BERT and RoBERTa frame them."""
-    cls, sep = config.get("cls") or usual["cls"], config.get("sep") or usual["sep"]
-    twice = [sep] if usual is _ROBERTA else []
-    return [cls, "A", sep], [cls, "A", sep, *twice, "B", sep]
-
-
-def _adds(role: str, config: dict, usual: dict) -> list[str]:
-    """The piece of a role, if texts are framed with it."""
-    piece = config.get(role) or usual[role]
-    return [piece] if piece and config.get(f"add_{role}_token") else []
-
-
-def _filled(engine: Any, **parts: Any) -> dict:
-    """A document with its vocabulary in the file's own order, which the library would not keep."""
+def _finish(engine: Any, config: dict, usual: dict, path: Path, **parts: Any) -> bytes:
     document = json.loads(engine.to_str())
-    document["model"] |= parts
-    return document
+    document["model"] |= parts  # in the files' own order, which the library would not keep
+    return finish(document, config, usual, str(path), _frame(config, usual))
+
+
+def _frame(config: dict, usual: dict) -> Frame:
+    """The special pieces around texts: as BERT and RoBERTa have them, or as the settings say."""
+
+    def piece(role: str, wanted: bool = True) -> list[str]:
+        found = config.get(role) or usual.get(role)
+        return [found] if found and wanted else []
+
+    if "cls" in usual:
+        cls, sep = piece("cls"), piece("sep")
+        twice = sep if usual is _ROBERTA else []
+        return [*cls, "A", *sep], [*cls, "A", *sep, *twice, "B", *sep]
+    bos, eos = (piece(role, config.get(f"add_{role}_token", False)) for role in ("bos", "eos"))
+    return [*bos, "A", *eos], [*bos, "A", *eos, *bos, "B", *eos]
