@@ -113,7 +113,7 @@ class Summary(Callback):
             "wall_seconds": round(self.wall_seconds, 2),
             "parameters": pl_module.net.num_parameters(),
             "training_flops_per_token": pl_module.net.training_flops_per_token(trainer.datamodule.seq_len),
-            "corpus": str(trainer.datamodule.corpus_folder),
+            "corpus": str(trainer.datamodule.source),
             "seed": self.configuration.get("seed_everything"),
         }
         if trainer.is_global_zero:

@@ -142,7 +142,7 @@ class RunCLI(FolderCLI):
         ours, theirs = datamodule.tokenizer, checkpoints.load_tokenizer(self.resume_record)
         if ours.fingerprint != theirs.fingerprint:
             raise UserError(
-                f"{self.resume_from} was trained with another tokenizer than {datamodule.corpus_folder} has: "
+                f"{self.resume_from} was trained with another tokenizer than {datamodule.source} has: "
                 "give its own --data.corpus, or --data.tokenizer with the tokenizer.model of its corpus"
             )
 

@@ -141,6 +141,16 @@ class FineTuning(Task):
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
     @property
+    def processor(self) -> Tokenizer:
+        """The tokenizer."""
+        return self.tokenizer
+
+    @property
+    def collate(self) -> Collate:
+        """See `batch`."""
+        return self.batch
+
+    @property
     def batch(self) -> Collate:
         """Makes a batch of features. Processes that read ahead are handed it, so it holds no network."""
         return partial(collate, padding=self.padding)
@@ -180,7 +190,7 @@ class FineTuning(Task):
         if self.start is not None:
             self._take_over(self.start, added, talk=record is None)
         self._choose_parameters(talk=verb == "fit")
-        data.use(self.tokenizer, self.encode, self.batch)
+        data.use(self)
         self.make_figures()
         if verb == "fit":
             self.look_at(data)

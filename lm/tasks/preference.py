@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -141,16 +142,20 @@ class PreferenceTuning(FineTuning):
         if plugin is not None:
             self.net = plugin.convert_module(self.net)
         self.net.to(device).eval()
+        names = ("reference_chosen", "reference_rejected")
+        columns = {name: np.zeros(len(features)) for name in names}
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
         for start in range(0, len(order), data.eval_batch_size):
-            rows = [features[i] for i in order[start : start + data.eval_batch_size]]
-            batch = self.batch([{k: v for k, v in f.items() if "reference" not in k} for f in rows])
+            rows = order[start : start + data.eval_batch_size]
+            plain = [{k: v for k, v in features[i].items() if k not in names} for i in rows]
+            batch = self.collate(plain)
             with plugin.forward_context() if plugin is not None else nullcontext():
                 found = answer_log_probability(
                     self.net, batch["tokens"].to(device), batch["targets"].to(device)
                 )
-            for row, chosen, rejected in zip(rows, *(part.tolist() for part in found.chunk(2)), strict=True):
-                row["reference_chosen"], row["reference_rejected"] = chosen, rejected
+            for name, numbers in zip(names, found.chunk(2), strict=True):
+                columns[name][rows] = numbers.tolist()
+        data.add_columns(split, columns)
         self.net.train()
 
     def record(self) -> dict[str, Any]:
