@@ -11,7 +11,7 @@ from torch import Tensor
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.data.examples.batches import TrainingExamples
-from lm.data.examples.module import ExampleData
+from lm.data.examples.module import ExampleData, TextExampleData
 from lm.tasks.finetuning import FineTuning
 
 SHAPES = {
@@ -24,7 +24,7 @@ SHAPES = {
 TASKS = {"gpt": "lm.tasks.causal.CausalPretraining", "bert": "lm.tasks.masked.MaskedPretraining"}
 
 
-class Made(ExampleData):
+class Made(TextExampleData):
     """Examples that stand in the test."""
 
     def __init__(
@@ -32,7 +32,8 @@ class Made(ExampleData):
     ) -> None:
         options = {"seq_len": 32, "batch_size": 4, **options}
         super().__init__("train.x", "val.x", "test.x" if test else None, **options)
-        self._examples = {"train": self._limited(train), "val": val or train[:4], "test": test or []}
+        for split, examples in (("train", train), ("val", val or train[:4]), ("test", test or [])):
+            self.put(split, examples)
 
     def read(self, path: str, split: str) -> list:
         raise AssertionError("everything is there already")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lm.data.examples.batches import pack
+from lm.data.examples.batches import Packed
 from lm.data.examples.kinds import ChatData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
@@ -113,7 +113,7 @@ def test_packed_equals_unpacked(task, made, gradients):
 
 def test_packed_rows_are_full_and_hold_everything_once():
     features = [{"tokens": [i] * (1 + i % 9), "targets": [-i] * (1 + i % 9)} for i in range(60)]
-    rows = pack(features, 12, seed=3)
+    rows = Packed(features, 12, seed=3)
     assert all(len(row["tokens"]) <= 12 for row in rows)
     found = sorted((row["tokens"][i], d) for row in rows for i, d in enumerate(row["documents"]))
     assert sorted(token for token, _ in found) == sorted(t for f in features for t in f["tokens"])
@@ -124,8 +124,8 @@ def test_packed_rows_are_full_and_hold_everything_once():
         assert row["targets"] == [-t for t in row["tokens"]] and row["documents"][0] == 0
     least = -(-sum(len(f["tokens"]) for f in features) // 12)
     assert len(rows) <= 1.15 * least
-    assert pack(features, 12, seed=3) == rows != pack(features, 12, seed=4)
-    assert pack([], 12, seed=0) == []
+    assert Packed(features, 12, seed=3) == rows != Packed(features, 12, seed=4)
+    assert Packed([], 12, seed=0) == []
 
 
 def test_text_that_spells_a_control_piece_is_text(task, real_data, make_start, ready, made, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lm.backbone import BackboneConfig
+from lm.data.examples.files import Read
 from lm.data.examples.records import TagExample
 from lm.data.examples.tags import read_tags
 from lm.errors import UserError
@@ -152,7 +153,7 @@ def test_real_chinese_sentences(chinese, real_data, tmp_path):
     with zipfile.ZipFile(real_data / "msra-ner/dh_msra.zip") as archive:
         name = max(archive.infolist(), key=lambda member: member.file_size)
         (tmp_path / "part.txt").write_bytes(archive.read(name)[:60_000].rpartition(b"\n\n")[0])
-    examples = read_tags(str(tmp_path / "part.txt")).examples
+    examples = Read(read_tags(str(tmp_path / "part.txt")), "part.txt").examples
     assert examples[0].joiner == "" and len(examples) > 100
     labels = sorted({tag for example in examples for tag in example.tags})
     for tokenizer in (chinese, load_tokenizer(real_data / "bert-base-chinese-vocab")):

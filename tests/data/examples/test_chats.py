@@ -5,9 +5,17 @@ import json
 
 import pytest
 
-from lm.data.examples.chats import read_chats
+from lm.data.examples import chats
+from lm.data.examples.files import Read
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
+
+
+def read_chats(path, *args, **options):
+    read = Read(chats.read_chats(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 
@@ -127,9 +135,9 @@ def test_empty_messages_and_unknown_roles_are_skipped_and_counted(table):
         (
             {"a": "x"},
             {},
-            r"f\.jsonl:1: these columns are no known format: a: give --data.source and --data.target",
+            r"f\.jsonl:1: these columns are no known format: a: give `data.source` and `data.target`",
         ),
-        ({"a": "x"}, {"source": "a"}, "give --data.source and --data.target"),
+        ({"a": "x"}, {"source": "a"}, "give `data.source` and `data.target`"),
         ({"a": "x"}, {"source": "a", "target": "b"}, r"no column 'b' in .*f\.jsonl:1: it has a"),
         ({"a": "x"}, {"format": "messages"}, r"no column 'messages' in .*f\.jsonl:1"),
         ({"a": "x"}, {"format": "alpaca"}, r"no column 'output' in .*f\.jsonl:1"),

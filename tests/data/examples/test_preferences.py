@@ -4,9 +4,17 @@ import json
 
 import pytest
 
-from lm.data.examples.preferences import read_preferences
+from lm.data.examples import preferences
+from lm.data.examples.files import Read
 from lm.data.examples.records import Message, PreferenceExample
 from lm.errors import UserError
+
+
+def read_preferences(path, *args, **options):
+    read = Read(preferences.read_preferences(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 USER, SYSTEM = Message("user", "Hi"), Message("system", "Be brief")
 EXPECTED = PreferenceExample((USER,), "Good", "Bad")

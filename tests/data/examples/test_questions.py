@@ -4,8 +4,16 @@ import json
 
 import pytest
 
-from lm.data.examples.questions import read_questions
+from lm.data.examples import questions
+from lm.data.examples.files import Read
 from lm.errors import UserError
+
+
+def read_questions(path, *args, **options):
+    read = Read(questions.read_questions(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 CONTEXT = "To be, or not to be: to be free."
 

@@ -6,9 +6,17 @@ from collections import Counter
 
 import pytest
 
+from lm.data.examples import tags
+from lm.data.examples.files import Read
 from lm.data.examples.records import TagExample
-from lm.data.examples.tags import read_tags
 from lm.errors import UserError
+
+
+def read_tags(path, *args, **options):
+    read = Read(tags.read_tags(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 CONLL03 = """-DOCSTART- -X- -X- O
 

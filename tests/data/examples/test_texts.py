@@ -7,9 +7,16 @@ from collections import Counter
 
 import pytest
 
+from lm.data.examples import texts
+from lm.data.examples.files import Read
 from lm.data.examples.records import TextExample
-from lm.data.examples.texts import read_texts
 from lm.errors import UserError
+
+
+def read_texts(path, *args, **options):
+    read = Read(texts.read_texts(path, *args, **options), path)
+    assert read.examples
+    return read
 
 
 @pytest.fixture
