@@ -31,7 +31,7 @@ class Made(TextExampleData):
         self, train: list, val: list | None = None, test: list | None = None, **options: Any
     ) -> None:
         options = {"seq_len": 32, "batch_size": 4, **options}
-        super().__init__("train.x", "val.x", "test.x" if test else None, **options)
+        super().__init__("train.x", val="val.x", test="test.x" if test else None, **options)
         for split, examples in (("train", train), ("val", val or train[:4]), ("test", test or [])):
             self.put(split, examples)
 

@@ -421,7 +421,7 @@ class TextExampleData(ExampleData):
         at_least(seq_len=(seq_len, 8))
         self.seq_len, self.tokenizer_path = seq_len, tokenizer
         self.too_long = f"longer than {seq_len} pieces"
-        self.too_short = f" at a `seq_len` of {seq_len}"
+        self.too_short = f" at a seq_len of {seq_len}"
         self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
 
     @abstractmethod
