@@ -2,8 +2,7 @@
 
     python tests/benchmarks/many_rows.py [ROWS]
 
-Says the peak of a run on 1,000 rows, which is that of Python, torch and the model, and of one on all of them.
-Measured (2 cores, 5,000,000 rows, a file of 220 MB): see the numbers in the commit that last changed this line.
+Says the peak of a run on 1,000 rows, which is that of Python, torch and the model, and that of all of them.
 """
 
 import json
@@ -16,7 +15,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-WORDS = "the room was clean and staff kind food cold late but we would come again never more than once".split()
+WORDS = ("the room was clean", "and staff", "kind", "food", "cold", "late", "but we", "would", "come again")
 
 
 def write(path: Path, rows: int) -> None:
@@ -34,9 +33,7 @@ def fine_tune(path: Path, tokenizer: Path) -> None:
     from lm.data import TextData
     from lm.tasks import SequenceClassification
 
-    data = TextData(
-        str(path), tokenizer=str(tokenizer), root=str(path.parent), seq_len=32, val_fraction=0.01
-    )
+    data = TextData(str(path), tokenizer=str(tokenizer), root=str(path.parent), seq_len=32, val_fraction=0.01)
     config = BackboneConfig(**data.shape(), hidden_size=64, num_layers=2, num_heads=2, causal=False)
     task = SequenceClassification(config)
     data.setup("fit")

@@ -11,7 +11,8 @@ from torch import Tensor
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.data.examples.batches import TrainingExamples
-from lm.data.examples.module import ExampleData, TextExampleData
+from lm.data.examples.kinds import TextExampleData
+from lm.data.examples.module import ExampleData
 from lm.tasks.finetuning import FineTuning
 
 SHAPES = {
