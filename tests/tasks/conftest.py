@@ -11,7 +11,8 @@ from torch import Tensor
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.data.examples.batches import TrainingExamples
-from lm.data.examples.module import ExampleData, TextExampleData
+from lm.data.examples.kinds import TextExampleData
+from lm.data.examples.module import ExampleData
 from lm.tasks.finetuning import FineTuning
 
 SHAPES = {
@@ -31,7 +32,7 @@ class Made(TextExampleData):
         self, train: list, val: list | None = None, test: list | None = None, **options: Any
     ) -> None:
         options = {"seq_len": 32, "batch_size": 4, **options}
-        super().__init__("train.x", "val.x", "test.x" if test else None, **options)
+        super().__init__("train.x", val="val.x", test="test.x" if test else None, **options)
         for split, examples in (("train", train), ("val", val or train[:4]), ("test", test or [])):
             self.put(split, examples)
 

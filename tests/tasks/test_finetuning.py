@@ -91,7 +91,7 @@ def test_processes_that_read_ahead_are_handed_no_network(ready, made, starts, na
     tuned = ready(task, made(examples, seq_len=24), init_from=starts[only])
     tuned.unpicklable = lambda: None
     data = tuned.data
-    dataset = TrainingExamples(data.features("train"), data.batch_size, 0, data._make)
+    dataset = TrainingExamples(data.features("train"), data.batch_size, 0, tuned.collate)
     ours, theirs = dataset[0, 0], pickle.loads(pickle.dumps(dataset))[0, 0]
     assert ours.keys() == theirs.keys() and torch.equal(ours["tokens"], theirs["tokens"])
 

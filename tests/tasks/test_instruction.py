@@ -192,7 +192,7 @@ def test_a_chat_whose_answer_has_no_room_is_left_out_and_counted(task, capsys):
     system = "very long " * 30
     tuned = task([*CHATS, chat("a", "b", system=system)], seq_len=64)
     err = capsys.readouterr().err
-    assert "1 of 9 train examples can't be used at this --data.seq_len" in err
+    assert "1 of 9 train examples can't be used at a seq_len of 64" in err
     assert len(tuned.data.features("train")) == 8
     with pytest.raises(UserError, match=r"no example of train.x can be used"):
         task([chat("a", "b", system=system)] * 2, seq_len=64)

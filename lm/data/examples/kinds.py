@@ -1,5 +1,6 @@
 """The datamodules of fine-tuning, one for each kind of example: they say where the readers look."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from lm.data.examples.batches import Encoded, Packed
 from lm.data.examples.chats import read_chats
 from lm.data.examples.files import Known, Skipped
-from lm.data.examples.module import TextExampleData
+from lm.data.examples.module import ExampleData
 from lm.data.examples.preferences import read_preferences
 from lm.data.examples.questions import read_questions
 from lm.data.examples.records import (
@@ -21,12 +22,70 @@ from lm.data.examples.records import (
 from lm.data.examples.stdlib import stdlib_chats, stdlib_texts
 from lm.data.examples.tags import read_tags
 from lm.data.examples.texts import read_texts
+from lm.data.loading import at_least
 from lm.errors import UserError
 from lm.processes import say
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lm.tokenizer.chat import with_chat
 
 Found = Iterable[Example | Skipped | Known]
+
+
+class TextExampleData(ExampleData):
+    """Examples that a tokenizer encodes.
+
+    Args:
+        train: the file to learn from; see `ExampleData`.
+        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
+            how many.
+        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
+        tokenizer: a tokenizer to use instead, where the model brings none.
+    """
+
+    processor: Tokenizer | None = None
+    for_encoding = frozenset({"seq_len", "vocab_size", "tokenizer_path", "too_long", "too_short"})
+
+    def __init__(
+        self,
+        train: str,
+        seq_len: int = 256,
+        vocab_size: int = 8000,
+        tokenizer: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, **kwargs)
+        at_least(seq_len=(seq_len, 8))
+        self.seq_len, self.tokenizer_path = seq_len, tokenizer
+        self.too_long = f"longer than {seq_len} pieces"
+        self.too_short = f" at a seq_len of {seq_len}"
+        self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
+
+    @abstractmethod
+    def texts(self, example: Any) -> Iterable[str]:
+        """The texts of an example that a tokenizer should know."""
+
+    def shape(self) -> dict[str, int]:
+        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The processor."""
+        return self.processor
+
+    def open_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for."""
+        return load_tokenizer(self.tokenizer_path)
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for, or one trained on the examples to learn from."""
+        if self.tokenizer_path:
+            return self.open_tokenizer()
+        texts = (text for example in self.examples("train") for text in self.texts(example))
+        try:
+            return train_tokenizer(texts, self.vocab_size)
+        except UserError as error:
+            hint = "or start from a model, which brings a tokenizer: give `init_from` PATH"
+            raise UserError(f"{error}; {hint}") from error
 
 
 class TextData(TextExampleData):

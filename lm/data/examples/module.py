@@ -29,7 +29,6 @@ from lm.engine.replicas import data_shard
 from lm.errors import UserError
 from lm.processes import say
 from lm.processors import Processor
-from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 # What decides neither how a file is read nor how an example is encoded.
 _BESIDE = {"paths", "root", "batch_size", "eval_batch_size", "num_workers", "limit", "val_fraction", "seed"}
@@ -393,60 +392,3 @@ class ExampleData(Data):
             if state.get("rows", self.identity) != self.identity:
                 raise UserError(f"{self.source} has changed since the run began: choose another `name`")
             self._state = dict(state["loader"])
-
-
-class TextExampleData(ExampleData):
-    """Examples that a tokenizer encodes.
-
-    Args:
-        train: the file to learn from; see `ExampleData`.
-        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
-            how many.
-        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
-        tokenizer: a tokenizer to use instead, where the model brings none.
-    """
-
-    processor: Tokenizer | None = None
-    for_encoding = frozenset({"seq_len", "vocab_size", "tokenizer_path", "too_long", "too_short"})
-
-    def __init__(
-        self,
-        train: str,
-        seq_len: int = 256,
-        vocab_size: int = 8000,
-        tokenizer: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(train, **kwargs)
-        at_least(seq_len=(seq_len, 8))
-        self.seq_len, self.tokenizer_path = seq_len, tokenizer
-        self.too_long = f"longer than {seq_len} pieces"
-        self.too_short = f" at a `seq_len` of {seq_len}"
-        self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
-
-    @abstractmethod
-    def texts(self, example: Any) -> Iterable[str]:
-        """The texts of an example that a tokenizer should know."""
-
-    def shape(self) -> dict[str, int]:
-        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The processor."""
-        return self.processor
-
-    def open_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for."""
-        return load_tokenizer(self.tokenizer_path)
-
-    def make_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for, or one trained on the examples to learn from."""
-        if self.tokenizer_path:
-            return self.open_tokenizer()
-        texts = (text for example in self.examples("train") for text in self.texts(example))
-        try:
-            return train_tokenizer(texts, self.vocab_size)
-        except UserError as error:
-            hint = "or start from a model, which brings a tokenizer: give `init_from` PATH"
-            raise UserError(f"{error}; {hint}") from error

@@ -55,12 +55,12 @@ class Rows(Lazy[T]):
 
     Args:
         folder: where they lie.
-        make: what a row's plain values become.
+        make: what a row's plain values become; None: they stay.
         order: the numbers of the rows that are meant, int64 (rows,); None for all.
     """
 
     def __init__(
-        self, folder: Path, make: Callable[[Any], T] = lambda row: row, order: np.ndarray | None = None
+        self, folder: Path, make: Callable[[Any], T] | None = None, order: np.ndarray | None = None
     ) -> None:
         self.folder, self.make, self.order = folder, make, order
         self.facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
@@ -78,7 +78,8 @@ class Rows(Lazy[T]):
     def item(self, number: int) -> T:
         if self.order is not None:
             number = self.order[number]
-        return self.make(_DECODE(self._data[self._offsets[number] : self._offsets[number + 1]].decode()))
+        values = _DECODE(self._data[self._offsets[number] : self._offsets[number + 1]].decode())
+        return values if self.make is None else self.make(values)
 
     def taken(self, order: np.ndarray) -> "Rows[T]":
         """Those rows of all that the folder holds, in this order."""
