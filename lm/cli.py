@@ -4,32 +4,26 @@ import difflib
 import importlib
 import os
 import sys
-import time
 
 from lm import __version__
 from lm.errors import UserError
 
-# Command: (what it does, module that runs it, function there).
+# Command: (what it does, module that runs it, function there, which is given the words after the command).
 COMMANDS = {
-    "fit": ("pretrain or fine-tune; the same command again continues the run", "lm.run.run", "main"),
-    "validate": ("the figures on the held-out part", "lm.run.run", "main"),
-    "test": ("the figures on the test part", "lm.run.run", "main"),
-    "predict": ("predictions of the test part, into a file", "lm.run.run", "main"),
-    "prepare": (
-        "make a corpus of token shards from text, without training",
-        "lm.commands.prepare",
-        "main",
-    ),
-    "generate": ("write on from a prompt", "lm.commands.inference", "generate"),
-    "fill": ("guess what stands under a <mask>", "lm.commands.inference", "fill"),
-    "chat": ("talk with a fine-tuned model", "lm.commands.inference", "chat"),
-    "classify": ("put labels on texts, or rate them", "lm.commands.apply", "classify"),
-    "tag": ("find the entities of sentences", "lm.commands.apply", "tag"),
-    "answer": ("find the answers to questions in texts", "lm.commands.apply", "answer"),
+    "fit": ("pretrain or fine-tune; the same command again continues the run", "lm.commands.fit", "fit"),
+    "validate": ("the figures on the held-out part", "lm.commands.fit", "validate"),
+    "test": ("the figures on the test part", "lm.commands.fit", "test"),
+    "predict": ("predictions of the test part, into a file", "lm.commands.fit", "predict"),
+    "prepare": ("make a corpus of token shards from text, without training", "lm.commands.prepare", "main"),
+    "generate": ("write on from a prompt", "lm.commands.generate", "main"),
+    "fill": ("guess what stands under a <mask>", "lm.commands.fill", "main"),
+    "chat": ("talk with a fine-tuned model", "lm.commands.chat", "main"),
+    "classify": ("put labels on texts, or rate them", "lm.commands.classify", "main"),
+    "tag": ("find the entities of sentences", "lm.commands.tag", "main"),
+    "answer": ("find the answers to questions in texts", "lm.commands.answer", "main"),
     "export": ("write a checkpoint as a Hugging Face folder", "lm.commands.export", "main"),
     "info": ("say what a checkpoint, a run or a corpus is", "lm.commands.info", "main"),
 }
-TRAINER_COMMANDS = tuple(name for name, (_, module, _f) in COMMANDS.items() if module == "lm.run.run")
 
 
 def overview() -> str:
@@ -54,13 +48,8 @@ def _command_first(argv: list[str]) -> list[str]:
     return argv if at is None else [argv[at], *argv[:at], *argv[at + 1 :]]
 
 
-def run(argv: list[str], started: float) -> None:
-    """Run one command.
-
-    Args:
-        argv: the words after `lm`.
-        started: seconds since the epoch when the process began.
-    """
+def run(argv: list[str]) -> None:
+    """Run one command: the words after `lm`."""
     argv = _command_first(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(), end="")
@@ -74,47 +63,40 @@ def run(argv: list[str], started: float) -> None:
         hint = f"did you mean `lm {near[0]}`?" if near else "`lm --help` lists the commands"
         raise UserError(f"there is no command {name!r}: {hint}", status=2)
     _, module, function = COMMANDS[name]
-    target = getattr(importlib.import_module(module), function)
-    if name in TRAINER_COMMANDS:
-        target(argv, started)
-    else:
-        target(argv[1:])
+    getattr(importlib.import_module(module), function)(argv[1:])
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, for a person."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+    # Nobody foresaw it: what kind of error, its first words, and how to see where.
+    words = " ".join(str(error).split())
+    words = words if len(words) <= 300 else words[:300] + " …"
+    return f"{type(error).__name__}: {words}\n(LM_DEBUG=1 shows where)"
 
 
 def main() -> None:
     """Entry point: turns what went wrong into a line and an exit status."""
-    started = time.time()
     argv = sys.argv[1:]
-    name = next((word for word in argv if word in COMMANDS), "")
+    name = next((f"lm {word}" for word in argv if word in COMMANDS), "lm")
     try:
-        run(argv, started)
+        run(argv)
         sys.stdout.flush()
-    except UserError as error:
-        if os.environ.get("LM_DEBUG"):
-            raise
-        print(f"lm {name}: {error}".replace("lm :", "lm:"), file=sys.stderr)
-        sys.exit(error.status)
     except KeyboardInterrupt:
-        print(f"\nlm {name}: interrupted", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader has gone, as with `lm generate … | head`. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if os.environ.get("LM_DEBUG"):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"lm {name}: {error.strerror or error}{where}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        # Nobody foresaw it: what kind of error, its first words, and how to see where.
         if os.environ.get("LM_DEBUG"):
             raise
-        words = " ".join(str(error).split())
-        words = words if len(words) <= 300 else words[:300] + " …"
-        print(f"lm {name}: {type(error).__name__}: {words}\n(LM_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(1)
+        print(f"{name}: {_in_words(error)}", file=sys.stderr)
+        sys.exit(error.status if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

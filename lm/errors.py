@@ -1,7 +1,8 @@
 """What a person can mend: one exception, shown by the command as a line or two without a traceback."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -33,6 +34,15 @@ def spelled(message: str, options: Iterable[str]) -> str:
         for first in range(len(parts)):
             known.setdefault(".".join(parts[first:]), option)
     return re.sub(r"`([\w.]+)`", lambda m: f"--{known[m[1]]}" if m[1] in known else m[0], message)
+
+
+@contextmanager
+def spelling(options: Iterable[str]) -> Iterator[None]:
+    """What is said within, as a command with these options spells it; see `spelled`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(spelled(str(error), options), error.status) from error
 
 
 def not_installed(what: str, package: str, extra: str) -> UserError:

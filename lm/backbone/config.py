@@ -1,6 +1,6 @@
 """What a backbone looks like. GPT-2, BERT, Llama and Qwen3 are each a set of these values."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args, get_origin
 
 from lm.errors import UserError
@@ -66,8 +66,8 @@ class BackboneConfig:
     head_dim: int | None = None
     mlp: Literal["swiglu", "geglu", "reglu", "gelu", "gelu_tanh", "relu", "relu2"] = "swiglu"
     mlp_hidden_size: int | None = None
-    vocab_size: int = 4096
-    max_seq_len: int = 256
+    vocab_size: int = field(default=4096, metadata={"from_data": True})
+    max_seq_len: int = field(default=256, metadata={"from_data": True})
     causal: bool = True
     window: int | None = None
     global_every: int | None = None
@@ -98,12 +98,12 @@ class BackboneConfig:
     residual_init: Literal["scaled", "zero"] = "scaled"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            choices = get_args(field.type)
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in choices:
+        for each in fields(self):
+            choices = get_args(each.type)
+            if get_origin(each.type) is Literal and getattr(self, each.name) not in choices:
                 known = ", ".join(choices)
                 raise UserError(
-                    f"backbone.{field.name} is {getattr(self, field.name)!r}: it can be {known}", status=2
+                    f"backbone.{each.name} is {getattr(self, each.name)!r}: it can be {known}", status=2
                 )
         for name in (
             "hidden_size",

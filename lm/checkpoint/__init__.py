@@ -11,7 +11,7 @@ from lm.checkpoint.format import (
     read_record,
     write,
 )
-from lm.checkpoint.model import Model, is_language, make_network, open_checkpoint, outline
+from lm.checkpoint.model import Model, is_language, make_network, open_checkpoint, outline, read_model
 
 __all__ = [
     "FORMAT",
@@ -26,6 +26,7 @@ __all__ = [
     "outline",
     "processor_of",
     "read",
+    "read_model",
     "read_record",
     "write",
 ]

@@ -8,23 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig, Classifier, LanguageModel
+from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel
 from lm.backbone.lowrank import merge
 from lm.checkpoint.format import config_of, network_weights, processor_of, read, read_record
 from lm.errors import UserError
 from lm.processors import Processor
 
 
-def make_network(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
+def make_network(
+    config: BackboneConfig, head: dict[str, Any] | None = None, embeddings: Input | None = None
+) -> LanguageModel | Classifier:
     """A network with new weights.
 
     Args:
         head: what a record says of the head: its `kind`, and of a classifier's its arguments; None, or of
             kind `language`, for a language model.
+        embeddings: what stands before the blocks of a classifier; None: token embeddings.
     """
     if is_language(head):
         return LanguageModel(config)
-    return Classifier(config, **{name: value for name, value in head.items() if name != "kind"})
+    arguments = {name: value for name, value in head.items() if name != "kind"}
+    return Classifier(config, **arguments, embeddings=embeddings)
 
 
 def is_language(head: dict[str, Any] | None) -> bool:
@@ -86,11 +90,11 @@ class Model:
         return network.eval()
 
 
-def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model of a checkpoint, with nothing but that file. An adapter in it is merged.
+def read_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """What a checkpoint holds, before anybody looks whether its weights fit. An adapter in it is merged.
 
     Raises:
-        UserError: see `read` and `read_record`; or its weights don't fit its own description.
+        UserError: see `read` and `read_record`; or its description is not whole.
     """
     checkpoint = read(path)
     record = read_record(checkpoint, path)
@@ -106,7 +110,7 @@ def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Mod
             weights = merge(weights, record["adapter"])
         if language and config.tie_embeddings:
             weights.pop("head.weight", None)
-        model = Model(
+        return Model(
             config,
             {name: value.to(device) for name, value in weights.items()},
             processor_of(record),
@@ -115,6 +119,18 @@ def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Mod
             step=checkpoint.get("global_step", 0),
             has_head=language,
         )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+
+
+def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model of a checkpoint, with nothing but that file.
+
+    Raises:
+        UserError: see `read_model`; or its weights don't fit its own description.
+    """
+    model = read_model(path, device)
+    try:
         _ = model.network  # whether the weights fit is found out here
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error

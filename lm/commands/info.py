@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.inference.uses import USES
+from lm.tasks.table import entry_of
 
 _SHOWN = 12  # labels
 
@@ -73,9 +73,9 @@ def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         )
     if base := record.get("base"):
         facts["base"] = f"{base['source']}, backbone {base['fingerprint'][:12]}: not in this file"
-    use = USES.get(record["task"])
-    if use and not base:
-        facts["what for"] = f"{use.what}: lm {use.command} {path}"
+    entry = entry_of(record)
+    if entry and not base:
+        facts["what for"] = f"{entry.what}: lm {entry.command} {path}"
     return facts
 
 

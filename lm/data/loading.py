@@ -118,6 +118,11 @@ class ResumableData(pl.LightningDataModule):
     """
 
     num_workers: int
+    steps_per_epoch: int | None = None
+
+    def has(self, split: str) -> bool:
+        """Whether there are data of this split."""
+        return split != "test"
 
     def __init__(self) -> None:
         super().__init__()

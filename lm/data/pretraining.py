@@ -66,6 +66,10 @@ class PretrainingData(ResumableData):
         else:
             self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 
+    def shape(self) -> dict[str, int]:
+        """What the model's backbone takes from the data."""
+        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The corpus's tokenizer; after `setup`."""

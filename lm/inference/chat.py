@@ -52,7 +52,7 @@ def answer_length(limit: int, tokens: int | None) -> int:
 
     Args:
         limit: positions that the model sees, chat and answer together.
-        tokens: how many are asked for; null: 512, at most half of `limit`.
+        tokens: how many are asked for; None: 512, at most half of `limit`.
 
     Raises:
         UserError: the chat would have no room beside it.
@@ -61,7 +61,7 @@ def answer_length(limit: int, tokens: int | None) -> int:
         return min(_TOKENS, limit // 2)
     if not 1 <= tokens <= limit - _LEAST:
         raise UserError(
-            f"--tokens {tokens}: it must be from 1 to {limit - _LEAST}, for this model sees {limit} pieces, "
+            f"`tokens` {tokens}: it must be from 1 to {limit - _LEAST}, for this model sees {limit} pieces, "
             "question and answer together",
             status=2,
         )

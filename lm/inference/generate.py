@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Sampling:
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
         ):
             if not good:
-                raise UserError(f"--{name} {getattr(self, name)}: it must be {wanted}", status=2)
+                raise UserError(f"`{name}` {getattr(self, name)}: it must be {wanted}", status=2)
 
     def choose(
         self,
@@ -75,6 +76,18 @@ class Sampling:
             rows = zip(probabilities, generator, strict=True)
             return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+class Sample(NamedTuple):
+    """Something that a model does, to look at.
+
+    Args:
+        text: to be shown.
+        opening: the part of it that was given.
+    """
+
+    text: str = ""
+    opening: str = ""
 
 
 def context_start(length: int, limit: int) -> int:

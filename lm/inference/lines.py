@@ -30,14 +30,14 @@ class Line:
         """The text in a column.
 
         Args:
-            option: how to name another column, for the message.
+            option: what another column is named by, for the message.
 
         Raises:
             UserError: there is no such column, or something else is in it.
         """
         if column not in self.fields:
             names = ", ".join(name if len(name) <= 30 else f"{name[:30]}…" for name in self.fields)
-            hint = f"; give {option} NAME" if option else ""
+            hint = f"; give `{option}` NAME" if option else ""
             raise UserError(f"{self.where}: there is no {column!r}, only {names or 'an empty object'}{hint}")
         found = self.fields[column]
         if isinstance(found, bool) or not isinstance(found, str | int | float):
@@ -49,7 +49,7 @@ def read_lines(column: str | None, example: str) -> Iterator[Line]:
     """Standard input, a line at a time; empty lines are left out.
 
     Args:
-        column: a line that does not begin with `{` is a text: the value of this field. Null: every line has
+        column: a line that does not begin with `{` is a text: the value of this field. None: every line has
             to be an object.
         example: what could stand there, for messages.
 

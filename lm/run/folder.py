@@ -1,12 +1,17 @@
-"""A run's folder: which configuration it belongs to, and what is said of it when it is finished."""
+"""A run's folder: which configuration it belongs to, and that one process alone trains in it."""
 
 import contextlib
 import json
-import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import yaml
+from filelock import FileLock, Timeout
+
+from lm.callbacks.summary import read_summary
 from lm.errors import UserError
+from lm.processes import is_rank_zero
 
 RUNS = Path("checkpoints")
 # What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
@@ -39,7 +44,7 @@ NOT_LEARNED = (
 
 
 def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
-    """The value under a dotted key, or null; taken out of the tree if asked."""
+    """The value under a dotted key, or None; taken out of the tree if asked."""
     *path, last = key.split(".")
     for part in path:
         tree = tree.get(part) or {}
@@ -71,7 +76,7 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 def folder_beside(configurations: list[Path]) -> Path | None:
     """The run's folder that one of the configurations stands in, the last where several do, under whatever
-    name it lies now; null where none is a run's."""
+    name it lies now; None where none is a run's."""
     for path in reversed(configurations):
         kept = (path.with_name(name) for name in ("best.ckpt", "last.ckpt"))
         if path.name == "config.yaml" and any(map(Path.exists, kept)):
@@ -98,7 +103,7 @@ def refuse_a_mixture(folder: Path, one_of_several: bool) -> None:
 
 
 def remove_unused(folders: list[Path]) -> None:
-    """Take away a run's folder that holds nothing but its lock.
+    """Take away a run's folder that holds nothing but its lock and a log that was only opened.
 
     Called with the lock held: a process that comes between finds the lock taken, or makes one of its own, and
     then the folder stays.
@@ -107,8 +112,10 @@ def remove_unused(folders: list[Path]) -> None:
         folders: the run's and those above it that were made for it, from the innermost on.
     """
     with contextlib.suppress(OSError):
-        if [path.name for path in folders[0].iterdir()] == [".lock"]:
-            (folders[0] / ".lock").unlink()
+        left = [*folders[0].iterdir()]
+        if all(path.name == ".lock" or path.name.startswith("events.out.tfevents") for path in left):
+            for path in left:
+                path.unlink()
             for folder in folders:
                 folder.rmdir()
 
@@ -126,67 +133,77 @@ class Finished(Exception):
         self.folder, self.summary = folder, summary
 
 
-def report(folder: Path, summary: dict[str, Any], opening: str, sample: str, causal: bool) -> str:
-    """What a person sees at the end: a sample, the figures, where everything is, what to type next.
+def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | None:
+    """What is there for `lm fit` to go on from.
 
     Args:
-        opening: the part of the sample that was given.
-        causal: whether it is a GPT; otherwise a BERT.
+        folder: of the run.
+        configuration: the run's, in plain values.
+        completed: gives one that was written earlier the options that came since.
+
+    Returns:
+        The run's last state; None where it has none.
+
+    Raises:
+        Finished: nothing is left to do.
+        UserError: the folder is another configuration's.
     """
-    what = f"a sample, going on from {opening!r}" if causal else "a sample, [piece→guess] or [piece]"
-    figures = "it was not validated: trainer.limit_val_batches is 0"
-    if summary["val_loss"] is not None:
-        figures = (
-            f"validation loss {summary['val_loss']:.4f}, perplexity {summary['perplexity']:.2f}, "
-            f"{summary['bits_per_byte']:.4f} bits per byte, accuracy {summary['val_accuracy']:.1%}"
+    last, saved = folder / "last.ckpt", folder / "config.yaml"
+    if not last.exists():
+        return None
+    if not saved.exists():
+        raise UserError(f"{folder} has last.ckpt but no config.yaml: choose another --name")
+    try:
+        theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{saved} can't be read ({error}): choose another --name") from error
+    ours = identity(configuration)
+    changed = differences(ours, identity(theirs or {}))
+    if changed:
+        changed = differences(ours, identity(completed(theirs)))
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{folder} belongs to another configuration: {', '.join(changed[:3])}{more}.\n"
+            "Choose another --name, delete the folder, or give the first configuration again.",
         )
-    use = f"{'generate' if causal else 'fill'} {shlex.quote(str(folder / 'best.ckpt'))}"
-    start = (opening.strip().splitlines() or [""])[0][:24]
-    start = start.rsplit(" ", 1)[0]  # whole words, where there are any
-    words = f"--prompt {shlex.quote(start)}" if causal else '"for i in range(<mask>(x)):"'
-    return f"""
---- {what} ---
-{sample}
---- end of sample ---
-
-{figures}
-{summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
-{summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
-
-run folder        {folder}/  (best.ckpt, last.ckpt, config.yaml, summary.json)
-use it            lm {use} {words}
-see how it went   tensorboard --logdir {RUNS}
-what it is        lm info {shlex.quote(str(folder))}
-your own text     lm fit --config FILE --data.corpus PATH --name NAME"""
+    summary = read_summary(folder)
+    if summary is not None and summary.get("finished"):
+        raise Finished(folder, summary)
+    return last
 
 
-def report_task(folder: Path, summary: dict[str, Any], sample: str, usage: str) -> str:
-    """The same for a fine-tuned task.
+def claim(folder: Path, held: ExitStack) -> None:
+    """Make the folder and take its lock, on the first process; given back with `held`, and a folder in which
+    nothing began is taken away.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    if not is_rank_zero():
+        return
+    above = (path for path in folder.parents if RUNS in path.parents)
+    new = [path for path in (folder, *above) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held.enter_context(FileLock(folder / ".lock", timeout=0))
+    except Timeout:
+        raise UserError(f"another process is training in {folder}: choose another --name") from None
+    if new:  # before the lock, which was taken first, is given back
+        held.callback(remove_unused, new)
+
+
+def write_configuration(folder: Path, configuration: dict[str, Any], anew: bool) -> None:
+    """`config.yaml`, or where it is there and differs `config-2.yaml`, `config-3.yaml` …
 
     Args:
-        sample: what the model does with a held-out example; "" where there is nothing to show.
-        usage: a command that uses it, with `{}` for the checkpoint.
+        anew: whether the run begins with this command.
     """
-    shown = f"\n--- a sample ---\n{sample}\n--- end of sample ---\n" if sample else ""
-    best = next(name for name in summary if name.startswith("best_val_"))
-    figure, kept = best.removeprefix("best_val_"), "last.ckpt"
-    lines = ["no validation gave a figure to go by"]
-    if summary[best] is not None:
-        kept = "best.ckpt"
-        lines = [f"best validation {figure} {summary[best]:.4f} at step {summary['best_step']}"]
-    test = {k.removeprefix("test_"): v for k, v in summary.items() if k.startswith("test_")}
-    if test:
-        figures = (f"{name} {value:.4f}" for name, value in test.items() if not name.startswith("f1_"))
-        lines.append("on the test part    " + ", ".join(figures))
-    checkpoint = shlex.quote(str(folder / kept))
-    files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
-    use = f"use it            lm {usage.format(checkpoint)}\n" if usage else ""
-    figures = "\n".join(lines)
-    return f"""{shown}
-{figures}
-{summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
-{summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
-
-run folder        {folder}/  ({files})
-{use}see how it went   tensorboard --logdir {RUNS}
-what it is        lm info {shlex.quote(str(folder))}"""
+    text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
+    paths = [folder / "config.yaml", *(folder / f"config-{n}.yaml" for n in range(2, 1000))]
+    for path in paths:
+        if not path.exists() or (anew and path == paths[0]):
+            path.write_text(text, encoding="utf-8")
+            return
+        if path.read_text(encoding="utf-8") == text:
+            return

@@ -1,74 +1,57 @@
-"""jsonargparse's messages in a line or two, with the name that was probably meant."""
+"""What jsonargparse says of wrong usage, in a line or two, with the name that was probably meant."""
 
 import difflib
-import importlib
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
 
-UNKNOWN = (
-    r"does not accept option '(?P<name>[\w.]+)'",
-    r"Option '(?P<name>[\w.]+)' is not accepted",
-    r"unrecognized arguments: --(?P<name>[\w.]+)",
-)
-CLASS_PATH = re.compile(r"class_path'?[=:] '([\w.]+)'")
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lm.errors import UserError
 
 
-def _parameters(class_path: str) -> set[str]:
-    """Names that a class takes, and those of the dataclasses among its parameters."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        signature = inspect.signature(getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return set()
-    names = set(signature.parameters)
-    for parameter in signature.parameters.values():
-        if is_dataclass(parameter.annotation):
-            names |= {field.name for field in fields(parameter.annotation)}
-    return names
-
-
-def _first_error(message: str) -> str:
-    """Of a union's errors the first says what is wrong, the others that it isn't null either. They nest."""
-    union = re.search(r"Errors:\n\s*- (.*)", message, re.DOTALL)
-    if union is None:
-        return message
-    first = re.split(r"\n\s*- |\n\s*Given value", union.group(1))[0]
-    return _first_error(union.group(1)) if first.rstrip().endswith("Errors:") else first
+def our_own(error: BaseException | None) -> UserError | None:
+    """What our own code said, somewhere inside another's error; None where it said nothing."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
     """The part of a parser's message that a person needs.
 
     Args:
-        message: as jsonargparse or LightningCLI wrote it.
-        options: dotted names that the command takes, to guess what was meant.
+        message: as jsonargparse wrote it.
+        options: dotted names that the parser takes, to guess what was meant.
     """
-    options = list(options)
-    known = {name.split(".")[-1] for name in options}
-    for class_path in CLASS_PATH.findall(message):
-        known |= _parameters(class_path)
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    where = f"in {key.group(1)}: " if key and key.group(1) not in ("config",) else ""
-    text = " ".join(_first_error(message).split())
-    missing = re.search(r"File does not exist: '(.*)'", text)
-    if missing:
-        return f"no such configuration file: {missing.group(1)}"
-    if "following arguments are required" in text:
+    if missing := re.search(r"File does not exist: '(.*)'", message):
+        return f"no such configuration file: {missing[1]}"
+    if "following arguments are required" in message:
         return "give a configuration: --config configs/pretrain/gpt-nano.yaml is one to start with"
-    for pattern in UNKNOWN:
-        unknown = re.search(pattern, text)
-        if unknown:
-            name = unknown.group("name")
-            near = difflib.get_close_matches(name.split(".")[-1], sorted(known), n=1, cutoff=0.7)
-            # Where only what stands before it is wrong, the whole name.
-            whole = sorted((o for o in options if o.split(".")[-1] == name), key=len)
-            near = whole[:1] or near
-            hint = f"did you mean {near[0]!r}?" if near else "`--print_config` shows all there are"
-            return f"{where}there is no option {name!r}: {hint}"
-    text = re.sub(r'^Parser key "[\w.]+": ', "", text)
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    inner = re.match(r'Parser key "([\w.]+)": (.*)', text)
-    text = f"{inner.group(1)}: {inner.group(2)}" if inner else text
-    return where + (text if len(text) <= 400 else text[:400] + " …")
+    if unknown := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", message):
+        name, last = unknown[1], {option.rpartition(".")[2]: option for option in options}
+        near = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
+        # Where only what stands before it is wrong, the whole name.
+        near = [last[name]] if name in last else near
+        hint = f"did you mean {near[0]!r}?" if near else "`--print_config` shows all there are"
+        return f"there is no option {name!r}: {hint}"
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    # Of a union's errors the first says what is wrong, the others that it isn't None either.
+    union = re.search(r"Errors:\n\s*- (.*?)\n\s*(?:- |Given value)", message, re.DOTALL)
+    text = union[1] if union else re.sub(r'^Parser key "[\w.]+":', "", message)
+    choices = ", ".join(re.findall(r"Expected a typing\.Literal\[(.*?)\]", message)).replace("'", "")
+    choices = ", ".join(dict.fromkeys(choices.split(", ")))
+    text = re.sub(r"Expected a typing\.Literal\[.*?\]", lambda _: f"must be one of {choices}", text)
+    given = re.search(r"(?:Given|Got) value: ([^\[\]{}\n]+)$", message.strip())
+    a_list = f"write a list as '[{given[1] if given else 'a,b'}]'"
+    text = re.sub(r"Expected a <class '(?:list|tuple)'>", lambda _: a_list, text)
+    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).split())
+    return (f"in {key[1]}: " if key else "") + (text if len(text) <= 400 else text[:400] + " …")
+
+
+class Parser(LightningArgumentParser):
+    """Wrong usage becomes one or two lines. Each class among the options has a parser of its own, whose word
+    goes before that of the one around it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise what was found, in fewer words."""
+        raise our_own(ex) or UserError(explain(message, (a.dest for a in self._actions)), status=2) from ex

@@ -15,9 +15,11 @@ from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TextExample
 from lm.errors import UserError
+from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
 from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
+from lm.processors import Processor
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
 _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
@@ -39,6 +41,7 @@ class SequenceClassification(FineTuning):
     """
 
     reads = TextExample
+    data_class = "lm.data.TextData"
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
 
@@ -76,9 +79,9 @@ class SequenceClassification(FineTuning):
         """Which kind of labels, too."""
         return {**super().record(), "kind": self.kind, "cut": self.cut}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """Which kind of labels, and how a sequence is pooled and cut."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.kind, self.cut, head = record["kind"], record["cut"], record["head"]
         self.pooling, self.pooler = head["pooling"], head["pooler"]
 
@@ -199,7 +202,7 @@ class SequenceClassification(FineTuning):
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """The network's outputs (B, labels)."""
         documents = documents_of(batch, causal=False)  # pooling has to know where a text ends
-        return self.net(batch["tokens"], documents, batch.get("segments"))
+        return self.net(batch["tokens"], documents, segments=batch.get("segments"))
 
     def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
         """The loss of each example (B,)."""
@@ -218,12 +221,7 @@ class SequenceClassification(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch["target"], training=True)
-        return {
-            "loss": losses.sum() / self.data.batch_size,
-            "nats": losses.detach().sum(),
-            "tokens": torch.tensor(len(losses)),
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each label (B, labels); the number itself of a rating (B, 1)."""
@@ -283,3 +281,31 @@ class SequenceClassification(FineTuning):
         if self.kind == "multi":
             best = [name for name, p in named.items() if holds(p)]
         return {"prediction": best, "probabilities": {name: round(p, 6) for name, p in named.items()}}
+
+    # Of a line that a person gives; see `lm.tasks.applying`.
+
+    def from_line(self, line: Line, text: str = "text", pair: str | None = None) -> TextExample | None:
+        """A text, or a pair of texts, from the fields of these names; the second from `pair` if there is."""
+        first = line.text(text, "text")
+        if pair is None and line.fields.get("pair") is not None:
+            pair = "pair"
+        second = None if pair is None else line.text(pair, "pair")
+        return TextExample(first, second) if first.strip() else None
+
+    def look(self, batch: dict[str, Any], logits: Tensor) -> list[list[float]]:
+        """Each label's probability; of a rating, the number."""
+        return self.probabilities(logits).tolist()
+
+    def result(self, line: Line, example: TextExample | None, found: list[list[float]]) -> dict[str, Any]:
+        """`prediction` and, of labels, `probabilities`."""
+        if example is None:
+            return {"prediction": None} | ({} if self.kind == "rating" else {"probabilities": None})
+        return self.row(found[0])
+
+    def show(self, row: dict[str, Any], best: int = 5) -> str:
+        """The `best` likeliest labels; where several may hold, those that do have a mark."""
+        if self.kind == "rating":
+            return f"  {row['prediction']:.4g}"
+        ordered = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:best]
+        holds = row["prediction"] if self.kind == "multi" else ()
+        return "\n".join(f"  {p:6.1%}  {name}" + " *" * (name in holds) for name, p in ordered)

@@ -1,5 +1,6 @@
 """Tagging: a label for each word, such as the entities of a sentence."""
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Any
@@ -12,8 +13,10 @@ from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import TagExample
 from lm.errors import UserError
+from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
-from lm.metrics.entities import are_entities
+from lm.metrics.entities import are_entities, spans
+from lm.processors import Processor
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
@@ -32,6 +35,7 @@ class TokenClassification(WindowedTask):
     """
 
     reads = TagExample
+    data_class = "lm.data.TagData"
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
     joiner = " "  # what stands between words in a text: nothing in Chinese
@@ -45,9 +49,9 @@ class TokenClassification(WindowedTask):
         """What stands between words, too."""
         return {**super().record(), "joiner": self.joiner}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """What stands between words, too."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.joiner = record.get("joiner", self.joiner)
 
     def find_labels(self, data: ExampleData) -> list[str]:
@@ -176,12 +180,7 @@ class TokenClassification(WindowedTask):
             reduction="sum",
         )
         counted = (batch["targets"] >= 0).sum()
-        return {
-            "loss": nats / self.expected,
-            "nats": nats.detach(),
-            "tokens": counted,
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(nats, self.expected, counted)
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Of each window, the tag of each of its words and the tag's probability."""
@@ -230,3 +229,75 @@ class TokenClassification(WindowedTask):
             "tags": [tag for tag, _ in tags],
             "probabilities": [round(p, 6) for _, p in tags],
         }
+
+    # Of a line that a person gives; see `lm.tasks.applying`.
+
+    def from_line(self, line: Line) -> TagExample | None:
+        """Words: those that are given, else the text's, by white space or, where training had nothing between
+        words, by character."""
+        text, places, _ = self._split(line)
+        if not places:
+            return None
+        return TagExample(tuple(text[start:end] for start, end in places), (), self.joiner)
+
+    look = found
+
+    def result(self, line: Line, example: TagExample | None, found: list[Found]) -> dict[str, Any]:
+        """`words`, `tags` and, where these are entities', `entities`: the text's characters from `start` to
+        before `end`, which are left out where the words that were given don't stand in the text that was. An
+        entity is as probable as its least probable tag."""
+        entities = are_entities(self.labels)
+        if example is None:
+            return {"words": [], "tags": []} | ({"entities": []} if entities else {})
+        text, places, known = self._split(line)
+        tagged = {word: pair for window in found for word, pair in window.items()}
+        tags, sure = zip(*(tagged[n] for n in range(len(places))), strict=True)
+        row: dict[str, Any] = {"words": list(example.words), "tags": list(tags)}
+        if entities:
+            row["entities"] = [
+                {
+                    "type": kind,
+                    "text": text[places[first][0] : places[after - 1][1]],
+                    **({"start": places[first][0], "end": places[after - 1][1]} if known else {}),
+                    "probability": round(min(sure[first:after]), 6),
+                }
+                for kind, first, after in spans(tags)
+            ]
+        return row
+
+    def show(self, row: dict[str, Any]) -> str:
+        """A line for each entity, or for each word."""
+        if "entities" not in row:
+            return "\n".join(f"  {tag:8}{word}" for word, tag in zip(row["words"], row["tags"], strict=True))
+        lines = [
+            f"  {e['probability']:6.1%}  {e['type']:8}{e['text']}  ({e['start']} to {e['end']})"
+            for e in row["entities"]
+        ]
+        return "\n".join(lines) or "  no entities"
+
+    def _split(self, line: Line) -> tuple[str, list[tuple[int, int]], bool]:
+        """A line's text, where its words are, and whether that is the text that came with it: where it came
+        with words that are not found there, one after another, the text is the joined words."""
+        text = line.fields.get("text")
+        if line.fields.get("words") is None:
+            text = line.text("text")
+            word = r"\S+" if self.joiner else r"\S"
+            return text, [match.span() for match in re.finditer(word, text)], True
+        words = line.fields["words"]
+        if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
+            raise UserError(f"{line.where}: 'words' is not a list of words")
+        if isinstance(text, str) and (places := _places(words, text)) is not None:
+            return text, places, True
+        joined = self.joiner.join(words)
+        return joined, _places(words, joined) or [], text is None
+
+
+def _places(words: list[str], text: str) -> list[tuple[int, int]] | None:
+    """Where words stand in a text, one after another; None where one does not."""
+    places: list[tuple[int, int]] = []
+    for word in words:
+        start = text.find(word, places[-1][1] if places else 0)
+        if start < 0:
+            return None
+        places.append((start, start + len(word)))
+    return places

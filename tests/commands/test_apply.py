@@ -12,11 +12,11 @@ import torch
 from lm import checkpoint as checkpoints
 from lm import tasks
 from lm.backbone import BackboneConfig
-from lm.commands.apply import Answer, Tag, apply
 from lm.data.examples.records import QuestionExample, TagExample, TextExample
 from lm.inference.lines import Line
-from lm.inference.uses import USES
 from lm.tasks import QuestionAnswering, SequenceClassification, TokenClassification
+from lm.tasks.applying import apply
+from lm.tasks.table import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -233,15 +233,22 @@ def test_words_that_are_given(pipe, ckpt):
         assert "New York is big"[entity["start"] : entity["end"]] == entity["text"]
 
 
+def tagger() -> TokenClassification:
+    """A task that knows what there is to find, and has learned nothing."""
+    task = TokenClassification(BackboneConfig(causal=False))
+    task.labels = TAGS
+    return task
+
+
 def test_words_that_are_given_with_their_text():
     """Entities are counted in the text where the words stand in it; where they don't, nowhere."""
-    tag = Tag(SimpleNamespace(labels=TAGS, joiner=" "), SimpleNamespace())
+    tag = tagger()
     words = ["(", "Bob", "'s", "Bo", ")"]
     found = [{n: ("B-PER" if word.startswith("Bo") else "O", 0.9) for n, word in enumerate(words)}]
     rows = []
     for text in ("(Bob's  Bo)", "( Robert's Bo )", None):
         line = Line("here", {"words": words, "text": text})
-        example = tag.example(line)
+        example = tag.from_line(line)
         assert example.words == tuple(words)
         rows.append(tag.result(line, example, found)["entities"])
     assert [[e["text"] for e in row] for row in rows] == [["Bob", "Bo"]] * 3
@@ -259,10 +266,9 @@ def test_a_long_sentence_gets_a_tag_for_each_word(pipe, ckpt):
 
 def test_entities_by_hand():
     """Of a task that says what it finds: IOB1, whatever the spaces, the least probable tag, two windows."""
-    task = SimpleNamespace(labels=TAGS, joiner=" ")
-    tag = Tag(task, SimpleNamespace())
+    tag = tagger()
     line = Line("here", {"text": "  Angela  Merkel saw\tNew York ."})
-    example = tag.example(line)
+    example = tag.from_line(line)
     assert example == TagExample(("Angela", "Merkel", "saw", "New", "York", "."), (), " ")
     windows = [
         {0: ("B-PER", 0.9), 1: ("I-PER", 0.7), 2: ("O", 0.99)},
@@ -333,7 +339,7 @@ def test_an_answer_is_the_best_span_of_all_windows(ckpt):
                 at = window["first"]
                 best = max(best, (start[at + i] + end[at + j], begin, window["spans"][j][1]))
     line = Line("here", {"question": "what?", "context": context})
-    ((row,),) = [group for group in apply(Answer(task, SimpleNamespace()), [line]) if group]
+    ((row,),) = [group for group in apply(task, [line]) if group]
     assert row["answer"] == context[best[1] : best[2]]
     assert row["start"] == best[1]
     assert row["score"] == pytest.approx(best[0] - none, abs=2e-4)
@@ -361,10 +367,8 @@ def test_groups_come_as_soon_as_they_can(ckpt):
             taken.append(i)
             yield Line(str(i), {"text": "x" * (i % 7 + 1), "i": i})
 
-    from lm.commands.apply import Classify
-
     out = []
-    for group in apply(Classify(task, SimpleNamespace(column="text", pair=None)), lines()):
+    for group in apply(task, lines()):
         out += [row["i"] for row in group]
         assert len(taken) <= 256 * (len(out) // 256 + 1)
     assert out == list(range(600))
@@ -490,10 +494,10 @@ def test_a_model_that_diverged(lm, tmp_path, ckpt):
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-import lm.commands.apply, lm.cli
+import lm.cli
 for words in (["classify"], ["tag"], ["answer"], ["chat"]):
     try:
-        lm.cli.run([*words, "--help"], 0)
+        lm.cli.run([*words, "--help"])
     except SystemExit as end:
         assert not end.code
 heavy = {"torch", "lightning", "numpy", "sentencepiece"} & set(sys.modules)
@@ -506,7 +510,9 @@ def test_every_task_of_lm_is_known():
     """A new task has to say which command uses it."""
     abstract = {"FineTuning", "Task", "Pretraining"}
     known = {getattr(tasks, name) for name in dir(tasks) if name not in abstract}
-    assert set(USES) == {f"{task.__module__}.{task.__name__}" for task in known}
+    assert {(e.module, name) for name, e in TASKS.items()} == {
+        (task.__module__.removeprefix("lm.tasks."), task.__name__) for task in known
+    }
 
 
 # What `lm info` says of them.

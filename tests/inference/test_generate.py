@@ -211,7 +211,7 @@ def test_bf16_logits_are_weighed_in_fp32():
     ],
 )
 def test_bad_values_name_their_option(name, value):
-    with pytest.raises(UserError, match=f"--{name} {value}: it must be") as caught:
+    with pytest.raises(UserError, match=f"`{name}` {value}: it must be") as caught:
         Sampling(**{name: value})
     assert caught.value.status == 2
 

@@ -337,7 +337,7 @@ def test_a_checkpoint_of_another_model_or_without_a_state(lm, tiny_gpt, trained,
 
 
 def test_what_nobody_foresaw_is_a_line_too(lm, tiny_gpt, monkeypatch):
-    monkeypatch.setattr("lm.run.run.RunCLI.fit", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("lm.run.verbs.fit", lambda *args, **kwargs: 1 / 0)
     result = lm("fit", *tiny_gpt)
     assert (result.status, "Traceback" in result.err) == (1, False)
     assert "lm fit: ZeroDivisionError: division by zero\n(LM_DEBUG=1 shows where)" in result.err

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from lm.backbone import BackboneConfig
-from lm.commands.apply import Tag
 from lm.data.examples.records import TagExample
 from lm.data.examples.tags import read_tags
 from lm.errors import UserError
+from lm.inference.lines import Line
 from lm.tasks import TokenClassification
 from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -242,7 +242,7 @@ def test_words_marked_without_a_type_are_entities_wherever_one_asks(make_task, t
         TagExample(tuple("北京人"), tuple("BME"), ""),
     ] * 2
     task = make_task(tokenizer, "bert", 24, train, test=train)
-    assert task.entities and Tag(task, SimpleNamespace()).entities
+    assert task.entities and "entities" in task.result(Line("here", {}), None, [])
     assert task.best_by == ("f1", "max")
     figures = answered(task, [*train[:1], TagExample(("人",), ("E",), "")])
     assert figures.keys() == {"loss", "precision", "recall", "f1", "accuracy"}

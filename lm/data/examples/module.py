@@ -97,6 +97,10 @@ class ExampleData(ResumableData, ABC):
         self._make: Collate | None = None
         self._identity: str | None = None
 
+    def shape(self) -> dict[str, int]:
+        """What the model's backbone takes from the data."""
+        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
+
     @abstractmethod
     def read(self, path: str, split: str) -> Read:
         """The examples of a file, and what was skipped."""

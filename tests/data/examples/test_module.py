@@ -255,9 +255,9 @@ def test_parallel_texts(tmp_path):
         ChatData("x", prompt="translate this")
 
 
-def test_the_vocabulary_is_known_before_anything_is_read(real_data):
+def test_the_vocabulary_is_known_before_anything_is_read(sources):
     """A Llama's tokenizer has no pieces for chats."""
-    model = str(real_data / "stories260K-hf/tokenizer.model")
+    model = str(sources / "stories260K-hf/tokenizer.model")
     assert TextData("x", tokenizer=model).vocab_size == 512
     for kind in (ChatData, PreferenceData):
         data = kind("x", tokenizer=model)

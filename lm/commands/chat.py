@@ -1,0 +1,62 @@
+"""`lm chat`: talking with a fine-tuned model."""
+
+import argparse
+import contextlib
+import sys
+
+from lm.commands.shared import add_device, add_sampling, load_writer, sampling
+from lm.errors import UserError, spelling
+from lm.inference.lines import read_lines, well_formed, write_rows
+from lm.processes import say
+from lm.tasks.table import entry_of, refuse
+
+EXAMPLE = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+
+
+def main(argv: list[str]) -> None:
+    """The command `lm chat`."""
+    parser = argparse.ArgumentParser(
+        prog="lm chat",
+        description="Talk with a model that was fine-tuned on chats. Without MESSAGE: a dialogue at the "
+        f"terminal; from a file or pipe JSON Lines, {EXAMPLE}, to which `answer` is added.",
+    )
+    add = parser.add_argument
+    add("checkpoint", help="of lm.tasks.InstructionTuning or PreferenceTuning: RUN/best.ckpt")
+    add("message", metavar="MESSAGE", nargs="?", help="to be answered, and no more")
+    add("--system", default="", metavar="TEXT", help="what the system says first")
+    add("--tokens", type=int, help="pieces of an answer at most (default: 512, at most half of what it sees)")
+    add_sampling(parser, 0.7, 0.95)
+    add_device(parser)
+    args = parser.parse_intermixed_args(argv)
+    if args.message is not None and not well_formed(args.message, "the message").strip():
+        raise UserError("the message is empty", status=2)
+
+    from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
+    from lm.tokenizer.chat import chat_format
+
+    with spelling(vars(args)):
+        how = sampling(args)
+        model = load_writer(args.checkpoint, args.device, "chat")
+        found, entry = chat_format(model.tokenizer), entry_of(model.record)
+        if not model.config.causal:
+            raise refuse(args.checkpoint, model.record, "chat")
+        if found is None or (entry and entry.command != "chat"):
+            raise UserError(
+                f"{args.checkpoint} has not learned to chat: fine-tune it first (`lm fit` with "
+                f"lm.tasks.InstructionTuning and --model.init_from {args.checkpoint})"
+            )
+        tokens = answer_length(model.config.max_seq_len, args.tokens)
+    talk = Chat(
+        model.network, found, tokens, how, args.seed, args.system, note=lambda words: say(f"({words})")
+    )
+    if args.message is not None:
+        for part in talk.say(args.message):
+            print(part, end="", flush=True)
+        print()
+    elif sys.stdin is not None and sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (the arrow keys and the lines before, where the system has it)
+        print(f"{args.checkpoint}: {COMMANDS}")
+        dialogue(talk)
+    else:
+        write_rows(talk.answers(read_lines("prompt", EXAMPLE)))

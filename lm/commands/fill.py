@@ -1,0 +1,32 @@
+"""`lm fill`: what stands under a <mask>."""
+
+import argparse
+import json
+
+from lm.commands.shared import add_device, at_least_one, given_text, load_writer
+
+
+def main(argv: list[str]) -> None:
+    """The command `lm fill`."""
+    parser = argparse.ArgumentParser(prog="lm fill", description="Guess what stands under each <mask>.")
+    add = parser.add_argument
+    add("checkpoint", help="such as checkpoints/bert-nano/best.ckpt")
+    add("text", nargs="?", help="a text with <mask> in it; standard input where it is not given")
+    add("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
+    add("--json", action="store_true", help="one line of JSON for each mask")
+    add_device(parser)
+    args = parser.parse_intermixed_args(argv)
+    at_least_one(args, "best")
+    text = given_text(args.text, "a text")
+
+    from lm.inference.fill import fill
+
+    model = load_writer(args.checkpoint, args.device, "fill")
+    for number, guesses in enumerate(fill(model.network, model.tokenizer, text, args.best), 1):
+        if args.json:
+            rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]
+            print(json.dumps({"mask": number, "guesses": rows}, ensure_ascii=False))
+            continue
+        print(f"mask {number}")
+        for guessed, probability in guesses:
+            print(f"  {probability:6.1%}  {guessed!r}")

@@ -1,0 +1,143 @@
+"""What the commands that use a model share: where it works, which one it is, what comes on standard input."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lm.errors import UserError, spelling
+from lm.inference.lines import Line, read_lines, well_formed, write_rows
+from lm.tasks.table import refuse, writes_text
+
+if TYPE_CHECKING:
+    from lm.checkpoint import Model
+    from lm.inference.generate import Sampling
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option that says where a model works."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+
+
+def check_device(device: str) -> None:
+    """See that there is such a device.
+
+    Raises:
+        UserError: there is none.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: there is none here", status=2) from error
+
+
+def load_writer(path: str, device: str, command: str) -> "Model":
+    """A model that writes text.
+
+    Raises:
+        UserError: it does something else, or there is no such device.
+    """
+    check_device(device)
+    from lm.checkpoint import open_checkpoint
+
+    model = open_checkpoint(path, device)
+    if not writes_text(model.record):
+        raise refuse(path, model.record, command)
+    return model
+
+
+def given_text(given: str | None, option: str) -> str:
+    """An argument, or standard input where there is none."""
+    if given is not None:
+        return well_formed(given, option)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError(f"give {option}, or a text on standard input", status=2)
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8: {error}") from error
+
+
+def at_least_one(args: argparse.Namespace, *names: str) -> None:
+    """See that options are above 0."""
+    for name in names:
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: it must be at least 1", status=2)
+
+
+def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:
+    """The options that say how the next piece is chosen, with these defaults."""
+    add = parser.add_argument
+    add("--temperature", type=float, default=temperature, help="0: always the likeliest (%(default)s)")
+    add("--top_k", type=int, default=50, help="of this many likeliest; 0: all (%(default)s)")
+    add("--top_p", type=float, default=top_p, help="of the likeliest with this probability (%(default)s)")
+    add("--min_p", type=float, default=0.0, help="of those this many times as likely as the best")
+    add("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less")
+    add("--seed", type=int, default=0, help="the same seed writes the same text (%(default)s)")
+
+
+def sampling(args: argparse.Namespace) -> "Sampling":
+    """How the next piece is chosen, from `add_sampling`'s options."""
+    from lm.inference.generate import Sampling
+
+    return Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
+
+
+def task_parser(command: str, description: str, run: str) -> argparse.ArgumentParser:
+    """The options of a command that uses a fine-tuned task.
+
+    Args:
+        run: a run that has one, as an example.
+    """
+    parser = argparse.ArgumentParser(prog=f"lm {command}", description=description)
+    parser.add_argument("checkpoint", help=f"such as checkpoints/{run}/best.ckpt; nothing else is needed")
+    parser.add_argument("--json", action="store_true", help="JSON Lines for what is given here, too")
+    add_device(parser)
+    return parser
+
+
+def texts(given: Iterable[str]) -> list[Line]:
+    """Arguments as lines."""
+    return [Line(f"text {number}", {"text": text}) for number, text in enumerate(given, start=1)]
+
+
+def use_task(
+    args: argparse.Namespace,
+    command: str,
+    given: list[Line],
+    example: str,
+    column: str | None = "text",
+    show: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Apply a task to what is given, or else to standard input, and write what it finds.
+
+    Args:
+        args: of `task_parser`.
+        given: what stands on the command line.
+        example, column: see `read_lines`.
+        show: the task's options for showing a result to a person.
+        options: the task's options for reading a line.
+    """
+    for line in given:
+        if not all(well_formed(str(text), line.where).strip() for text in line.fields.values()):
+            raise UserError(f"{line.where} is empty", status=2)
+    if not given and sys.stdin is not None and sys.stdin.isatty():
+        what = "a text" if column else "--question and --context"
+        raise UserError(f"give {what}, or lines on standard input such as {example}", status=2)
+    check_device(args.device)
+    from lm.tasks.applying import apply, load_task
+
+    with spelling(vars(args)):
+        task = load_task(args.checkpoint, args.device, command)
+        groups = apply(task, given or read_lines(column, example), **options)
+        if not given or args.json:
+            write_rows(groups)
+            return
+        rows = [row for group in groups for row in group]
+    for number, row in enumerate(rows):
+        if len(rows) > 1:
+            print("\n" * (number > 0) + " ".join(row["text"].split()))
+        print(task.show(row, **(show or {})))

@@ -1,0 +1,66 @@
+"""How the commands that train and evaluate begin: a run, or one for each seed."""
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from lm.errors import UserError, spelling
+from lm.processes import is_rank_zero
+from lm.run import verbs
+from lm.run.folder import Finished
+from lm.run.report import say_finished
+from lm.run.run import Run
+from lm.run.seeds import compare_seeds, take_seeds
+from lm.run.trainer import quiet
+from lm.run.usage import explain, our_own
+from lm.run.words import Words
+
+
+def start(argv: list[str], started: float) -> None:
+    """Do what was typed.
+
+    Args:
+        argv: the command's name and its options.
+        started: seconds since the epoch when the command was typed.
+    """
+    quiet()
+    sys.path.insert(0, str(Path.cwd()))  # a class of the person's own may lie in the folder they work in
+    seeds, argv = take_seeds(argv)
+    if seeds is None:
+        one_run(Words(argv), started)
+        return
+    folders = []
+    for seed in seeds:
+        folders.append(one_run(Words(argv, seed), started))
+        started = time.time()
+    if is_rank_zero():
+        print(compare_seeds(folders))
+
+
+def one_run(words: Words, started: float) -> Path:
+    """One command on one run.
+
+    Returns:
+        The run's folder.
+    """
+    try:
+        with spelling(words.options()), ExitStack() as held:
+            _run(words, started, held)
+    except Finished as finished:
+        if is_rank_zero():
+            say_finished(finished)
+    return words.folder
+
+
+def _run(words: Words, started: float, held: ExitStack) -> None:
+    try:
+        getattr(verbs, words.command)(Run(words, started, held))
+    except ValueError as error:
+        # What a class says while it is made, inside jsonargparse's account of it.
+        said = our_own(error)
+        if said is not None:
+            raise said from error
+        if "Does not validate" not in str(error):
+            raise
+        raise UserError(explain(str(error)), status=2) from error

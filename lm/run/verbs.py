@@ -1,0 +1,132 @@
+"""What the commands do with a run: let the trainer work, then say what came of it."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from lm.callbacks import Stopped, interruptible
+from lm.callbacks.progress import figures_line
+from lm.errors import UserError
+from lm.processes import is_rank_zero, say
+from lm.run.report import report
+from lm.run.run import Run
+
+
+def fit(run: Run) -> None:
+    """Train, or go on; then say what came of it."""
+    trainer, watch, model = run.trainer, run.watch, run.model
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    try:
+        with interruptible():
+            trainer.fit(model, datamodule=run.data)
+    except Stopped as stopped:
+        last = watch.checkpoints.last_path
+        then = f"goes on from {last}" if last.exists() else "begins anew"
+        words = f"stopped at once. The same command {then}."
+        if stopped.step is not None:
+            words = f"stopped at step {stopped.step} of {trainer.max_steps}; {last} is kept. "
+            words += "The same command goes on from there."
+        _stop(stopped, words)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on {model.device}: give a smaller --data.batch_size, and --trainer."
+            "accumulate_grad_batches larger by as much to keep the samples of a step"
+        ) from error
+    if trainer.global_step < trainer.max_steps:
+        _end_early(run)
+    try:
+        with interruptible():
+            figures = _last_figures(run)
+    except Stopped as stopped:
+        _stop(stopped, "trained, and stopped while it was measured. The same command goes on there.")
+    summary = watch.summary.write(trainer, model, figures)
+    if is_rank_zero():
+        print(report(run.folder, summary, watch.samples.latest, watch.monitor.unit, model))
+
+
+def _stop(stopped: Stopped, words: str) -> NoReturn:
+    """Say how to go on and end with the signal's exit status."""
+    say(words)
+    sys.exit(128 + stopped.signal)
+
+
+def _end_early(run: Run) -> None:
+    """Keep what a callback found good enough, and say why the run ended before its last step."""
+    trainer, kept = run.trainer, run.watch.checkpoints
+    if not trainer.should_stop:
+        raise UserError("training ended before trainer.max_steps: a limit of the trainer ended it")
+    trainer.save_checkpoint(kept.last_path)
+    if kept.patience is not None:
+        say(
+            f"ended at step {trainer.global_step} of {trainer.max_steps}: {kept.patience} "
+            f"validations without a better {kept.figure} than at step {kept.best_step}"
+        )
+
+
+def _last_figures(run: Run) -> dict[str, float]:
+    """What the end is measured by; the test part's figures with the best weights, where there is one."""
+    trainer, watch = run.trainer, run.watch
+    trainer.ckpt_path = None  # the weights are those that were trained
+    if watch.monitor.validated_step != trainer.global_step and trainer.limit_val_batches:
+        # It was killed between its last step and the end: what is left is to look at the result.
+        trainer.validate(run.model, datamodule=run.data, verbose=False)
+        watch.checkpoints.keep_if_best(trainer)
+        watch.samples.renew(trainer, run.model)
+    if not run.data.has("test") or not trainer.limit_test_batches:
+        return {}
+    best = str(watch.checkpoints.best_path) if watch.checkpoints.best_path.exists() else None
+    kept = dict(trainer.callback_metrics)
+    trainer.test(run.model, datamodule=run.data, ckpt_path=best, verbose=False)
+    most = trainer.limit_test_batches  # of batches where it is an int, a share where it is a float
+    if most != 1 or isinstance(most, int):
+        say(f"batches tested: {sum(trainer.num_test_batches)}, by --trainer.limit_test_batches")
+    figures = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    trainer.callback_metrics.update(kept)
+    return figures
+
+
+def _evaluate(run: Run, how: Callable[..., Any], **options: Any) -> Any:
+    """What the trainer finds with the checkpoint's weights."""
+    try:
+        with interruptible():
+            return how(run.model, datamodule=run.data, **options)
+    except Stopped as stopped:
+        _stop(stopped, "stopped, and nothing is written.")
+
+
+def validate(run: Run) -> None:
+    """The figures of a checkpoint on the held-out part."""
+    _evaluate(run, run.trainer.validate, verbose=False)
+    _say_figures(run)
+
+
+def test(run: Run) -> None:
+    """The figures of a checkpoint on the test part."""
+    _evaluate(run, run.trainer.test, verbose=False)
+    _say_figures(run)
+
+
+def _say_figures(run: Run) -> None:
+    if is_rank_zero():
+        print(f"{run.resumed.path}: {figures_line(run.trainer)}")
+
+
+def predict(run: Run) -> None:
+    """Predictions for every example of the test part, a line of JSON each."""
+    batches = _evaluate(run, run.trainer.predict)
+    rows = [row for batch in batches or [] for row in batch] + run.model.last_rows()
+    if rows and "index" in rows[0]:
+        rows.sort(key=lambda row: row["index"])  # batches go by length
+        rows = [{**row, "index": run.data.row_number(row["index"])} for row in rows]
+    rank = f"-{run.trainer.global_rank}" if run.trainer.world_size > 1 else ""
+    path = run.folder / f"predictions{rank}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.replace(path)
+    print(f"predictions of {run.resumed.path}: {path}")

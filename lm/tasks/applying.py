@@ -1,0 +1,97 @@
+"""A fine-tuned task on lines that a person or a file gives.
+
+A task that can be used so reads a line (`from_line`: an example, or None where there is nothing to look at,
+such as an empty text), says what it finds in the windows of a batch (`look`) and what that means for the line
+(`result`; of no example, too), and shows a result to a person (`show`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from lm.checkpoint import read, read_record
+from lm.errors import UserError
+from lm.inference.lines import BATCH, Line, pools
+from lm.tasks.finetuning import FineTuning
+from lm.tasks.table import entry_of, refuse
+
+Row = dict[str, Any]
+_POOL = 8 * BATCH  # lines whose windows are sorted by length together
+
+
+def load_task(path: str, device: str, command: str) -> FineTuning:
+    """The task of a checkpoint that `command` can use, in evaluation mode.
+
+    Raises:
+        UserError: it is another command's, or damaged.
+    """
+    record = read_record(read(path), path)
+    entry = entry_of(record)
+    if entry is None or entry.command != command:
+        raise refuse(path, record, command)
+    module, _, name = record["task"].rpartition(".")
+    return getattr(import_module(module), name).load(path, device)
+
+
+def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
+    """The results of lines, in their order: groups of rows, a line's fields with the result.
+
+    Windows of like length share a batch; what is found does not depend on who shares it.
+
+    Args:
+        task: see above.
+        options: for `from_line`.
+    """
+    for pool in pools(lines, _POOL):
+        examples = [task.from_line(line, **options) for line in pool]
+        windows = [
+            (number, window)
+            for number, (line, example) in enumerate(zip(pool, examples, strict=True))
+            for window in _encoded(task, example, line)
+        ]
+        missing = Counter(number for number, _ in windows)
+        found: list[dict[int, Any]] = [{} for _ in pool]
+        order = sorted(range(len(windows)), key=lambda i: len(windows[i][1]["tokens"]))
+        done = 0
+        for chosen in [*pools(order), []]:  # with the empty one come the last of the pool
+            for i, part in zip(chosen, _looked(task, [windows[i][1] for i in chosen]), strict=True):
+                number = windows[i][0]
+                found[number][i] = part
+                missing[number] -= 1
+            rows = []
+            while done < len(pool) and not missing[done]:
+                parts = [found[done][i] for i in sorted(found[done])]
+                example = examples[done] if parts else None
+                rows.append({**pool[done].fields, **task.result(pool[done], example, parts)})
+                done += 1
+            yield rows
+
+
+def _encoded(task: FineTuning, example: Any, line: Line) -> list[Row]:
+    """An example's windows that have anything in them."""
+    if example is None:
+        return []
+    try:
+        windows = task.encode(example, training=False)
+    except UserError as error:
+        raise UserError(f"{line.where}: {error}") from error
+    return [
+        {k: v for k, v in window.items() if k not in ("cut", "several")}
+        for window in windows
+        if window["tokens"]
+    ]
+
+
+def _looked(task: Any, windows: list[Row]) -> list[Any]:
+    if not windows:
+        return []
+    device = next(task.net.parameters()).device
+    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in task.collate(windows).items()}
+    with torch.inference_mode():
+        logits = task.logits(batch).float()
+        if bool(logits.isnan().any()):
+            raise UserError("the model's outputs are not finite: its training has diverged")
+        return task.look(batch, logits)
