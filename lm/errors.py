@@ -48,3 +48,9 @@ def spelling(options: Iterable[str]) -> Iterator[None]:
 def not_installed(what: str, package: str, extra: str) -> UserError:
     """That something needs a package of one of the project's extras."""
     return UserError(f"{what} needs {package}: pip install -e '.[{extra}]' in the folder of lm")
+
+
+def some(names: Iterable[object], most: int = 3) -> str:
+    """At most so many names, and how many there are more."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

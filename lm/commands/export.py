@@ -2,7 +2,7 @@
 
 import argparse
 
-from lm.errors import UserError, spelled
+from lm.errors import UserError, spelling
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -36,11 +36,9 @@ def main(argv: list[str]) -> None:
     from lm.checkpoint import open_checkpoint
     from lm.convert import export_folder, open_adapter
 
-    try:
+    with spelling(vars(args)):
         model = open_adapter(args.checkpoint, args.base) if args.merge else open_checkpoint(args.checkpoint)
         exported = export_folder(model, args.folder, getattr(torch, args.dtype), args.force)
-    except UserError as error:
-        raise UserError(spelled(str(error), vars(args)), error.status) from error
     print(
         f"{args.folder}: {exported.architecture}, {exported.parameters:,} parameters, {args.dtype}, "
         f"{exported.nbytes / 1e6:.1f} MB"

@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lm.errors import UserError
+from lm.errors import UserError, some
 from lm.tasks.table import entry_of
-
-_SHOWN = 12  # labels
 
 
 def _size(count: float) -> str:
@@ -60,10 +58,8 @@ def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if "head" in record:
         facts["head"] = _head_fact(record["head"])
-    labels = record.get("labels")
-    if labels:
-        more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-        facts["labels"] = f"{len(labels):,}: {', '.join(map(str, labels[:_SHOWN]))}{more}"
+    if labels := record.get("labels"):
+        facts["labels"] = f"{len(labels):,}: {some(labels, 12)}"
     if record.get("init_from"):
         facts["started from"] = record["init_from"]
     if adapter := record.get("adapter"):
@@ -96,15 +92,19 @@ def _processor_fact(record: dict[str, Any]) -> dict[str, str]:
 def checkpoint_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself. Its task's class is not imported."""
     from lm import checkpoint as checkpoints
+    from lm.backbone.lowrank import is_adapter
 
     content = checkpoints.read(path)
     record = checkpoints.read_record(content, path)
     alone = record.get("base") is not None
-    network = checkpoints.outline(checkpoints.config_of(record), record.get("head"))
-    parameters = f"{network.num_parameters():,}"
+    weights = checkpoints.network_weights(content["state_dict"])
     if alone:
-        here = sum(value.numel() for value in content["state_dict"].values())
-        parameters = f"{here:,} of the adapter and the head; {parameters} with its base"
+        here = sum(value.numel() for value in weights.values())
+        whole = checkpoints.outline(checkpoints.config_of(record), record["head"]).num_parameters()
+        parameters = f"{here:,} of the adapter and the head; {whole:,} with its base"
+    else:  # a tied matrix, which lies there once, counts once
+        places = {value.data_ptr(): value.numel() for name, value in weights.items() if not is_adapter(name)}
+        parameters = f"{sum(places.values()):,}"
     trainable = "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt"
     return {
         "kind": "adapter" if alone else "checkpoint",

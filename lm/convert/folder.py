@@ -1,6 +1,5 @@
 """Reading a folder as Hugging Face's transformers write it."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from lm.convert.fields import Fields
 from lm.convert.parts import Shape, shape_of, unpack
 from lm.convert.tokenizer_files import read_tokenizer
 from lm.convert.weights import read_json, read_tensors
-from lm.errors import UserError
+from lm.errors import UserError, some
 
 
 def read_folder(folder: Path) -> Model:
@@ -34,7 +33,7 @@ def read_folder(folder: Path) -> Model:
     if init in ("scaled", "zero"):
         config.residual_init = init
 
-    tensors = _plain_names(family, read_tensors(folder))
+    tensors = _plainsome(family, read_tensors(folder))
     if config.num_layers > len(tensors):  # before anything of that many layers is made
         raise UserError(
             f"{folder}: the weights are {len(tensors)} tensors, too few for the {config.num_layers} layers "
@@ -53,7 +52,7 @@ def read_folder(folder: Path) -> Model:
 
     left_out = sorted(tensors.keys() - {part.theirs for part in (*body, *head, *pooler)})
     if left_out:
-        notes.append(f"left out, another task's head: {_names(left_out)}")
+        notes.append(f"left out, another task's head: {some(left_out)}")
     weights = unpack([*body, *head, *pooler], tensors, _shapes(config))
     if config.dropout:
         notes.append(f"its dropout of {config.dropout:g} is kept, on everything (`model.dropout` changes it)")
@@ -83,7 +82,7 @@ def _config(family: Family, fields: Fields) -> BackboneConfig:
     return config
 
 
-def _plain_names(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plainsome(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the names of a body without a head, old names replaced, tables that are no weights left."""
     plain = {}
     for name, tensor in tensors.items():
@@ -131,7 +130,7 @@ def _has_head(
     missing = [name for name in names if name not in tensors]
     architectures = fields.content.get("architectures") or []
     if any(name in family.languages for name in architectures) and missing:
-        raise UserError(f"{folder}: the weights lack {_names(missing)}")
+        raise UserError(f"{folder}: the weights lack {some(missing)}")
     # ModernBERT's classifiers have a dense layer of the language-model head's name.
     other = any(name.endswith(("Classification", "Answering", "Choice")) for name in architectures)
     return not missing and not (other and names)
@@ -147,13 +146,6 @@ def _shapes(config: BackboneConfig) -> dict[str, Shape]:
     }
 
 
-def _names(names: Iterable[str]) -> str:
-    """At most three names."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
 def _check(
     folder: Path, family: Family, parts: list[Part], shapes: dict[str, Shape], tensors: dict[str, Tensor]
 ) -> None:
@@ -164,7 +156,7 @@ def _check(
     """
     wanted = {part.theirs: shape_of(part, shapes) for part in parts}
     if missing := [name for name in wanted if name not in tensors]:
-        raise UserError(f"{folder}: the weights lack {_names(missing)}")
+        raise UserError(f"{folder}: the weights lack {some(missing)}")
     heads = {
         part.theirs for part in family.head(BackboneConfig(causal=False, bias=True, tie_embeddings=False))
     }
@@ -175,7 +167,7 @@ def _check(
     ]
     if extra:
         raise UserError(
-            f"{folder}: its config.json has no place for these of its weights: {_names(sorted(extra))}"
+            f"{folder}: its config.json has no place for these of its weights: {some(sorted(extra))}"
         )
     for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape:

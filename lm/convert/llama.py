@@ -9,7 +9,7 @@ from torch import Tensor
 from lm.backbone import BackboneConfig
 from lm.convert import family
 from lm.convert.family import EMBEDDINGS, GATED, GATED_OUT, Family, Part, linear
-from lm.convert.fields import Fields, rope
+from lm.convert.fields import ROPE, Fields, rope
 
 # What all three say of a shape.
 _SAME = {
@@ -58,13 +58,8 @@ class Llama(Family):
 
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """Rotary positions are said in the old way and in the new one."""
-        stretch: dict[str, Any] = {"rope_type": config.rope_type}
-        if config.rope_type != "default":
-            stretch["factor"] = config.rope_factor
-        if config.rope_type == "llama3":
-            stretch["low_freq_factor"] = config.rope_low_freq_factor
-            stretch["high_freq_factor"] = config.rope_high_freq_factor
-            stretch["original_max_position_embeddings"] = config.rope_original_len
+        said = {theirs: getattr(config, name) for theirs, name in ROPE[config.rope_type].items()}
+        stretch = {"rope_type": config.rope_type, **said}
         return {
             **super().write(config, pad),
             "rope_theta": config.rope_theta,

@@ -81,16 +81,12 @@ class ModernBert(Family):
         local = fields.content.get("local_rope_theta", 10_000.0)
         fields.skip("local_rope_theta")
         groups = fields.take("rope_parameters", {})
-        for group in (
-            fields.take("rope_scaling"),
-            groups.get("full_attention"),
-            groups.get("sliding_attention"),
-        ):
-            kind = (group or {}).get("rope_type", "default")
-            if kind != "default":
+        whole, near = (groups.get(f"{kind}_attention") or {} for kind in ("full", "sliding"))
+        for group in (fields.take("rope_scaling", {}), whole, near):
+            if (kind := group.get("rope_type", "default")) != "default":
                 raise fields.refuse(f"rope type {kind!r} is not supported here for this family")
-        theta = (groups.get("full_attention") or {}).get("rope_theta") or theta
-        local = (groups.get("sliding_attention") or {}).get("rope_theta") or local or theta
+        theta = whole.get("rope_theta") or theta
+        local = near.get("rope_theta") or local or theta
         return tuple(fields.checked("rope_theta", base, float) for base in (theta, local))
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:

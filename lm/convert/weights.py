@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.errors import UserError, not_installed
+from lm.errors import UserError, not_installed, some
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -53,8 +53,7 @@ def _files(folder: Path) -> list[Path]:
             raise UserError(f"{folder / INDEX} names a file outside its folder: {outside[0]}")
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"{folder} lacks {missing[0]}{more}, which {INDEX} names: the copy is not whole")
+            raise UserError(f"{folder} lacks {some(missing, 1)}, which {INDEX} names: the copy is not whole")
         return [folder / name for name in names]
     pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
     if pickled:

@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.inference.generate import Sampling, generate_text
+from lm.processors import Processor
+from lm.processors import base as processors
 from lm.tokenizer import Tokenizer
 
 TASK = "lm.tasks.causal.CausalPretraining"
@@ -133,6 +136,79 @@ def test_weights_that_do_not_fit_the_description(tmp_path, tokenizer):
     checkpoints.write(saved, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="don't fit its own description"):
         checkpoints.open_checkpoint(tmp_path / "x.ckpt")
+
+
+# --- what it carries, and what versions before wrote
+
+
+def format_1(model: LanguageModel, tokenizer: Tokenizer) -> dict:
+    """A checkpoint as versions before wrote it, spelt out by hand."""
+    return {
+        "state_dict": {f"net.{name}": tensor for name, tensor in model.state_dict().items()},
+        "global_step": 70,
+        "lm": {
+            "format": 1,
+            "version": "0.1.0",
+            "task": TASK,
+            "backbone": asdict(model.config),
+            "tokenizer": torch.frombuffer(bytearray(tokenizer.to_bytes()), dtype=torch.uint8),
+            "figures": {"val/loss": 2.5},
+        },
+    }
+
+
+@torch.no_grad()
+def test_format_1_is_still_read(tmp_path, tokenizer):
+    model = make()
+    torch.save(format_1(model, tokenizer), tmp_path / "old.ckpt")
+    opened = checkpoints.open_checkpoint(tmp_path / "old.ckpt")
+    assert torch.equal(opened.network(TOKENS), model(TOKENS))
+    assert opened.tokenizer.to_bytes() == tokenizer.to_bytes()
+    assert (opened.step, opened.record["figures"]) == (70, {"val/loss": 2.5})
+    # Above `read` nobody knows the old format: what a run that goes on takes over is the new one.
+    old, new = checkpoints.read(tmp_path / "old.ckpt"), content(model, tokenizer)
+    assert old["lm"].keys() == new["lm"].keys() and old["lm"]["format"] == checkpoints.FORMAT
+    assert old["lm"]["processor"]["kind"] == "tokenizer"
+    assert torch.equal(old["lm"]["processor"]["bytes"], new["lm"]["processor"]["bytes"])
+
+
+def test_an_adapter_of_format_1_has_no_tokenizer_either(tmp_path, tokenizer):
+    """Where its base has it."""
+    saved = format_1(make(), tokenizer)
+    del saved["lm"]["tokenizer"]
+    torch.save(saved, tmp_path / "adapter.ckpt")
+    record = checkpoints.read_record(checkpoints.read(tmp_path / "adapter.ckpt"), "adapter.ckpt")
+    assert record["format"] == checkpoints.FORMAT and "processor" not in record
+
+
+class Scale(Processor):
+    """A processor that is no tokenizer."""
+
+    kind = "test-scale"
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def to_bytes(self) -> bytes:
+        return bytes([self.factor])
+
+
+def test_any_processor_comes_along_once_it_is_registered(tmp_path, monkeypatch):
+    path = tmp_path / "x.ckpt"
+    checkpoints.write(content(make(), Scale(7)), path)
+    with pytest.raises(UserError, match="a processor of kind 'test-scale' is not known here"):
+        checkpoints.open_checkpoint(path)
+    monkeypatch.setitem(processors._OPENERS, "test-scale", lambda data: Scale(data[0]))
+    assert checkpoints.open_checkpoint(path).processor.factor == 7
+
+
+def test_a_record_without_a_processor_is_damaged(file):
+    saved = checkpoints.read(file, mmap=False)
+    for processor in ({}, {"kind": ["tokenizer"], "bytes": torch.zeros(1)}, "tokenizer", None):
+        saved["lm"]["processor"] = processor
+        checkpoints.write(saved, file)
+        with pytest.raises(UserError, match="description is not whole"):
+            checkpoints.open_checkpoint(file)
 
 
 # --- refused

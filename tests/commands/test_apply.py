@@ -540,7 +540,7 @@ def test_info_of_an_adapter_alone(lm, tmp_path, tokenizer):
     task = CLASSES["SequenceClassification"]
     save(path, tokenizer, task, head, **extra, adapter=adapter, base=base, init_from="runs/b.ckpt")
     content = checkpoints.read(path, mmap=False)
-    del content["lm"]["tokenizer"], content["global_step"]
+    del content["lm"]["processor"], content["global_step"]
     content["state_dict"] = {k: v for k, v in content["state_dict"].items() if "head" in k or "pooler" in k}
     checkpoints.write(content, path)
     facts = json.loads(lm("info", path, "--json").out)

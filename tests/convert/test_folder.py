@@ -66,7 +66,7 @@ def test_the_pooler_is_berts(make_foreign):
     mask[1, 20:] = 0
     segments = (torch.arange(33) > 9).long().expand(2, -1)
     theirs = foreign.model(input_ids=IDS, attention_mask=mask, token_type_ids=segments).logits
-    torch.testing.assert_close(ours(IDS, mask - 1, segments), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(IDS, mask - 1, segments=segments), theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
