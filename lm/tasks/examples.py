@@ -108,10 +108,6 @@ class ExampleTask(Task):
         data = self.trainer.datamodule
         if data is self.data and data is not None:
             return
-        if not isinstance(data, ExampleData):
-            raise UserError(
-                f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
-            )
         self.prepare(data, self.checkpoint_record(), stage)
         if stage == "fit":
             train_by_steps(self.trainer, data.steps_per_epoch)
@@ -124,6 +120,10 @@ class ExampleTask(Task):
             record: of the checkpoint that a run goes on from or that is evaluated; None: a run begins.
             stage: `fit`, `validate`, `test` or `predict`.
         """
+        if not isinstance(data, ExampleData):
+            raise UserError(
+                f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
+            )
         self.data = data
         self._check_examples(data, _SPLIT.get(stage, "test"))
         data.give_back_rare(self.labels_of)

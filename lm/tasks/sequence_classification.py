@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
 class SequenceClassification(FineTuning):
     """Put a label on a text, or on a pair of texts; several labels; or rate it.
 
-    Which of the three the data say: a label, a list of labels, or (`--data.rating true`) a number.
+    Which of the three the data say: a label, a list of labels, or (`rating` of the data) a number.
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
@@ -125,7 +125,7 @@ class SequenceClassification(FineTuning):
         examples = data.examples(split)
         numbers = {isinstance(e.label, float) for e in examples if e.label is not None}
         if numbers - {self.kind == "rating"}:
-            said = "ratings: give --data.rating true" if self.kind == "rating" else "labels, not ratings"
+            said = "ratings: give `data.rating` true" if self.kind == "rating" else "labels, not ratings"
             raise UserError(f"this model has learned {said}", status=2)
         if self.kind == "single" and any(isinstance(e.label, tuple) for e in examples):
             raise UserError(f"{data.called(split)} has several labels a text; this model has learned one")
@@ -133,9 +133,9 @@ class SequenceClassification(FineTuning):
         unknown = [name for name in used if name not in known and self.kind != "rating"]
         if unknown:
             count = sum(used[name] for name in unknown)
-            hint = "; raise --data.limit" if data.limit else ""
+            hint = "; raise `data.limit`" if data.limit else ""
             if self.kind == "single" and all(map(_NUMBER.fullmatch, [*self.labels, *unknown])):
-                hint = f"; if it is a number to be predicted: --data.rating true{hint}"
+                hint = f"; if it is a number to be predicted: `data.rating` true{hint}"
             raise UserError(
                 f"{data.called(split)} has {count:,} examples of labels that were never learned: "
                 f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"

@@ -77,7 +77,7 @@ class TokenClassification(WindowedTask):
             raise UserError(
                 f"{data.called(split)} has {sum(used[t] for t in unknown):,} words with tags that were never "
                 f"learned: {', '.join(map(repr, unknown[:3]))}; known are "
-                f"{', '.join(map(repr, self.labels[:12]))}" + ("; raise --data.limit" if data.limit else "")
+                f"{', '.join(map(repr, self.labels[:12]))}" + ("; raise `data.limit`" if data.limit else "")
             )
 
     def make_figures(self) -> None:

@@ -135,7 +135,7 @@ def test_several_labels_and_ratings(pipe, ckpt, tokenizer):
 
 def test_pairs_and_other_columns(pipe, ckpt, tokenizer):
     task = SequenceClassification.load(ckpt["single"])
-    batch = task.batch(task.encode(TextExample("a = 1", "b = 2"), False))
+    batch = task.collate(task.encode(TextExample("a = 1", "b = 2"), False))
     with torch.no_grad():
         expected = task.probabilities(task.logits(batch))[0].tolist()
     plain = rows(pipe(lines_of([{"text": "a = 1", "pair": "b = 2"}]), "classify", ckpt["single"]))

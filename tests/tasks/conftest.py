@@ -108,7 +108,7 @@ def batches() -> Callable[..., list[dict[str, Any]]]:
 
     def cut(task: FineTuning, step: int) -> list[dict[str, Any]]:
         data = task.data
-        source = TrainingExamples(data.features("train"), data.batch_size, data.seed, task.batch, step)
+        source = TrainingExamples(data.features("train"), data.batch_size, data.seed, task.collate, step)
         return [source[0, first] for first in range(0, step, data.batch_size)]
 
     return cut

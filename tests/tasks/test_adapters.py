@@ -43,7 +43,7 @@ def adapted(ready, made, starts):
 
 
 def outputs(net: torch.nn.Module, task) -> torch.Tensor:
-    batch = task.batch(task.data.features("train")[:4])
+    batch = task.collate(task.data.features("train")[:4])
     with torch.no_grad():
         return net(batch["tokens"], batch["documents"], segments=batch.get("segments"))
 
@@ -77,7 +77,7 @@ def test_at_the_start_the_outputs_are_the_base_s(adapted, ready, made, starts, a
 def test_merged_equals_unmerged_after_training(adapted, adapter, learn, kind, tmp_path):
     task = adapted(kind, adapter)
     before = outputs(task.net.eval(), task)
-    learn(task, [task.batch(task.data.features("train"))], count=5)
+    learn(task, [task.collate(task.data.features("train"))], count=5)
     after = outputs(task.net, task)
     assert (after - before).abs().max() > 1e-3, "nothing was learned"
     assert (outputs(plain(task), task) - after).abs().max() <= 1e-5
@@ -113,7 +113,7 @@ def test_settings_that_can_not_be(options):
 
 
 def test_an_adapter_needs_a_model(ready, made):
-    with pytest.raises(UserError, match=r"--model\.init_from"):
+    with pytest.raises(UserError, match=r"`model\.init_from`"):
         ready(SequenceClassification, made(TEXTS, vocab_size=300), adapter=Adapter())
 
 
@@ -121,7 +121,7 @@ def test_an_adapter_needs_a_model(ready, made):
 def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tmp_path, starts):
     """Also with a longer window than the base has positions, and through another path to the same base."""
     task = adapted(kind, adapter, seq_len=40)
-    learn(task, [task.batch(task.data.features("train"))])
+    learn(task, [task.collate(task.data.features("train"))])
     path = write_beside(task, tmp_path)
     moved = tmp_path / "moved.ckpt"
     moved.write_bytes(starts[kind].read_bytes())
@@ -141,7 +141,7 @@ def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_s
     tokenizer = load_tokenizer(real_data / "stories260K-hf/tokenizer.model")
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)
-    learn(task, [task.batch(task.data.features("train"))])
+    learn(task, [task.collate(task.data.features("train"))])
     loaded = open_adapter(write_beside(task, tmp_path))
     assert loaded.tokenizer.vocab_size == tokenizer.vocab_size + 4
     assert outputs(loaded.network, task).shape[-1] == tokenizer.vocab_size + 4

@@ -101,7 +101,7 @@ def test_data_of_another_kind_are_refused(ready, made, starts, name):
     task, _, backbone = TASKS[name]
     for other, (_, examples, _) in TASKS.items():
         if other != name:
-            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give --data"):
+            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give `data`"):
                 ready(task, made(examples), init_from=starts[backbone])
 
 
@@ -123,7 +123,7 @@ def test_frozen_layers_stay_and_nothing_else_does(ready, made, starts, learn):
     for start, layers in (("bert", 1), ("bert", 2), ("gpt", 1)):
         task = ready(SequenceClassification, made(TEXTS), init_from=starts[start], freeze_layers=layers)
         before = {name: p.clone() for name, p in task.net.named_parameters()}
-        learn(task, [task.batch(task.data.features("train"))])
+        learn(task, [task.collate(task.data.features("train"))])
         same = {name for name, p in task.net.named_parameters() if torch.equal(p, before[name])}
         blocks = tuple(f"backbone.blocks.{i}." for i in range(layers))
         frozen = {name for name in before if name.startswith(("backbone.embeddings.", *blocks))}
