@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
     from lm.tokenizer.chat import chat_format
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         how = sampling(args)
         model = load_writer(args.checkpoint, args.device, "chat")
         found, entry = chat_format(model.tokenizer), entry_of(model.record)

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from lm.checkpoint import open_checkpoint
     from lm.convert import export_folder, open_adapter
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         model = open_adapter(args.checkpoint, args.base) if args.merge else open_checkpoint(args.checkpoint)
         exported = export_folder(model, args.folder, getattr(torch, args.dtype), args.force)
     print(

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     from lm.inference.generate import stream_text
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         how = sampling(args)
     model = load_writer(args.checkpoint, args.device, "generate")
     if not model.config.causal:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lm.data.corpus.prepare import CorpusSettings, prepare
 from lm.data.corpus.sources import STDLIB
-from lm.errors import UserError, spelled
+from lm.errors import spelling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         default = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, default=default, help=what)
     options = vars(parser.parse_args(argv))
-    try:
+    with spelling(lambda: options):
         folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
-    except UserError as error:
-        raise UserError(spelled(str(error), options), error.status) from error
     print(folder)
     return 0
 

@@ -130,7 +130,7 @@ def use_task(
     check_device(args.device)
     from lm.tasks.applying import apply, load_task
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         task = load_task(args.checkpoint, args.device, command)
         groups = apply(task, given or read_lines(column, example), **options)
         if not given or args.json:

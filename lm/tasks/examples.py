@@ -181,7 +181,7 @@ class ExampleTask(Task):
             task.net = task.make_network()
             task.net.load_weights(model.weights, device)
         except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} is damaged: it does not hold what it says ({error!r})") from error
+            raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
         return task.eval()
 
     def configure_model(self) -> None:

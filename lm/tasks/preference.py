@@ -121,7 +121,8 @@ class PreferenceTuning(FineTuning):
         """See `ExampleTask.prepare`; then the reference's log-probabilities."""
         if self.start is None:
             raise UserError(
-                "PreferenceTuning compares with the model it starts from: give `model.init_from`", status=2
+                "PreferenceTuning compares with the model it starts from: give `model.init_from` PATH",
+                status=2,
             )
         self._reference = fingerprint(self.start.weights)
         if record is not None and record.get("reference") != self._reference:

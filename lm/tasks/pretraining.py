@@ -82,6 +82,12 @@ class Pretraining(Task):
                 would be nonsense; or the model has no room for its pieces.
         """
         data, record = self.trainer.datamodule, self.checkpoint_record()
+        if data.processor is None:
+            raise UserError(
+                f"{type(self).__name__} needs a corpus, and {type(data).__name__} has examples to fine-tune "
+                "on: give `data` lm.data.PretrainingData, or another `model`",
+                status=2,
+            )
         self.processor = data.processor
         if record is not None and checkpoints.processor_of(record).fingerprint != self.processor.fingerprint:
             raise UserError(

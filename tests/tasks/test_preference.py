@@ -197,7 +197,7 @@ def test_settings_that_can_not_be(task, options, said):
 
 
 def test_without_a_start_there_is_no_reference(ready, made):
-    with pytest.raises(UserError, match=r"give `model\.init_from`") as caught:
+    with pytest.raises(UserError, match=r"give `model\.init_from` PATH") as caught:
         ready(PreferenceTuning, made(EXAMPLES))
     assert caught.value.status == 2
 
