@@ -35,14 +35,7 @@ _SAMPLED_CHUNK = 16_000  # characters
 class CorpusSettings:
     """What a corpus is made of. Equal settings and unchanged files give the same folder, byte for byte.
 
-    Attributes:
-        corpus: "stdlib", a file, folder or glob, or several of them; see `lm.data.corpus.sources.resolve`.
-        vocab_size: pieces of the tokenizer; without meaning where `tokenizer` is given.
-        tokenizer: a SentencePiece model to use instead of training one.
-        text_field: the field or column that holds the text, in JSON lines and Parquet.
-        val_fraction: the share held out for validation, None for the usual: 5% of the documents, chosen by a
-            hash of their text, or, of fewer than 20 documents, the last 10% of the text.
-        data_dir: where prepared corpora lie.
+    Attributes: see `lm.data.pretraining.PretrainingData`, and
         shard_tokens: a shard is closed after the document that reaches so many tokens.
     """
 

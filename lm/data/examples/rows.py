@@ -12,7 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,26 +138,19 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
     Raises:
         UserError: it can't be written. Nothing is left behind then, nor if `fill` raises.
     """
-    if folder.exists():
-        return folder
-    with _writing(folder), FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with atomic_folder(folder) as partial:
-                with synced(partial / _ROWS) as file:
-                    writer = RowWriter(partial, file)
-                    facts = fill(writer)
-                writer.close(facts)
-    return folder
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with nullcontext() if folder.exists() else FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with atomic_folder(folder) as partial:
+                    with synced(partial / _ROWS) as file:
+                        writer = RowWriter(partial, file)
+                        facts = fill(writer)
+                    writer.close(facts)
     except OSError as error:
         hint = "make room, or give `data.root` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
+    return folder
 
 
 def encode_row(row: Any) -> bytes:
