@@ -13,6 +13,13 @@ from lm.errors import UserError
 FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
 _TURN = ("user", "assistant")
 _REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
+_COLUMNS = (  # what tells a format
+    ("messages", {"messages"}),
+    ("sharegpt", {"conversations"}),
+    ("alpaca", {"instruction", "output"}),
+    ("dialogsum", {"dialogue", "summary"}),
+    ("dialogsum", {"dialogue", "summary1"}),
+)
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("source", "target"), ("input", "output"))
 
 
@@ -73,14 +80,9 @@ def _recognise(
     """The format of a file by its first row, and for pairs their columns."""
     if source or targets:
         return "columns", source, targets
-    if "messages" in row:
-        return "messages", None, ()
-    if "conversations" in row:
-        return "sharegpt", None, ()
-    if "instruction" in row and "output" in row:
-        return "alpaca", None, ()
-    if "dialogue" in row and ("summary" in row or "summary1" in row):
-        return "dialogsum", None, ()
+    for format, columns in _COLUMNS:
+        if columns <= row.keys():
+            return format, None, ()
     for one, other in _PAIRS:
         if one in row and other in row:
             return "columns", one, (other,)

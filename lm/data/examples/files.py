@@ -219,12 +219,11 @@ def read_files(path: str, wanted: Callable[[str], bool] = lambda name: True) -> 
         raise UserError(f"{path}: {path.partition('!')[0]} is not a zip or tar archive")
     else:
         raise UserError(f"no such file or folder: {path.partition('!')[0]}")
-    count = 0
-    for file in found:
-        count += 1
-        yield file
-    if not count:
+    first = next(found, None)
+    if first is None:
         raise UserError(f"there is nothing to read in {path}")
+    yield first
+    yield from found
 
 
 def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:

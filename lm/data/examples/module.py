@@ -294,7 +294,7 @@ class ExampleData(Data):
         if task is None:
             raise UserError(
                 f"{type(self).__name__} has examples to fine-tune on: give a task for them, such as "
-                "--model lm.tasks.SequenceClassification",
+                "`model` lm.tasks.SequenceClassification",
                 status=2,
             )
         if split not in self._features:

@@ -93,16 +93,18 @@ class Rows(Lazy[T]):
         """
         path = self.folder / f"{name}.npy"
         if compute is not None and not path.exists():
-            with atomic(path) as file:
-                np.save(file, compute(Rows(self.folder, self.make)))
+            with FileLock(f"{self.folder}.lock"):
+                if not path.exists():
+                    with atomic(path) as file:
+                        np.save(file, compute(Rows(self.folder, self.make)))
         found = np.asarray(np.load(path, mmap_mode="r"))
         return found if self.order is None else found[self.order]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which rows these are, and in which order."""
+        """A hash of which rows these are, in which order, and of what is known of them."""
         order = b"" if self.order is None else np.ascontiguousarray(self.order, dtype="<i8").tobytes()
-        return hashlib.sha256(self.facts["digest"].encode() + order).hexdigest()
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode() + order).hexdigest()
 
 
 class RowWriter:
