@@ -6,7 +6,6 @@ which are held out), the tokenizer's training on the training part, and the enco
 
 import hashlib
 import json
-import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from filelock import FileLock
 
 import lm
 from lm.data.corpus.encoding import encoded
+from lm.data.corpus.files import plain_name
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, token_dtype
 from lm.data.corpus.sources import STDLIB, Source, resolve
 from lm.data.corpus.stage import Stage
@@ -120,8 +120,7 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
 
 def _slug(sources: list[Source]) -> str:
     """A readable name for the folder: that of the first source."""
-    name = Path(sources[0].name).expanduser().resolve().name.split(".")[0]
-    name = re.sub(r"[^\w-]+", "-", name).strip("-")[:40] or "corpus"
+    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
     return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 
