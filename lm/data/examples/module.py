@@ -254,8 +254,8 @@ class ExampleData(Data):
         Args:
             task: has `encode(example, training)`: an example's features, several where it is cut into
                 windows, none where it is of no use; `cut` and `several` in the first of them are counted.
-                `collate` turns a batch's features into tensors; processes that read ahead are handed it, so it
-                holds no network. `processor`, `config` and `record()` are all else that decides how it encodes.
+                `collate` turns a batch's features into tensors; it holds no network, as processes that read
+                ahead are handed it. `processor`, `config` and `record()` are all that decides how it encodes.
         """
         self.processor, self._task = task.processor, task
         self._features, self._identity = {}, None
