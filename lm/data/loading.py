@@ -153,7 +153,7 @@ class Data(LightningDataModule, ABC):
         return None
 
     def row_number(self, index: int) -> int:
-        """The number of a test sample's row in its file, from 0."""
+        """The number of a test sample's row in its file, from 0, by its place among the samples."""
         return index
 
     def training_loader(self, dataset: Dataset) -> ResumableLoader:

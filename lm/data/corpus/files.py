@@ -33,6 +33,11 @@ def plain_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def plain_name(path: Path) -> str:
+    """A file's or folder's name without endings, as a part of another name."""
+    return re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-")[:40]
+
+
 @contextmanager
 def open_binary(path: Path):
     """Opens a file for reading, decompressed by its ending (.gz, .bz2, .xz, .zst).

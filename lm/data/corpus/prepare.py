@@ -6,7 +6,6 @@ which are held out), the tokenizer's training on the training part, and the enco
 
 import hashlib
 import json
-import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from filelock import FileLock
 
 import lm
 from lm.data.corpus.encoding import encoded
+from lm.data.corpus.files import plain_name
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, token_dtype
 from lm.data.corpus.sources import STDLIB, Source, resolve
 from lm.data.corpus.stage import Stage
@@ -35,14 +35,7 @@ _SAMPLED_CHUNK = 16_000  # characters
 class CorpusSettings:
     """What a corpus is made of. Equal settings and unchanged files give the same folder, byte for byte.
 
-    Attributes:
-        corpus: "stdlib", a file, folder or glob, or several of them; see `lm.data.corpus.sources.resolve`.
-        vocab_size: pieces of the tokenizer; without meaning where `tokenizer` is given.
-        tokenizer: a SentencePiece model to use instead of training one.
-        text_field: the field or column that holds the text, in JSON lines and Parquet.
-        val_fraction: the share held out for validation, None for the usual: 5% of the documents, chosen by a
-            hash of their text, or, of fewer than 20 documents, the last 10% of the text.
-        data_dir: where prepared corpora lie.
+    Attributes: see `lm.data.pretraining.PretrainingData`, and
         shard_tokens: a shard is closed after the document that reaches so many tokens.
     """
 
@@ -127,8 +120,7 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
 
 def _slug(sources: list[Source]) -> str:
     """A readable name for the folder: that of the first source."""
-    name = Path(sources[0].name).expanduser().resolve().name.split(".")[0]
-    name = re.sub(r"[^\w-]+", "-", name).strip("-")[:40] or "corpus"
+    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
     return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lm.data.corpus.files import decode, open_binary, plain_suffix
 from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
@@ -29,14 +30,9 @@ _NOT_LIBRARY |= {"pydoc_data", "encodings"}
 _MOST_WARNINGS = 5
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text that stands by itself.
-
-    Attributes:
-        text: valid Unicode, never empty; line ends as in the source.
-        source: the entry of the corpus specification that it came from.
-    """
+class Document(NamedTuple):
+    """One text that stands by itself, valid Unicode and never empty, with line ends as in the source; and the
+    entry of the corpus specification that it came from."""
 
     text: str
     source: str
@@ -163,16 +159,14 @@ def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], objec
         if suffix in JSON_LINES:
             for where, row in json_lines(file, str(path)):
                 if not isinstance(row, dict):
-                    raise UserError(
-                        f'{where}: the line is not an object such as {{"{text_field}": "some text"}}'
-                    )
-                yield mended(_field(row, text_field, where))
+                    what = f'an object such as {{"{text_field}": "some text"}}'
+                    raise UserError(f"{where}: the line is not {what}")
+                yield mended(_field(row, text_field, where, "field"))
             return
         if suffix in PARQUET:
             for where, row in parquet_rows(file, str(path), text_field):
-                found = _field(row, text_field, where, may_lack=True)
-                if found is not None:
-                    yield found
+                if text_field not in row or row[text_field] is not None:
+                    yield _field(row, text_field, where, "column")
             return
         decoded = decode(file.read())
     if decoded is None:
@@ -186,15 +180,11 @@ def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], objec
     yield text
 
 
-def _field(row: dict, name: str, where: str, may_lack: bool = False) -> str | None:
-    """The text of a row; None where it has none and may lack it."""
+def _field(row: dict, name: str, where: str, kind: str) -> str:
     if name not in row:
         found = ", ".join(map(repr, row)) or "none at all"
-        kind = "column" if may_lack else "field"
-        raise UserError(
-            f"{where}: there is no {kind} {name!r}, only {found}: give one of them as `text_field`"
-        )
-    if not isinstance(row[name], str) and not (may_lack and row[name] is None):
-        kind = "column" if may_lack else "field"
+        hint = "give one of them as `text_field`"
+        raise UserError(f"{where}: there is no {kind} {name!r}, only {found}: {hint}")
+    if not isinstance(row[name], str):
         raise UserError(f"{where}: the {kind} {name!r} is not text: give another `text_field`")
     return row[name]

@@ -60,14 +60,8 @@ class Survey:
                 survey.bytes += len(data)
                 progress.advance(len(data))
             size = sum(path.stat().st_size for path in source.files)
-            survey.records.append(
-                {
-                    "name": source.name,
-                    "files": len(source.files),
-                    "bytes_on_disk": size,
-                    "documents": survey.documents - before,
-                }
-            )
+            record = {"name": source.name, "files": len(source.files), "bytes_on_disk": size}
+            survey.records.append(record | {"documents": survey.documents - before})
         warn.finish()
         progress.finish(f"documents: {survey.documents:,}")
         survey._divide(val_fraction, least, greatest)

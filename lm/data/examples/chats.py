@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import NamedTuple
 
 from lm.data.examples.dialogues import Unusable, in_order, parse_messages, with_system
 from lm.data.examples.files import Skipped, read_alike
@@ -14,15 +13,14 @@ from lm.errors import UserError
 FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
 _TURN = ("user", "assistant")
 _REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
+_COLUMNS = (  # what tells a format
+    ("messages", {"messages"}),
+    ("sharegpt", {"conversations"}),
+    ("alpaca", {"instruction", "output"}),
+    ("dialogsum", {"dialogue", "summary"}),
+    ("dialogsum", {"dialogue", "summary1"}),
+)
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("source", "target"), ("input", "output"))
-
-
-class _Pairing(NamedTuple):
-    """How columns become a chat: their names, and what the user says with `{source}` in it."""
-
-    source: str
-    targets: tuple[str, ...]
-    prompt: str | None
 
 
 def read_chats(
@@ -69,7 +67,7 @@ def read_chats(
         if format == "columns" and not (source and targets):
             raise UserError("pairs need two columns: give `data.source` and `data.target`", status=2)
         try:
-            messages, references = _parsed(where, row, format, _Pairing(source or "", targets, prompt))
+            messages, references = _parsed(where, row, format, source or "", targets, prompt)
             messages = in_order(with_system(messages, instruction), last="assistant")
             yield ChatExample(messages, references)
         except Unusable as error:
@@ -82,14 +80,9 @@ def _recognise(
     """The format of a file by its first row, and for pairs their columns."""
     if source or targets:
         return "columns", source, targets
-    if "messages" in row:
-        return "messages", None, ()
-    if "conversations" in row:
-        return "sharegpt", None, ()
-    if "instruction" in row and "output" in row:
-        return "alpaca", None, ()
-    if "dialogue" in row and ("summary" in row or "summary1" in row):
-        return "dialogsum", None, ()
+    for format, columns in _COLUMNS:
+        if columns <= row.keys():
+            return format, None, ()
     for one, other in _PAIRS:
         if one in row and other in row:
             return "columns", one, (other,)
@@ -101,7 +94,9 @@ def _recognise(
 Parsed = tuple[tuple[Message, ...], tuple[str, ...]]  # the chat and its references
 
 
-def _parsed(where: str, row: Row, format: str, pairing: _Pairing) -> Parsed:
+def _parsed(
+    where: str, row: Row, format: str, source: str, targets: tuple[str, ...], prompt: str | None
+) -> Parsed:
     if format in ("messages", "sharegpt"):
         column = "messages" if format == "messages" else "conversations"
         if column not in row:
@@ -111,9 +106,18 @@ def _parsed(where: str, row: Row, format: str, pairing: _Pairing) -> Parsed:
         answer = Message("assistant", text_in(row, "output", where))
         return (*alpaca_prompt(row, where), answer), ()
     if format == "dialogsum":
-        names = tuple(name for name in ("summary", *_REFERENCES) if name in row) or ("summary",)
-        pairing = _Pairing("dialogue", names, pairing.prompt)
-    return _pair(where, row, pairing)
+        source = "dialogue"
+        targets = tuple(name for name in ("summary", *_REFERENCES) if name in row) or ("summary",)
+    asked = text_in(row, source, where)
+    answers = [answer for name in targets for answer in _answers(row, name, where)]
+    if not asked.strip():
+        raise Unusable("empty source")
+    if not answers or not answers[0].strip():
+        raise Unusable("empty target")
+    if prompt is not None:
+        asked = prompt.replace("{source}", asked)
+    references = tuple(answer for answer in answers[1:] if answer.strip())
+    return (Message("user", asked), Message("assistant", answers[0])), references
 
 
 def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
@@ -132,18 +136,6 @@ def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
     parts = (text_in(row, "instruction", where), text_in({"input": "", **row}, "input", where))
     asked = "\n".join(part for part in parts if part.strip())
     return with_system((*turns, Message("user", asked)), row.get("system"))
-
-
-def _pair(where: str, row: Row, pairing: _Pairing) -> Parsed:
-    source = text_in(row, pairing.source, where)
-    answers = [answer for name in pairing.targets for answer in _answers(row, name, where)]
-    if not source.strip():
-        raise Unusable("empty source")
-    if not answers or not answers[0].strip():
-        raise Unusable("empty target")
-    asked = source if pairing.prompt is None else pairing.prompt.replace("{source}", source)
-    references = tuple(answer for answer in answers[1:] if answer.strip())
-    return (Message("user", asked), Message("assistant", answers[0])), references
 
 
 def _answers(row: Row, name: str, where: str) -> list[str]:

@@ -29,11 +29,7 @@ _IN_MEMORY = 1 << 24  # bytes of an archive's member; larger ones lie in a tempo
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that a reader can't use, in its place among the examples.
-
-    Args:
-        reason: why not: "answer not in its context".
-    """
+    """A row that a reader can't use, in its place among the examples."""
 
     reason: str
 
@@ -137,9 +133,10 @@ class File:
         Raises:
             UserError: it is empty, or no text.
         """
-        text = self._decoded(warn)
-        if text is not None:
-            yield io.StringIO(text, newline=newline)
+        if self._text is _UNKNOWN:
+            self._text = self._decoded(warn or (lambda line: print(f"warning: {line}", file=sys.stderr)))
+        if self._text is not None:
+            yield io.StringIO(self._text, newline=newline)
             return
         with self.open() as file:
             stream = io.TextIOWrapper(file, "utf-8-sig", newline=newline)
@@ -149,39 +146,27 @@ class File:
                 with suppress(ValueError):  # where nobody has read on, it is closed already
                     stream.detach()  # else it would close the file
 
-    def _decoded(self, warn: Callable[[str], object] | None) -> str | None:
-        """The text of what is not UTF-8; None of what is."""
-        if self._text is _UNKNOWN:
-            encoding = "utf-8"
-            if (blank := self._is_blank()) is None:
-                decoded = decode(self.data)
-                if decoded is None:
-                    raise UserError(f"{self.where} is not text: it looks like a binary file")
-                self._text, encoding = decoded
-                blank = not self._text.strip()
-            else:
-                self._text = None
-            if blank:
-                raise UserError(f"{self.where} is empty")
-            if encoding != "utf-8":
-                warn = warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
-                hint = "convert it to UTF-8 if that is wrong"
-                warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
-        return self._text
-
-    def _is_blank(self) -> bool | None:
-        """Whether nothing but blanks is in it; None where it is not UTF-8."""
+    def _decoded(self, warn: Callable[[str], object]) -> str | None:
+        """The text of what is not UTF-8; None of what is, which is looked at piece by piece."""
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        blank = True
-        with self.open() as file:
-            try:
+        blank, text = True, None
+        try:
+            with self.open() as file:
                 while piece := file.read(1 << 20):
-                    text = decoder.decode(piece)
-                    blank = blank and not text.strip()
-                decoder.decode(b"", final=True)  # it may be cut inside a character
-            except UnicodeDecodeError:
-                return None
-        return blank
+                    blank = not decoder.decode(piece).strip() and blank
+            decoder.decode(b"", final=True)  # it may be cut inside a character
+        except UnicodeDecodeError:
+            decoded = decode(self.data)
+            if decoded is None:
+                raise UserError(f"{self.where} is not text: it looks like a binary file") from None
+            text, encoding = decoded
+            blank = not text.strip()
+        if blank:
+            raise UserError(f"{self.where} is empty")
+        if text is not None:
+            hint = "convert it to UTF-8 if that is wrong"
+            warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
+        return text
 
     def text(self, warn: Callable[[str], object] | None = None) -> str:
         """All of its text; see `opened`."""
@@ -234,12 +219,11 @@ def read_files(path: str, wanted: Callable[[str], bool] = lambda name: True) -> 
         raise UserError(f"{path}: {path.partition('!')[0]} is not a zip or tar archive")
     else:
         raise UserError(f"no such file or folder: {path.partition('!')[0]}")
-    count = 0
-    for file in found:
-        count += 1
-        yield file
-    if not count:
+    first = next(found, None)
+    if first is None:
         raise UserError(f"there is nothing to read in {path}")
+    yield first
+    yield from found
 
 
 def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:

@@ -1,19 +1,18 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import glob
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
+from lm.data.corpus.files import plain_name
 from lm.data.corpus.sources import STDLIB, resolve
 from lm.data.examples.batches import (
-    Collate,
     Encoded,
     Features,
     HeldOutExamples,
@@ -28,34 +27,10 @@ from lm.data.loading import Data, ResumableLoader, at_least
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
 from lm.processes import say
-from lm.processors import Processor
 
 # What decides neither how a file is read nor how an example is encoded.
 _BESIDE = {"paths", "root", "batch_size", "eval_batch_size", "num_workers", "limit", "val_fraction", "seed"}
 _BESIDE |= {"trainer", "processor"}
-
-
-class Encoder(Protocol):
-    """What example data ask of a task.
-
-    Attributes:
-        processor: what it encodes with.
-        config: the shape of its network.
-        collate: turns the features of a batch into tensors; picklable, and holds no network.
-    """
-
-    processor: Processor | None
-    config: Any
-
-    @property
-    def collate(self) -> Collate: ...
-
-    def encode(self, example: Any, training: bool) -> list[Features]:
-        """An example's features: several where it is cut into windows, none where it is of no use. `cut` and
-        `several` in the first of them are counted."""
-
-    def record(self) -> dict[str, Any]:
-        """Everything else that decides how it encodes, in plain values."""
 
 
 def _exists(path: str) -> bool:
@@ -132,7 +107,7 @@ class ExampleData(Data):
         self._whole: Sequence = []  # what `train` holds
         self._learned = np.array([], dtype=np.int64)  # which of them are not held out, whatever the limit
         self._features: dict[str, Encoded] = {}
-        self._task: Encoder | None = None
+        self._task: Any = None
         self._identity: str | None = None
 
     @abstractmethod
@@ -167,11 +142,7 @@ class ExampleData(Data):
     # From files to examples.
 
     def examples(self, split: str) -> Sequence:
-        """The examples of `train`, `val` or `test`, read at the first call.
-
-        Raises:
-            UserError: there is no such file, or nothing in it.
-        """
+        """The examples of `train`, `val` or `test`, read at the first call; an error where there are none."""
         if split not in self._examples:
             path = self.paths[split]
             if path is not None:
@@ -231,7 +202,7 @@ class ExampleData(Data):
         return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in beside}
 
     def _folder(self, path: str, split: str, *key: Any) -> Path:
-        name = re.sub(r"[^\w-]+", "-", Path(path).name.split(".")[0]).strip("-")[:40] or "examples"
+        name = plain_name(Path(path)) or "examples"
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         return Path(self.root) / "examples" / f"{name}-{split}-{key_of(kind, path, split, *key)}"
 
@@ -240,12 +211,7 @@ class ExampleData(Data):
         return examples.column("hashes", compute) if isinstance(examples, Rows) else compute(examples)
 
     def row_number(self, index: int) -> int:
-        """The number of a test example's row in its file, from 0: rows that were skipped count, so that what
-        is predicted can be put beside the file.
-
-        Args:
-            index: the example's place in `examples("test")`.
-        """
+        # Rows that were skipped count, so that what is predicted can be put beside the file.
         examples = self.examples("test")
         return int(examples.column("row")[index]) if isinstance(examples, Rows) else index
 
@@ -282,8 +248,15 @@ class ExampleData(Data):
 
     # From examples to batches.
 
-    def use(self, task: Encoder) -> None:
-        """Say who encodes the examples and puts them into batches."""
+    def use(self, task: Any) -> None:
+        """Say who encodes the examples and puts them into batches.
+
+        Args:
+            task: has `encode(example, training)`: an example's features, several where it is cut into
+                windows, none where it is of no use; `cut` and `several` in the first of them are counted.
+                `collate` turns a batch's features into tensors; it holds no network, as processes that read
+                ahead are handed it. `processor`, `config` and `record()` are all that decides how it encodes.
+        """
         self.processor, self._task = task.processor, task
         self._features, self._identity = {}, None
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,16 +93,18 @@ class Rows(Lazy[T]):
         """
         path = self.folder / f"{name}.npy"
         if compute is not None and not path.exists():
-            with atomic(path) as file:
-                np.save(file, compute(Rows(self.folder, self.make)))
+            with FileLock(f"{self.folder}.lock"):
+                if not path.exists():
+                    with atomic(path) as file:
+                        np.save(file, compute(Rows(self.folder, self.make)))
         found = np.asarray(np.load(path, mmap_mode="r"))
         return found if self.order is None else found[self.order]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which rows these are, and in which order."""
+        """A hash of which rows these are, in which order, and of what is known of them."""
         order = b"" if self.order is None else np.ascontiguousarray(self.order, dtype="<i8").tobytes()
-        return hashlib.sha256(self.facts["digest"].encode() + order).hexdigest()
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode() + order).hexdigest()
 
 
 class RowWriter:
@@ -138,26 +140,19 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
     Raises:
         UserError: it can't be written. Nothing is left behind then, nor if `fill` raises.
     """
-    if folder.exists():
-        return folder
-    with _writing(folder), FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with atomic_folder(folder) as partial:
-                with synced(partial / _ROWS) as file:
-                    writer = RowWriter(partial, file)
-                    facts = fill(writer)
-                writer.close(facts)
-    return folder
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with nullcontext() if folder.exists() else FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with atomic_folder(folder) as partial:
+                    with synced(partial / _ROWS) as file:
+                        writer = RowWriter(partial, file)
+                        facts = fill(writer)
+                    writer.close(facts)
     except OSError as error:
         hint = "make room, or give `data.root` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
+    return folder
 
 
 def encode_row(row: Any) -> bytes:

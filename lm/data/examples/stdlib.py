@@ -12,9 +12,9 @@ import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from lm.data.corpus.files import decode
 from lm.data.corpus.formats import mended
@@ -39,8 +39,7 @@ _ABBREVIATION = re.compile(r"\b(e\.g|i\.e|etc|cf|vs|resp|[A-Z])\.$")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
-class _Code:
+class _Code(NamedTuple):
     """A function or method.
 
     Args:

@@ -44,22 +44,17 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str
 def rows_of(file: File, columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
     """The rows of one file that has been read, as `read_rows` yields them."""
     suffix = file.suffix
-    if suffix in PARQUET:
-        rows = _parquet(file)
-    elif suffix == ".csv":
-        rows = _csv(file, columns)
-    elif suffix == ".tsv":
-        rows = _tsv(file, columns)
-    elif suffix == ".json" or suffix in JSON_LINES:
-        rows = _json(file)
+    if suffix in {".csv", ".tsv"}:
+        rows = (_csv if suffix == ".csv" else _tsv)(file, columns)
+    elif suffix in TABLES:
+        rows = _parquet(file) if suffix in PARQUET else _json(file)
     else:
         rows = _unknown(file, columns)
-    empty = True
-    for row in rows:
-        empty = False
-        yield row
-    if empty:
+    first = next(rows, None)
+    if first is None:
         raise UserError(f"{file.where} has no rows")
+    yield first
+    yield from rows
 
 
 def value(row: Row, name: str, where: str) -> object:

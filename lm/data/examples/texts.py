@@ -115,7 +115,7 @@ def _short(found: object) -> str:
 
 
 def text_in(row: Row, name: str, where: str) -> str:
-    """The text in a column, empty where it is null; a number as it is written.
+    """The text in a column, empty where it is None; a number as it is written.
 
     Raises:
         UserError: there is no such column, or something else is in it.
