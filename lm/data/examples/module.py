@@ -21,7 +21,7 @@ from lm.data.examples.batches import (
 )
 from lm.data.examples.files import Known, Read, Skipped, source_files
 from lm.data.examples.records import Example
-from lm.data.examples.rows import Rows, RowWriter, code_of, kept, key_of
+from lm.data.examples.rows import Rows, RowWriter, code_of, is_plain, kept, key_of
 from lm.data.examples.splitting import chosen_by_number, content_hashes, held_out, overlap
 from lm.data.loading import Data, ResumableLoader, at_least
 from lm.engine.replicas import data_shard
@@ -29,7 +29,17 @@ from lm.errors import UserError
 from lm.processes import say
 
 # What decides neither how a file is read nor how an example is encoded.
-_BESIDE = {"paths", "root", "batch_size", "eval_batch_size", "num_workers", "limit", "val_fraction", "seed"}
+_BESIDE = {
+    "paths",
+    "root",
+    "data_dir",
+    "batch_size",
+    "eval_batch_size",
+    "num_workers",
+    "limit",
+    "val_fraction",
+    "seed",
+}
 _BESIDE |= {"trainer", "processor"}
 
 
@@ -55,8 +65,8 @@ def _example(record: type[Example], facts: dict[str, Any], values: list) -> Exam
 class ExampleData(Data):
     """Examples from files. A subclass reads one kind of file.
 
-    What was read, and what the task made of it, lies in a folder below `root`, `examples`, and is read from
-    there row by row: by every process, and again by the next command. It may be deleted at any time.
+    What was read, and what the task made of it, lies below `data_dir` and is read from there row by row: by
+    every process, and again by the next command. It may be deleted at any time.
 
     Args:
         train: the file to learn from: a file, folder or glob, or `ARCHIVE!MEMBER`.
@@ -69,6 +79,7 @@ class ExampleData(Data):
         limit: learn from this many examples only, the same ones each time; null for all.
         seed: decides the order of the examples.
         num_workers: processes that read ahead.
+        data_dir: where what was read lies, in `examples`.
 
     Attributes:
         record: what one example is.
@@ -92,6 +103,7 @@ class ExampleData(Data):
         limit: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        data_dir: str = "data",
     ) -> None:
         super().__init__()
         at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1))
@@ -99,7 +111,7 @@ class ExampleData(Data):
         if not 0 < val_fraction < 1:
             raise UserError(f"`val_fraction` {val_fraction}: it must lie between 0 and 1", status=2)
         self.paths = {"train": train, "val": val, "test": test}
-        self.root, self.batch_size = root, batch_size
+        self.root, self.data_dir, self.batch_size = root, data_dir, batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.val_fraction, self.limit, self.seed, self.num_workers = val_fraction, limit, seed, num_workers
         self.predicting = False
@@ -204,7 +216,7 @@ class ExampleData(Data):
     def _folder(self, path: str, split: str, *key: Any) -> Path:
         name = plain_name(Path(path)) or "examples"
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        return Path(self.root) / "examples" / f"{name}-{split}-{key_of(kind, path, split, *key)}"
+        return Path(self.data_dir) / "examples" / f"{name}-{split}-{key_of(kind, path, split, *key)}"
 
     def _hashes(self, examples: Sequence) -> np.ndarray:
         compute = partial(content_hashes, group=self.group)
@@ -275,7 +287,8 @@ class ExampleData(Data):
             if isinstance(examples, Rows):
                 made_by = f"{type(task).__module__}.{type(task).__qualname__}"
                 processor = None if task.processor is None else task.processor.fingerprint
-                key = (made_by, processor, repr(task.config), task.record(), examples.fingerprint)
+                told = {k: v for k, v in vars(task).items() if k != "training" and is_plain(v)}
+                key = (made_by, processor, repr(task.config), task.record(), told, examples.fingerprint)
                 code = code_of(type(self), type(task))
                 folder = self._folder(self.called(split), split, "features", self._options(), code, *key)
                 rows = Rows(kept(folder, lambda rows: self._encode(split, rows.add)))

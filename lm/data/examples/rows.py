@@ -150,7 +150,7 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
                         facts = fill(writer)
                     writer.close(facts)
     except OSError as error:
-        hint = "make room, or give `data.root` a folder that can be written"
+        hint = "make room, or give `data.data_dir` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
     return folder
 
@@ -179,6 +179,15 @@ def _restored(found: dict[str, Any]) -> Any:
 
 _ENCODE = json.JSONEncoder(default=_plain, separators=(",", ":")).encode
 _DECODE = json.JSONDecoder(object_hook=_restored).decode
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, None, or a list or dictionary of such."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def key_of(*parts: Any) -> str:

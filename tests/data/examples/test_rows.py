@@ -109,7 +109,7 @@ def test_what_fails_leaves_nothing_and_says_why(tmp_path):
         kept(tmp_path / "a", fill)
     assert {path.name for path in tmp_path.iterdir()} <= {"a.lock"}
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*file/a: .*give `data\.root` a folder"):
+    with pytest.raises(UserError, match=r"cannot write .*file/a: .*give `data\.data_dir` a folder"):
         kept(tmp_path / "file" / "a", fill)
 
 
