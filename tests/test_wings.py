@@ -1,4 +1,4 @@
-"""A wing stands beside the core: with it there is one more command, without it everything else still works."""
+"""A wing stands beside the core: with it there is one command more, without it all the rest still works."""
 
 import shutil
 import subprocess
