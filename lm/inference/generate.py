@@ -101,34 +101,33 @@ def context_start(length: int, limit: int) -> int:
 
 
 @torch.no_grad()
-def generate(
+def write(
     model: LanguageModel,
-    prompt: list[int],
+    text: Tensor,
     tokens: int,
     sampling: Sampling,
-    samples: int = 1,
-    seed: int = 0,
-    end: int | None = None,
+    generator: torch.Generator | Sequence[torch.Generator],
+    ends: Sequence[int] = (),
+    documents: Tensor | None = None,
     use_cache: bool = True,
     vocab_size: int | None = None,
-) -> Iterator[list[int]]:
-    """Write up to `tokens` pieces after `prompt`, for several samples at once.
+) -> Iterator[Tensor]:
+    """Write up to `tokens` pieces after each of B texts (B, T), until all have ended.
 
     Args:
-        prompt: ids; at least one.
-        end: the piece that ends a text; a sample that has ended goes on as `end`, and all are done once every
-            sample has ended.
+        generator: one for all texts, or one for each.
+        ends: pieces that end a text; one that has ended goes on as the first of them.
+        documents: (B, T), of texts that are padded on the left; with `tokens` more they have to fit into the
+            model's positions.
         use_cache: keep keys and values; without it every step computes everything anew, to the same result.
         vocab_size: pieces of the tokenizer, where the model has room for more; no others are chosen.
 
     Yields:
-        The next piece of each sample.
+        The next piece of each text (B,).
     """
-    device = model.head.weight.device
-    limit = model.config.max_seq_len
-    generator = torch.Generator(device=device).manual_seed(seed)
-    text = torch.tensor([prompt] * samples, device=device)
-    ended = torch.zeros(samples, dtype=torch.bool, device=device)
+    limit, stops = model.config.max_seq_len, torch.tensor(ends, dtype=text.dtype, device=text.device)
+    room = min(limit, text.shape[1] + tokens)
+    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     cache: KVCache | None = None
     cached_from = -1
     was_training = model.training
@@ -141,19 +140,48 @@ def generate(
             else:
                 if cache is None or start != cached_from:
                     dtype = model.head.weight.dtype
-                    room = min(limit, len(prompt) + tokens)
-                    cache, cached_from = KVCache(model.config, samples, room, device, dtype), start
-                logits = model(text[:, start + cache.length :], cache=cache)[:, -1]
-            chosen = sampling.choose(logits[:, :vocab_size], text, generator)
-            if end is not None:
-                chosen = torch.where(ended, end, chosen)
-                ended |= chosen == end
-            text = torch.cat((text, chosen[:, None]), dim=1)
-            yield chosen.tolist()
+                    cache, cached_from = KVCache(model.config, len(text), room, text.device, dtype), start
+                logits = model(text[:, start + cache.length :], documents, cache=cache)[:, -1]
+            piece = sampling.choose(logits[:, :vocab_size], text, generator)
+            if len(stops):
+                piece = torch.where(ended, stops[0], piece)
+                ended |= torch.isin(piece, stops)
+            text = torch.cat((text, piece[:, None]), dim=1)
+            if documents is not None:
+                documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
+            yield piece
             if bool(ended.all()):
                 return
     finally:
         model.train(was_training)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: list[int],
+    tokens: int,
+    sampling: Sampling,
+    samples: int = 1,
+    seed: int = 0,
+    end: int | None = None,
+    use_cache: bool = True,
+    vocab_size: int | None = None,
+) -> Iterator[list[int]]:
+    """Write up to `tokens` pieces after `prompt`, for several samples at once; see `write`.
+
+    Args:
+        prompt: ids; at least one.
+        end: the piece that ends a text.
+
+    Yields:
+        The next piece of each sample.
+    """
+    device = model.head.weight.device
+    text = torch.tensor([prompt] * samples, device=device)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    ends = () if end is None else (end,)
+    for pieces in write(model, text, tokens, sampling, generator, ends, None, use_cache, vocab_size):
+        yield pieces.tolist()
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
