@@ -9,7 +9,9 @@ import torch
 
 from lm.callbacks import Stopped, interruptible
 from lm.callbacks.progress import figures_line
+from lm.engine.replicas import data_shard
 from lm.errors import UserError
+from lm.files import write_atomically
 from lm.processes import is_rank_zero, say
 from lm.run.report import report
 from lm.run.run import Run
@@ -122,11 +124,8 @@ def predict(run: Run) -> None:
     if rows and "index" in rows[0]:
         rows.sort(key=lambda row: row["index"])  # batches go by length
         rows = [{**row, "index": run.data.row_number(row["index"])} for row in rows]
-    rank = f"-{run.trainer.global_rank}" if run.trainer.world_size > 1 else ""
-    path = run.folder / f"predictions{rank}.jsonl"
+    rank, replicas = data_shard(run.trainer)
+    path = run.folder / (f"predictions-{rank}.jsonl" if replicas > 1 else "predictions.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial.replace(path)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(f"predictions of {run.resumed.path}: {path}")
