@@ -1,7 +1,7 @@
 """What a person can mend: one exception, shown by the command as a line or two without a traceback."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -9,7 +9,7 @@ class UserError(Exception):
     """Bad input, said in one or two lines that name the file, line or option and what to do.
 
     What is raised below the commands knows nothing of options: it names a field in backticks, as in
-    "`seq_len` is 0: it must be at least 1", and the command spells it as its own option (`spelled`).
+    "`seq_len` is 0: it must be at least 1", and the command spells it as its own option (`spelling`).
 
     Args:
         message: shown on stderr after `lm COMMAND: `.
@@ -21,30 +21,45 @@ class UserError(Exception):
         self.status = status
 
 
-def spelled(message: str, options: Iterable[str]) -> str:
-    """A message with the fields that it names in backticks as a command spells them: `seq_len` as
-    --data.seq_len where that is the option that ends so. Other words in backticks stay.
+_options: list[Callable[[], Iterable[str]]] = []  # of the command that is at work
+
+
+@contextmanager
+def spelling(options: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """What is said within, as a command with these options spells it.
 
     Args:
-        options: the command's, in order of preference, with dots and without dashes.
+        options: gives them, in order of preference, with dots and without dashes; asked when something has
+            to be spelt.
     """
+    _options.append(options)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(spelled(str(error)), error.status) from error
+    finally:
+        _options.pop()
+
+
+def spelled(message: str) -> str:
+    """A message with the fields that it names in backticks as the command at work spells them: `seq_len` as
+    --data.seq_len where that is the option that ends so. Other words in backticks stay."""
+    if "`" not in message or not _options:
+        return message
     known: dict[str, str] = {}
-    for option in options:
+    for option in _options[-1]():
         parts = option.split(".")
         for first in range(len(parts)):
             known.setdefault(".".join(parts[first:]), option)
     return re.sub(r"`([\w.]+)`", lambda m: f"--{known[m[1]]}" if m[1] in known else m[0], message)
 
 
-@contextmanager
-def spelling(options: Iterable[str]) -> Iterator[None]:
-    """What is said within, as a command with these options spells it; see `spelled`."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(spelled(str(error), options), error.status) from error
-
-
 def not_installed(what: str, package: str, extra: str) -> UserError:
     """That something needs a package of one of the project's extras."""
     return UserError(f"{what} needs {package}: pip install -e '.[{extra}]' in the folder of lm")
+
+
+def some(names: Iterable[object], most: int = 3) -> str:
+    """At most so many names, and how many there are more."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

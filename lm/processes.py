@@ -3,6 +3,8 @@
 import os
 import sys
 
+from lm.errors import spelled
+
 
 def is_rank_zero() -> bool:
     """Whether this is the first process of a run, by what torchrun, Slurm and Lightning's launchers set."""
@@ -11,6 +13,6 @@ def is_rank_zero() -> bool:
 
 
 def say(text: str) -> None:
-    """A line for the person, on stderr, from the first process."""
+    """A line for the person, on stderr, from the first process, spelt as the command at work does."""
     if is_rank_zero():
-        print(text, file=sys.stderr)
+        print(spelled(text), file=sys.stderr)

@@ -1,16 +1,21 @@
 """What every test may use."""
 
+import gzip
 import importlib.util
 import inspect
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 
 torch.set_num_threads(1)  # threads that spin on busy cores make small steps 30 times slower
@@ -170,3 +175,52 @@ def trained(tmp_path_factory, tiny_gpt, tiny_bert) -> Path:
             capture_output=True,
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory) -> Path:
+    """Little texts of our own in tests/fixtures, under the names and in the packings in which the real ones
+    come, so that a test can read either."""
+    folder = tmp_path_factory.mktemp("own") / "data"
+    shutil.copytree(ROOT / "tests/fixtures", folder)
+    for path in [*folder.glob("multi30k/*"), *folder.glob("hh-rlhf/*")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with zipfile.ZipFile(folder / "msra-ner/dh_msra.zip", "w") as archive:
+        archive.write(folder / "msra-ner/dh_msra.txt", "dh_msra.txt")
+    for name, packed in {
+        "imdb/aclImdb.tar.xz": "imdb",
+        "imagenet-sample/imagenet_25.tar": "sst2",
+        "fsdd/recordings.tar.gz": "gutenberg",
+        "cifar10/cifar10_subset.tar": "multi30k",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with tarfile.open(folder / name, f"w:{name.rpartition('tar')[2][1:]}") as archive:
+            archive.add(ROOT / "tests/fixtures" / packed, "data")
+    # What editors and version control would change: line ends and an old encoding.
+    classic = folder / "chinese-classics/西游记.txt"
+    classic.write_bytes(classic.read_bytes().replace(b"\n", b"\r\n"))
+    letters = folder / "gutenberg/letters.txt"
+    letters.write_bytes(letters.read_text(encoding="utf-8").encode("cp1252"))
+    # Like a Llama's: 512 pieces, the bytes among them, none for chats.
+    (folder / "stories260K-hf").mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "xquad/xquad.en.json"),
+        model_prefix=str(folder / "stories260K-hf/tokenizer"),
+        vocab_size=512,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session", params=["own", pytest.param("real", marks=pytest.mark.real_data)])
+def origin(request) -> str:
+    """Whose data a test reads: "own" is everywhere, "real" is skipped where it is absent."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def sources(origin, request) -> Path:
+    """The folder of data of that origin, of one layout."""
+    return request.getfixturevalue(f"{origin}_data")

@@ -2,7 +2,8 @@
 
 from lm.backbone.attention import KVCache
 from lm.backbone.config import BackboneConfig
-from lm.backbone.heads import Classifier, LanguageModel, Pooler
+from lm.backbone.heads import Classifier, LanguageModel, Network, Pooler
+from lm.backbone.inputs import Input, TokenInput
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, Block
 
@@ -11,8 +12,11 @@ __all__ = [
     "BackboneConfig",
     "Block",
     "Classifier",
+    "Input",
     "KVCache",
     "LanguageModel",
+    "Network",
     "Pooler",
+    "TokenInput",
     "linear_cross_entropy",
 ]

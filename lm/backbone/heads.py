@@ -1,6 +1,6 @@
 """What stands on a backbone: the language-model head, causal or masked, and heads that classify."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from lm.backbone.attention import KVCache, Rotary
 from lm.backbone.config import BackboneConfig
+from lm.backbone.inputs import Input, make_norm
 from lm.backbone.loss import linear_cross_entropy
-from lm.backbone.transformer import Backbone, make_norm, training_flops_per_token
+from lm.backbone.transformer import Backbone, training_flops_per_token
 
 
 class Head(nn.Module):
@@ -59,32 +60,27 @@ class Network(nn.Module):
 
     Args:
         config: the backbone's shape.
+        embeddings: see `Backbone`.
     """
 
     head: nn.Module
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, embeddings: Input | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config)
+        self.backbone = Backbone(config, embeddings)
 
     def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Take over `weights` without copying them first: for a model that was built on the meta device. A
-        head that is tied to the embeddings may be left out.
+        """Take over `weights` without copying them first: for a model that was built on the meta device.
 
         Raises:
             RuntimeError: names or shapes differ.
         """
-        tied = getattr(self.head, "weight", None) is self.backbone.embeddings.tokens.weight
-        if tied and "backbone.embeddings.tokens.weight" in weights:
-            weights = {"head.weight": weights["backbone.embeddings.tokens.weight"], **weights}
         self.load_state_dict(weights, assign=True)
         for module in self.modules():
             if isinstance(module, Rotary):
                 module.fill(self.config.max_seq_len, device)  # tables are no weights: on meta they are empty
         self.to(device)
-        if tied:
-            self.head.weight = self.backbone.embeddings.tokens.weight
 
     def num_parameters(self) -> int:
         """Number of parameters, a tied matrix counted once."""
@@ -92,7 +88,7 @@ class Network(nn.Module):
 
     def training_flops_per_token(self, seq_len: int) -> int:
         """Floating-point operations to train on one token of a sequence of `seq_len`."""
-        return training_flops_per_token(self, self.config, seq_len)
+        return training_flops_per_token(self, self.config, seq_len, self.head)
 
 
 class LanguageModel(Network):
@@ -107,6 +103,15 @@ class LanguageModel(Network):
         tied = self.backbone.embeddings.tokens.weight if config.tie_embeddings else None
         self.head = Head(config, transform=not config.causal, tied=tied)
         self.initialize()
+
+    def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
+        """See `Network.load_weights`; a head that is tied to the embeddings may be left out."""
+        tied, name = self.config.tie_embeddings, "backbone.embeddings.tokens.weight"
+        if tied and name in weights:
+            weights = {"head.weight": weights[name], **weights}
+        super().load_weights(weights, device)
+        if tied:
+            self.head.weight = self.backbone.embeddings.tokens.weight
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -133,7 +138,7 @@ class LanguageModel(Network):
         `linear_cross_entropy`), without those logits ever being there at once. With `sparse` the head is
         spared the positions that don't count: worth it where these are many, as with masked pieces. The other
         arguments are the backbone's."""
-        hidden = self.backbone(tokens, documents, segments, cache)
+        hidden = self.backbone(tokens, documents, cache, segments=segments)
         if targets is None:
             return self.head(hidden)
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
@@ -153,6 +158,7 @@ class Classifier(Network):
             outputs at every position.
         pooler: put BERT's dense layer and tanh behind the first position.
         dropout: probability, in front of the linear layer.
+        embeddings: see `Backbone`.
 
     Raises:
         ValueError: a pooler with another pooling than "first".
@@ -165,13 +171,13 @@ class Classifier(Network):
         pooling: Literal["first", "mean", "last"] | None,
         pooler: bool = False,
         dropout: float = 0.0,
+        embeddings: Input | None = None,
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, embeddings)
         if pooler and pooling != "first":
             raise ValueError(f"a pooler takes the first position, but pooling is {pooling!r}")
         self.outputs, self.pooling = outputs, pooling
-        if pooler:
-            self.pooler = Pooler(config)
+        self.pooler = Pooler(config) if pooler else None
         self.dropout = nn.Dropout(dropout)
         # None behind a sequence's last position: other projects' GPTs have none there, so it can be exported.
         self.head = nn.Linear(config.hidden_size, outputs, bias=pooling != "last")
@@ -181,7 +187,7 @@ class Classifier(Network):
     def initialize(self) -> None:
         """Initial weights of the backbone; the head's and the pooler's in the same way, biases zero."""
         self.backbone.initialize()
-        for layer in (self.head, *((self.pooler.dense,) if hasattr(self, "pooler") else ())):
+        for layer in (self.head, *(() if self.pooler is None else (self.pooler.dense,))):
             nn.init.normal_(layer.weight, std=self.config.init_std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -189,7 +195,7 @@ class Classifier(Network):
     def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
         """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""
         if self.pooling == "first":
-            return self.pooler(hidden) if hasattr(self, "pooler") else hidden[:, 0]
+            return hidden[:, 0] if self.pooler is None else self.pooler(hidden)
         if documents is None:
             return hidden.mean(1) if self.pooling == "mean" else hidden[:, -1]
         real = documents >= 0  # (B, T)
@@ -200,17 +206,15 @@ class Classifier(Network):
         last = torch.where(real, index, 0).amax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
-    def forward(
-        self, tokens: Tensor, documents: Tensor | None = None, segments: Tensor | None = None
-    ) -> Tensor:
-        """Logits in fp32: (B, outputs) of `tokens` (B, T) where there is pooling, else (B, T, outputs).
+    def forward(self, raw: Any, documents: Tensor | None = None, **more: Any) -> Tensor:
+        """Logits in fp32: (B, outputs) of B sequences where there is pooling, else (B, T, outputs).
 
         Args:
-            tokens: ids of the pieces.
-            documents: 0 for a position of the text and −1 for padding, (B, T); null without padding.
-            segments: segment of each token (B, T), for backbones that have segment embeddings.
+            raw: what the input takes: of tokens, ids (B, T).
+            documents: 0 for a position of the text and −1 for padding, (B, T); None without padding.
+            more: what else the input takes: of tokens, `segments` (B, T).
         """
-        hidden = self.backbone(tokens, documents, segments)
+        hidden = self.backbone(raw, documents, **more)
         if self.pooling is not None:
             hidden = self.summary(hidden, documents)
         return self.head(self.dropout(hidden)).float()

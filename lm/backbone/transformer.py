@@ -1,4 +1,4 @@
-"""The backbone: embeddings, blocks, final norm. Initialisation and the counting of parameters and FLOPs.
+"""The backbone: its input, blocks, final norm. Initialisation and the counting of parameters and FLOPs.
 
 - grouped key/value heads, QK-norm, a sliding window in all or most blocks, causal or bidirectional
 - rotary or learned positions that start again with each document
@@ -7,19 +7,15 @@
 - documents packed into one sequence don't see each other
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.attention import Attention, KVCache, Pattern, Rotary, pattern
 from lm.backbone.config import BackboneConfig
-
-
-def make_norm(config: BackboneConfig) -> nn.Module:
-    """A norm over the hidden size."""
-    if config.norm == "rms":
-        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.has_bias("norm"))
+from lm.backbone.inputs import Input, TokenInput, make_norm, positions
 
 
 def activation(kind: str, x: Tensor) -> Tensor:
@@ -84,42 +80,18 @@ class Block(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
-class Embeddings(nn.Module):
-    """Token embeddings, with learned positions, segments and a norm where the configuration has them."""
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        learned = config.positions == "learned"
-        self.positions = nn.Embedding(config.max_seq_len, config.hidden_size) if learned else None
-        self.segments = nn.Embedding(config.segments, config.hidden_size) if config.segments else None
-        self.norm = make_norm(config) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, tokens: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Embed `tokens` (B, T) that stand at `positions` (T,) or (B, T): (B, T, hidden_size)."""
-        x = self.tokens(tokens)
-        if self.positions is not None:
-            x = x + self.positions(positions)
-        if self.segments is not None:
-            x = x + self.segments(torch.zeros_like(tokens) if segments is None else segments)
-        return self.dropout(self.norm(x))
-
-
-def document_positions(documents: Tensor) -> Tensor:
-    """Each position's distance from the start of its document: (B, T) from document ids (B, T)."""
-    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return index - torch.where(starts, index, 0).cummax(dim=1).values
-
-
 class Backbone(nn.Module):
-    """The Transformer that every task shares: tokens in, hidden states out."""
+    """The Transformer that every task shares: a raw batch in, hidden states out.
 
-    def __init__(self, config: BackboneConfig) -> None:
+    Args:
+        config: its shape.
+        embeddings: what makes hidden states of a raw batch; None: token embeddings.
+    """
+
+    def __init__(self, config: BackboneConfig, embeddings: Input | None = None) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
+        self.embeddings = embeddings or TokenInput(config)
         rotary = config.positions == "rotary"
         self.rotary = Rotary(config) if rotary else None
         local = rotary and config.local_rope_theta is not None
@@ -128,45 +100,37 @@ class Backbone(nn.Module):
         self.norm = make_norm(config) if config.norm_position == "before" else nn.Identity()
 
     def forward(
-        self,
-        tokens: Tensor,
-        documents: Tensor | None = None,
-        segments: Tensor | None = None,
-        cache: KVCache | None = None,
+        self, raw: Any, documents: Tensor | None = None, cache: KVCache | None = None, **more: Any
     ) -> Tensor:
-        """Hidden states (B, T, hidden_size) of `tokens` (B, T).
+        """Hidden states (B, T, hidden_size) of a raw batch: of tokens, ids (B, T).
 
         Args:
-            tokens: ids of the pieces.
+            raw: what the input takes.
             documents: ids that are the same within a document and differ between the documents of a
-                sequence, (B, T), with a cache (B, earlier positions + T); null where each sequence is one
+                sequence, (B, T), with a cache (B, earlier positions + T); None where each sequence is one
                 document. Padding is a document too, by custom −1.
-            segments: segment of each token (B, T), for backbones that have segment embeddings.
-            cache: what earlier calls left; the new tokens stand after it and are added to it.
+            cache: what earlier calls left; the new positions stand after it and are added to it.
+            more: what else the input takes: of tokens, `segments`.
 
         Raises:
             ValueError: more positions than `max_seq_len` and learned positions; or documents of another
                 length.
         """
-        T = tokens.shape[1]
         past = cache.length if cache is not None else 0
-        if self.embeddings.positions is not None and past + T > self.config.max_seq_len:
-            raise ValueError(f"{past + T} positions, but only {self.config.max_seq_len} were learned")
-        if documents is None:
-            positions = torch.arange(past, past + T, device=tokens.device)
-        elif documents.shape[1] != past + T:
-            raise ValueError(f"documents of {documents.shape[1]} positions, but there are {past + T}")
-        else:
-            positions = document_positions(documents)[:, -T:]
+        return self.transform(self.embeddings(raw, documents, past, **more), documents, cache)
+
+    def transform(self, x: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What the blocks and the final norm make of hidden states (B, T, hidden_size): the same shape. The
+        other arguments are `forward`'s."""
+        T = x.shape[1]
+        past = cache.length if cache is not None else 0
+        places = None if self.rotary is None else positions(T, documents, past, x.device)
         # FlexAttention has no dropout and no gradient on CPU: there, a mask.
-        flex = tokens.is_cuda and cache is None and not (self.training and self.config.dropout)
+        flex = x.is_cuda and cache is None and not (self.training and self.config.dropout)
         # Who sees whom, and the angles: made once for all blocks of a kind.
         kinds = {self.config.windowed(layer) for layer in range(self.config.num_layers)}
-        seen = {
-            kind: pattern(self.config, T, past + T, documents, tokens.device, flex, kind) for kind in kinds
-        }
-        turns = {kind: self.angles(positions, past + T, kind) for kind in kinds}
-        x = self.embeddings(tokens, positions, segments)
+        seen = {kind: pattern(self.config, T, past + T, documents, x.device, flex, kind) for kind in kinds}
+        turns = {kind: self.angles(places, past + T, kind) for kind in kinds}
         for layer, block in enumerate(self.blocks):
             kind = self.config.windowed(layer)
             x = block(x, seen[kind], turns[kind], cache)
@@ -174,14 +138,14 @@ class Backbone(nn.Module):
             cache.length += T
         return self.norm(x)
 
-    def angles(self, positions: Tensor, length: int, windowed: bool) -> tuple[Tensor, Tensor] | None:
-        """Rotary cosines and sines of `positions` (T,) or (B, T), all below `length`, for the blocks with or
-        without a window; null where positions are learned."""
+    def angles(self, places: Tensor | None, length: int, windowed: bool) -> tuple[Tensor, Tensor] | None:
+        """Rotary cosines and sines of positions (T,) or (B, T), all below `length`, for the blocks with or
+        without a window; None where positions are learned."""
         rotary = self.local_rotary if windowed and self.local_rotary is not None else self.rotary
-        if rotary is None:
+        if rotary is None or places is None:
             return None
-        cos, sin = rotary(positions, length)
-        return (cos, sin) if positions.ndim == 1 else (cos[:, None], sin[:, None])
+        cos, sin = rotary(places, length)
+        return (cos, sin) if places.ndim == 1 else (cos[:, None], sin[:, None])
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -191,7 +155,7 @@ class Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=config.init_std)
-                if getattr(module, "bias", None) is not None:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
@@ -205,16 +169,18 @@ class Backbone(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def training_flops_per_token(module: nn.Module, config: BackboneConfig, seq_len: int) -> int:
+def training_flops_per_token(
+    module: nn.Module, config: BackboneConfig, seq_len: int, head: nn.Module | None = None
+) -> int:
     """Floating-point operations to train on one token: 6 for each weight of a matrix product and
     12 · layers · heads · head width · positions seen for attention (PaLM, arXiv:2204.02311, appendix B).
 
     Args:
-        module: backbone with its head. Embedding look-ups cost nothing; a tied matrix counts as the head's.
+        module: backbone with its head. Embedding look-ups cost nothing.
         seq_len: tokens of a sequence; a causal one is counted in full, as is the field's custom.
+        head: whose weight may be tied to the embeddings: it counts all the same.
     """
     looked_up = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    head = getattr(module, "head", None)
     if head is not None:
         looked_up.discard(id(head.weight))
     weights = sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in looked_up)

@@ -15,6 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lm import checkpoint as checkpoints
+from lm.engine.lightning import recount, validate_now, validation_due, within_step
+from lm.engine.replicas import data_shard
 from lm.errors import UserError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -25,7 +27,7 @@ class Stopped(BaseException):
 
     Args:
         signal: the signal's number.
-        step: the optimizer step that was saved; null where there was no time to.
+        step: the optimizer step that was saved; None where there was no time to.
     """
 
     def __init__(self, signal: int, step: int | None) -> None:
@@ -49,28 +51,8 @@ def interruptible() -> Iterator[None]:
 
 
 def samples_per_step(trainer: Trainer) -> int:
-    """Windows that an optimizer step learns from, over all micro-batches and processes."""
-    return getattr(trainer.datamodule, "batch_size", 1) * trainer.accumulate_grad_batches * trainer.world_size
-
-
-def recount(progress: dict[str, dict[str, int]], before: int, now: int) -> None:
-    """Lightning's counters of batches, in place, from `before` micro-batches a step to `now`. Between hooks
-    they differ by one, which stays."""
-    for counts in (progress["total"], progress["current"]):
-        processed = counts["processed"]
-        for key in counts:
-            counts[key] += processed // before * now - processed
-
-
-def validate_now(trainer: Trainer) -> None:
-    """Validate as Lightning does within training."""
-    connector = trainer._logger_connector
-    first = connector._first_loop_iter
-    trainer.validating = True
-    trainer.fit_loop.epoch_loop.val_loop.restarting = False
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
-    connector._first_loop_iter = first
+    """Samples that an optimizer step learns from, over all micro-batches and processes."""
+    return trainer.datamodule.batch_size * trainer.accumulate_grad_batches * data_shard(trainer).size
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -105,7 +87,7 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: of the run.
         every_n_steps: optimizer steps between two savings of `last.ckpt`.
-        patience: end the run when this many validations in a row have brought nothing better; null: never.
+        patience: end the run when this many validations in a row have brought nothing better; None: never.
     """
 
     def __init__(self, folder: Path, every_n_steps: int = 200, patience: int | None = None) -> None:
@@ -121,9 +103,9 @@ class RunCheckpoints(Checkpoint):
         self._previous: dict[int, Any] = {}
         self._samples_per_step = 0
         if every_n_steps < 1:
-            raise UserError(f"--checkpoint.every_n_steps {every_n_steps}: it must be at least 1", status=2)
+            raise UserError(f"`checkpoint.every_n_steps` {every_n_steps}: it must be at least 1", status=2)
         if patience is not None and patience < 1:
-            raise UserError(f"--checkpoint.patience {patience}: it must be at least 1, or null", status=2)
+            raise UserError(f"`checkpoint.patience` {patience}: it must be at least 1, or null", status=2)
 
     @property
     def last_path(self) -> Path:
@@ -165,7 +147,7 @@ class RunCheckpoints(Checkpoint):
         if before != now:
             raise UserError(
                 f"a step of this run has {before} samples, but batch_size x accumulate_grad_batches x "
-                f"processes is now {now}: change them so that it is {before}, or choose another --name"
+                f"processes is now {now}: change them so that it is {before}, or choose another `name`"
             )
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = progress["total"]["processed"]
@@ -199,13 +181,12 @@ class RunCheckpoints(Checkpoint):
             Stopped: a signal came; the state is saved.
         """
         step = trainer.global_step
-        if trainer.fit_loop.epoch_loop._should_accumulate() or step == self.saved_step:
+        if within_step(trainer) or step == self.saved_step:
             return
         stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
-            loop = trainer.fit_loop
-            self._validation_due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            self._validation_due = validation_due(trainer)
             self._save_last(trainer)
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates after this step, whatever the interval
@@ -235,14 +216,14 @@ class RunCheckpoints(Checkpoint):
 
     def keep_if_best(self, trainer: Trainer) -> None:
         """Save `best.ckpt` if the last validation was the best so far."""
-        figure, way = getattr(trainer.lightning_module, "best_by", ("loss", "min"))
+        task = trainer.lightning_module
+        figure, way = task.best_by
         value = trainer.callback_metrics.get(f"val/{figure}", torch.tensor(math.nan)).item()
         better = value < self.best if way == "min" else value > self.best
         if better or (self.best_step < 0 and math.isfinite(value)):
             self.best, self.best_step, self.figure, self._waited = value, trainer.global_step, figure, 0
             trainer.save_checkpoint(self.best_path, weights_only=True)
-            if hasattr(trainer.lightning_module, "save_beside"):
-                trainer.lightning_module.save_beside(self.folder)
+            task.save_beside(self.folder)
             return
         self._waited += 1
         if self.patience is not None and self._waited >= self.patience:

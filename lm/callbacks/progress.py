@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lm.callbacks.monitor import Monitor
+from lm.engine.lightning import within_step
 
 
 def duration(seconds: float) -> str:
@@ -26,7 +27,7 @@ def quantity(number: float) -> str:
 
 
 class Progress(Callback):
-    """Step, loss, tokens per second and time left, on stderr.
+    """Step, loss, speed and time left, on stderr.
 
     Args:
         monitor: where the figures come from.
@@ -50,7 +51,7 @@ class Progress(Callback):
     ) -> None:
         """Show the step: ten times a second at most in a terminal, `lines` times in all in a log."""
         step, total = trainer.global_step, trainer.max_steps
-        if not trainer.is_global_zero or trainer.fit_loop.epoch_loop._should_accumulate():
+        if not trainer.is_global_zero or within_step(trainer):
             return
         now = time.monotonic()
         due = now - self._shown > 0.1 if self._terminal else step % max(1, total // self.lines) == 0
@@ -60,11 +61,11 @@ class Progress(Callback):
         recent = self.monitor.rates.history
         batches_left = (total - step) * trainer.accumulate_grad_batches
         left = sum(seconds for seconds, _ in recent) / len(recent) * batches_left
-        loss = self.monitor.loss
-        speed = quantity(self.monitor.rates.tokens_per_second)
+        speed = f"{quantity(self.monitor.rates.per_second)} {self.monitor.unit}/s"
         width = len(str(total))
         self._print(
-            f"step {step:{width}}/{total}  loss {loss:.3f}  {speed} tok/s  {duration(left)} left", moving=True
+            f"step {step:{width}}/{total}  loss {self.monitor.loss:.3f}  {speed}  {duration(left)} left",
+            moving=True,
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,7 @@ FILE = "summary.json"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """A run's figures, or null where it has not finished."""
+    """A run's figures, or None where it has not finished."""
     try:
         return json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -107,13 +107,13 @@ class Summary(Callback):
             **{name.replace("/", "_"): value for name, value in (test or {}).items()},
             f"best_val_{self.checkpoints.figure}": self.checkpoints.best if validated else None,
             "best_step": self.checkpoints.best_step if validated else None,
-            "tokens_seen": self.monitor.tokens_seen,
-            "tokens_per_second": round(self.monitor.tokens_per_second, 1),
+            f"{self.monitor.unit}_seen": self.monitor.seen,
+            f"{self.monitor.unit}_per_second": round(self.monitor.per_second, 1),
             "train_seconds": round(self.monitor.train_seconds, 2),
             "wall_seconds": round(self.wall_seconds, 2),
             "parameters": pl_module.net.num_parameters(),
-            "training_flops_per_token": pl_module.net.training_flops_per_token(trainer.datamodule.seq_len),
-            "corpus": str(trainer.datamodule.corpus_folder),
+            "training_flops_per_token": pl_module.net.training_flops_per_token(pl_module.config.max_seq_len),
+            "corpus": trainer.datamodule.source,
             "seed": self.configuration.get("seed_everything"),
         }
         if trainer.is_global_zero:

@@ -1,31 +1,32 @@
-"""A checkpoint: `format` reads and writes it, and makes a model of it."""
+"""A checkpoint: `format` reads and writes it, `model` is what is open."""
 
 from lm.checkpoint.format import (
     FORMAT,
     MODEL_PREFIX,
-    Loaded,
     config_of,
-    load_model,
-    load_tokenizer,
-    make_network,
     make_record,
     network_weights,
+    processor_of,
     read,
     read_record,
     write,
 )
+from lm.checkpoint.model import Model, is_language, make_network, open_checkpoint, outline, read_model
 
 __all__ = [
     "FORMAT",
     "MODEL_PREFIX",
-    "Loaded",
+    "Model",
     "config_of",
-    "load_model",
-    "load_tokenizer",
+    "is_language",
     "make_network",
     "make_record",
     "network_weights",
+    "open_checkpoint",
+    "outline",
+    "processor_of",
     "read",
+    "read_model",
     "read_record",
     "write",
 ]

@@ -1,48 +1,32 @@
-"""The one place that reads and writes a model with its tokenizer and configuration.
+"""The file that holds a model with its processor and configuration: written, read, and what is said in it.
 
 A checkpoint is one file that `torch.load(weights_only=True)` opens: plain Python values and tensors. Beside
 what Lightning keeps there (`state_dict`, optimizer states, loops), `checkpoint["lm"]` holds what it takes to
-use the model anywhere: the backbone's shape, the tokenizer's bytes, the task, the run's configuration.
+use the model anywhere: the backbone's shape, the processor's kind and bytes, the task, the run's
+configuration.
 """
 
 import contextlib
 import os
 import pickle
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import lm
-from lm.backbone import BackboneConfig, Classifier, LanguageModel
-from lm.backbone.lowrank import merge
+from lm.backbone import BackboneConfig
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer, tokenizer_from_bytes
+from lm.processors import Processor, open_processor
+from lm.tokenizer import Tokenizer  # whoever imports this can open the checkpoints that carry one
 
-FORMAT = 1
+FORMAT = 2  # 1 had `tokenizer`, its bytes, in the place of `processor`
 MODEL_PREFIX = "net."  # where a task keeps its network
 
 
-@dataclass
-class Loaded:
-    """A model that was read from a checkpoint.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: the one it was trained with.
-        record: what `make_record` wrote, without the tokenizer's bytes.
-        step: optimizer steps it was trained for.
-    """
-
-    model: LanguageModel | Classifier
-    tokenizer: Tokenizer
-    record: dict[str, Any]
-    step: int
-
-
 def make_record(
-    task: str, config: BackboneConfig, tokenizer: Tokenizer, figures: dict[str, float] | None = None
+    task: str, config: BackboneConfig, processor: Processor, figures: dict[str, float] | None = None
 ) -> dict[str, Any]:
     """What a checkpoint says of its model, in plain values and tensors.
 
@@ -50,14 +34,25 @@ def make_record(
         task: class path of the task that trained it.
         figures: validation figures at the time of saving.
     """
+    content = torch.frombuffer(bytearray(processor.to_bytes()), dtype=torch.uint8)
     return {
         "format": FORMAT,
         "version": lm.__version__,
         "task": task,
         "backbone": asdict(config),
-        "tokenizer": torch.frombuffer(bytearray(tokenizer.to_bytes()), dtype=torch.uint8),
+        "processor": {"kind": processor.kind, "bytes": content},
         "figures": dict(figures or {}),
     }
+
+
+def upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as this version would have written it, whatever version did."""
+    record = checkpoint.get("lm")
+    if isinstance(record, dict) and record.get("format") == 1:
+        record["format"] = FORMAT
+        if "tokenizer" in record:
+            record["processor"] = {"kind": Tokenizer.kind, "bytes": record.pop("tokenizer")}
+    return checkpoint
 
 
 def write(checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -118,9 +113,7 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"no such checkpoint: {path}")
     if (path / "config.json").exists():
-        raise UserError(
-            f"{path} is a Hugging Face folder: start from it by `lm fit … --model.init_from {path}`"
-        )
+        raise UserError(f"{path} is a Hugging Face folder: `lm fit` starts from it, as its `model.init_from`")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best.ckpt'}")
     try:
@@ -129,7 +122,7 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         raise UserError(_why_unreadable(path, error)) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
-    return checkpoint
+    return upgraded(checkpoint)
 
 
 def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -157,21 +150,14 @@ def config_of(record: dict[str, Any]) -> BackboneConfig:
     return BackboneConfig(**{k: v for k, v in record["backbone"].items() if k in known})
 
 
-def load_tokenizer(record: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a checkpoint carries."""
-    return tokenizer_from_bytes(record["tokenizer"].numpy().tobytes())
+def processor_of(record: dict[str, Any]) -> Processor:
+    """The processor that a checkpoint carries.
 
-
-def make_network(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
-    """A network with new weights.
-
-    Args:
-        head: what a record says of the head: its `kind`, and of a classifier's its arguments; null, or of
-            kind `language`, for a language model.
+    Raises:
+        UserError: see `open_processor`.
     """
-    if head is None or head["kind"] == "language":
-        return LanguageModel(config)
-    return Classifier(config, **{name: value for name, value in head.items() if name != "kind"})
+    content = record["processor"]
+    return open_processor(content["kind"], content["bytes"].numpy().tobytes())
 
 
 def network_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -181,33 +167,3 @@ def network_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
         for name, tensor in state.items()
         if name.startswith(MODEL_PREFIX)
     }
-
-
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
-    """The model of a checkpoint, with nothing but that file. An adapter in it is merged.
-
-    Raises:
-        UserError: see `read` and `read_record`; or its weights don't fit its own description.
-    """
-    checkpoint = read(path)
-    record = read_record(checkpoint, path)
-    if record.get("base") is not None:
-        raise UserError(
-            f"{path} is an adapter, without the model that it was made for: use best.ckpt beside it, or "
-            f"`lm export {path} DIR --base MODEL --merge`"
-        )
-    try:
-        config, tokenizer = config_of(record), load_tokenizer(record)
-        weights = network_weights(checkpoint["state_dict"])
-        if record.get("adapter"):
-            weights = merge(weights, record["adapter"])
-        with torch.device("meta"):
-            model = make_network(config, record.get("head"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
-    try:
-        model.load_weights(weights, device)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} don't fit its own description: {error}") from error
-    described = {k: v for k, v in record.items() if k != "tokenizer"}
-    return Loaded(model.eval(), tokenizer, described, checkpoint.get("global_step", 0))

@@ -7,8 +7,8 @@ import sys
 from lm.commands.shared import add_device, add_sampling, load_writer, sampling
 from lm.errors import UserError, spelling
 from lm.inference.lines import read_lines, well_formed, write_rows
-from lm.inference.uses import USES, refuse
 from lm.processes import say
+from lm.tasks.table import entry_of, refuse
 
 EXAMPLE = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
@@ -34,20 +34,20 @@ def main(argv: list[str]) -> None:
     from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
     from lm.tokenizer.chat import chat_format
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         how = sampling(args)
-        loaded = load_writer(args.checkpoint, args.device, "chat")
-        found, task = chat_format(loaded.tokenizer), loaded.record["task"]
-        if not loaded.model.config.causal:
-            raise refuse(args.checkpoint, loaded.record, "chat")
-        if found is None or (task in USES and USES[task].command != "chat"):
+        model = load_writer(args.checkpoint, args.device, "chat")
+        found, entry = chat_format(model.tokenizer), entry_of(model.record)
+        if not model.config.causal:
+            raise refuse(args.checkpoint, model.record, "chat")
+        if found is None or (entry and entry.command != "chat"):
             raise UserError(
                 f"{args.checkpoint} has not learned to chat: fine-tune it first (`lm fit` with "
                 f"lm.tasks.InstructionTuning and --model.init_from {args.checkpoint})"
             )
-        tokens = answer_length(loaded.model.config.max_seq_len, args.tokens)
+        tokens = answer_length(model.config.max_seq_len, args.tokens)
     talk = Chat(
-        loaded.model, found, tokens, how, args.seed, args.system, note=lambda words: say(f"({words})")
+        model.network, found, tokens, how, args.seed, args.system, note=lambda words: say(f"({words})")
     )
     if args.message is not None:
         for part in talk.say(args.message):

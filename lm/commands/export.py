@@ -2,7 +2,7 @@
 
 import argparse
 
-from lm.errors import UserError
+from lm.errors import UserError, spelling
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -33,12 +33,12 @@ def main(argv: list[str]) -> None:
 
     import torch
 
-    from lm.checkpoint import load_model
-    from lm.convert.adapters import open_adapter
-    from lm.convert.export import export_folder
+    from lm.checkpoint import open_checkpoint
+    from lm.convert import export_folder, open_adapter
 
-    loaded = open_adapter(args.checkpoint, args.base) if args.merge else load_model(args.checkpoint)
-    exported = export_folder(loaded, args.folder, getattr(torch, args.dtype), args.force)
+    with spelling(lambda: vars(args)):
+        model = open_adapter(args.checkpoint, args.base) if args.merge else open_checkpoint(args.checkpoint)
+        exported = export_folder(model, args.folder, getattr(torch, args.dtype), args.force)
     print(
         f"{args.folder}: {exported.architecture}, {exported.parameters:,} parameters, {args.dtype}, "
         f"{exported.nbytes / 1e6:.1f} MB"

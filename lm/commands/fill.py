@@ -21,8 +21,8 @@ def main(argv: list[str]) -> None:
 
     from lm.inference.fill import fill
 
-    loaded = load_writer(args.checkpoint, args.device, "fill")
-    for number, guesses in enumerate(fill(loaded.model, loaded.tokenizer, text, args.best), 1):
+    model = load_writer(args.checkpoint, args.device, "fill")
+    for number, guesses in enumerate(fill(model.network, model.tokenizer, text, args.best), 1):
         if args.json:
             rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]
             print(json.dumps({"mask": number, "guesses": rows}, ensure_ascii=False))

@@ -32,14 +32,14 @@ def main(argv: list[str]) -> None:
 
     from lm.inference.generate import stream_text
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         how = sampling(args)
-    loaded = load_writer(args.checkpoint, args.device, "generate")
-    if not loaded.model.config.causal:
+    model = load_writer(args.checkpoint, args.device, "generate")
+    if not model.config.causal:
         raise UserError(f"{args.checkpoint} is a BERT, which fills gaps: use `lm fill`")
     parts = stream_text(
-        loaded.model,
-        loaded.tokenizer,
+        model.network,
+        model.tokenizer,
         prompt,
         args.tokens,
         how,

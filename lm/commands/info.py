@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lm.errors import UserError
-from lm.inference.uses import USES
-
-_SHOWN = 12  # labels
+from lm.errors import UserError, some
+from lm.tasks.table import entry_of
 
 
 def _size(count: float) -> str:
@@ -60,10 +58,8 @@ def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if "head" in record:
         facts["head"] = _head_fact(record["head"])
-    labels = record.get("labels")
-    if labels:
-        more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-        facts["labels"] = f"{len(labels):,}: {', '.join(map(str, labels[:_SHOWN]))}{more}"
+    if labels := record.get("labels"):
+        facts["labels"] = f"{len(labels):,}: {some(labels, 12)}"
     if record.get("init_from"):
         facts["started from"] = record["init_from"]
     if adapter := record.get("adapter"):
@@ -73,31 +69,42 @@ def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         )
     if base := record.get("base"):
         facts["base"] = f"{base['source']}, backbone {base['fingerprint'][:12]}: not in this file"
-    use = USES.get(record["task"])
-    if use and not base:
-        facts["what for"] = f"{use.what}: lm {use.command} {path}"
+    entry = entry_of(record)
+    if entry and not base:
+        facts["what for"] = f"{entry.what}: lm {entry.command} {path}"
     return facts
+
+
+def _processor_fact(record: dict[str, Any]) -> dict[str, str]:
+    """What a checkpoint carries beside the weights."""
+    from lm.checkpoint import processor_of
+    from lm.tokenizer import Tokenizer
+
+    if "processor" not in record:
+        return {"tokenizer": "the base's"}
+    kind, size = record["processor"]["kind"], len(record["processor"]["bytes"])
+    if kind != Tokenizer.kind:  # its module may not be imported
+        return {"processor": f"{kind}, {_size(size)}"}
+    tokenizer = processor_of(record)
+    return {"tokenizer": f"{tokenizer.vocab_size:,} pieces, {tokenizer.fingerprint[:12]}"}
 
 
 def checkpoint_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself. Its task's class is not imported."""
-    import torch
-
     from lm import checkpoint as checkpoints
+    from lm.backbone.lowrank import is_adapter
 
     content = checkpoints.read(path)
     record = checkpoints.read_record(content, path)
     alone = record.get("base") is not None
-    with torch.device("meta"):
-        model = checkpoints.make_network(checkpoints.config_of(record), record.get("head"))
-    parameters = f"{model.num_parameters():,}"
+    weights = checkpoints.network_weights(content["state_dict"])
     if alone:
-        here = sum(value.numel() for value in content["state_dict"].values())
-        parameters = f"{here:,} of the adapter and the head; {parameters} with its base"
-    tokenizer = "the base's"
-    if "tokenizer" in record:
-        known = checkpoints.load_tokenizer(record)
-        tokenizer = f"{known.vocab_size:,} pieces, {known.fingerprint[:12]}"
+        here = sum(value.numel() for value in weights.values())
+        whole = checkpoints.outline(checkpoints.config_of(record), record["head"]).num_parameters()
+        parameters = f"{here:,} of the adapter and the head; {whole:,} with its base"
+    else:  # a tied matrix, which lies there once, counts once
+        places = {value.data_ptr(): value.numel() for name, value in weights.items() if not is_adapter(name)}
+        parameters = f"{sum(places.values()):,}"
     trainable = "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt"
     return {
         "kind": "adapter" if alone else "checkpoint",
@@ -108,7 +115,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         **({} if alone else {"steps": content.get("global_step", 0)}),
         "can be": f"merged: lm export {path} DIR --base MODEL --merge" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},
-        "tokenizer": tokenizer,
+        **_processor_fact(record),
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
     }
@@ -146,6 +153,14 @@ def seeds_facts(folder: Path) -> dict[str, Any]:
     }
 
 
+# What tells of a folder, by a file that it has.
+_FOLDERS = {
+    "manifest.json": corpus_facts,
+    **dict.fromkeys(("last.ckpt", "best.ckpt", "summary.json"), run_facts),
+    "seeds.json": seeds_facts,
+}
+
+
 def facts_of(path: Path) -> dict[str, Any]:
     """What a path is, as a tree of plain values.
 
@@ -156,12 +171,9 @@ def facts_of(path: Path) -> dict[str, Any]:
         raise UserError(f"no such file or folder: {path}")
     if path.is_file():
         return corpus_facts(path.parent) if path.name == "manifest.json" else checkpoint_facts(path)
-    if (path / "manifest.json").exists():
-        return corpus_facts(path)
-    if (path / "last.ckpt").exists() or (path / "best.ckpt").exists() or (path / "summary.json").exists():
-        return run_facts(path)
-    if (path / "seeds.json").exists():
-        return seeds_facts(path)
+    for name, facts in _FOLDERS.items():
+        if (path / name).exists():
+            return facts(path)
     raise UserError(f"{path} is neither a run (no last.ckpt) nor a corpus (no manifest.json)")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lm.data.corpus.prepare import CorpusSettings, prepare
 from lm.data.corpus.sources import STDLIB
-from lm.errors import UserError
+from lm.errors import spelling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,40 +32,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="text, Markdown or code files, JSON lines, Parquet (each plain or .gz, .bz2, .xz, .zst), "
         "folders or globs of them, or stdlib, the default: the standard library of the Python that runs",
     )
-    parser.add_argument(
-        "--vocab_size",
-        type=int,
-        default=defaults.vocab_size,
-        metavar="N",
-        help="pieces of the tokenizer that is trained (%(default)s)",
-    )
-    parser.add_argument(
-        "--tokenizer", metavar="FILE", help="a SentencePiece model to use instead of training one"
-    )
-    parser.add_argument(
-        "--text_field",
-        default=defaults.text_field,
-        metavar="F",
-        help="the field or column with the text, in JSON lines and Parquet (%(default)s)",
-    )
-    parser.add_argument(
-        "--val_fraction",
-        type=float,
-        metavar="X",
-        help="share held out (5%% of the documents; of fewer than 20, the last 10%% of the text)",
-    )
-    parser.add_argument(
-        "--data_dir",
-        default=defaults.data_dir,
-        metavar="DIR",
-        help="where prepared corpora lie (%(default)s)",
-    )
+    for name, kind, metavar, what in (
+        ("vocab_size", int, "N", "pieces of the tokenizer that is trained (%(default)s)"),
+        ("tokenizer", str, "FILE", "a SentencePiece model to use instead of training one"),
+        (
+            "text_field",
+            str,
+            "F",
+            "the field or column with the text, in JSON lines and Parquet",
+        ),
+        (
+            "val_fraction",
+            float,
+            "X",
+            "share held out (5%% of documents; of fewer than 20, 10%% of the text)",
+        ),
+        ("data_dir", str, "DIR", "where prepared corpora lie (%(default)s)"),
+    ):
+        default = getattr(defaults, name)
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, default=default, help=what)
     options = vars(parser.parse_args(argv))
-    try:
+    with spelling(lambda: options):
         folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
-    except UserError as error:
-        # The messages name the options of `lm fit`; here they have no prefix.
-        raise UserError(str(error).replace("--data.", "--"), error.status) from error
     print(folder)
     return 0
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError, spelling
 from lm.inference.lines import Line, read_lines, well_formed, write_rows
-from lm.inference.uses import refuse, writes_text
+from lm.tasks.table import refuse, writes_text
 
 if TYPE_CHECKING:
-    from lm.checkpoint import Loaded
+    from lm.checkpoint import Model
     from lm.inference.generate import Sampling
 
 
@@ -33,19 +33,19 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: there is none here", status=2) from error
 
 
-def load_writer(path: str, device: str, command: str) -> "Loaded":
+def load_writer(path: str, device: str, command: str) -> "Model":
     """A model that writes text.
 
     Raises:
         UserError: it does something else, or there is no such device.
     """
     check_device(device)
-    from lm.checkpoint import load_model
+    from lm.checkpoint import open_checkpoint
 
-    loaded = load_model(path, device)
-    if not writes_text(loaded.record):
-        raise refuse(path, loaded.record, command)
-    return loaded
+    model = open_checkpoint(path, device)
+    if not writes_text(model.record):
+        raise refuse(path, model.record, command)
+    return model
 
 
 def given_text(given: str | None, option: str) -> str:
@@ -130,7 +130,7 @@ def use_task(
     check_device(args.device)
     from lm.tasks.applying import apply, load_task
 
-    with spelling(vars(args)):
+    with spelling(lambda: vars(args)):
         task = load_task(args.checkpoint, args.device, command)
         groups = apply(task, given or read_lines(column, example), **options)
         if not given or args.json:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.convert import family
-from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear, misfit, unless_default
+from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear
 from lm.convert.fields import Fields
 from lm.errors import UserError
 
@@ -25,36 +25,37 @@ class Bert(Family):
     languages = ("BertForMaskedLM", "BertForPreTraining")
     base = "Bert"
 
-    def read(self, fields: Fields) -> BackboneConfig:
-        """See `Family.read`."""
-        for name in ("is_decoder", "add_cross_attention"):
-            fields.require(name, False)
-        fields.require("position_embedding_type", "absolute")
-        fields.skip("attention_probs_dropout_prob")
-        # Left over in the oldest files.
-        fields.skip("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers")
-        fields.skip("pooler_size_per_head", "pooler_type")
-        width = fields.number("hidden_size")
-        return BackboneConfig(
-            hidden_size=width,
-            num_layers=fields.layers("num_hidden_layers"),
-            num_heads=fields.number("num_attention_heads"),
-            mlp=fields.choice("hidden_act", PLAIN, "gelu"),
-            mlp_hidden_size=unless_default(fields.number("intermediate_size"), 4 * width),
-            vocab_size=fields.number("vocab_size"),
-            max_seq_len=fields.number("max_position_embeddings") - self._offset(fields.content),
-            causal=False,
-            positions="learned",
-            norm="layer",
-            norm_position="after",
-            norm_eps=fields.number("layer_norm_eps", 1e-12, float),
-            embedding_norm=True,
-            segments=fields.number("type_vocab_size", 2),
-            bias=True,
-            tie_embeddings=fields.flag("tie_word_embeddings", True),
-            dropout=fields.number("hidden_dropout_prob", 0.1, float),
-            init_std=fields.number("initializer_range", 0.02, float),
-        )
+    same = {
+        "hidden_size": ("hidden_size",),
+        "num_hidden_layers": ("num_layers",),
+        "num_attention_heads": ("num_heads",),
+        "intermediate_size": ("mlp_hidden_size",),
+        "vocab_size": ("vocab_size",),
+        "max_position_embeddings": ("max_seq_len",),
+        "layer_norm_eps": ("norm_eps", 1e-12),
+        "type_vocab_size": ("segments", 2),
+        "tie_word_embeddings": ("tie_embeddings", True),
+        "hidden_dropout_prob": ("dropout", 0.1),
+        "initializer_range": ("init_std", 0.02),
+    }
+    copies = {"attention_probs_dropout_prob": "hidden_dropout_prob"}
+    activation = ("hidden_act", "gelu")
+    activations = (PLAIN, PLAIN_OUT)
+    fixed = {
+        **{"causal": False, "positions": "learned", "norm": "layer", "norm_position": "after"},
+        **{"embedding_norm": True, "bias": True},
+    }
+    free = frozenset({"rope_type"})
+    biases = dict.fromkeys(("attention", "attention_output", "mlp", "norm", "head"), True)
+    insisted = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+    # Left over in the oldest files.
+    skipped = """
+        directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+        pooler_size_per_head pooler_type
+    """
+
+    def more(self, fields: Fields, ours: dict[str, Any]) -> dict[str, Any]:
+        return {"max_seq_len": ours["max_seq_len"] - self._offset(fields.content)}
 
     def _offset(self, theirs: dict[str, Any]) -> int:
         """Rows of the position table before the first position's."""
@@ -67,53 +68,23 @@ class Bert(Family):
             config.segments = 0
         return config
 
-    def misfits(self, config: BackboneConfig, head: bool = True) -> list[str]:
-        """See `Family.misfits`."""
-        wanted = {
-            "causal": False,
-            "positions": "learned",
-            "norm": "layer",
-            "norm_position": "after",
-            "embedding_norm": True,
-            "first_attention_norm": True,
-            "mlp": lambda kind: kind in PLAIN_OUT,
-            "qk_norm": False,
-            "window": None,
-            "num_kv_heads": lambda heads: heads in (None, config.num_heads),
-            "head_dim": lambda dim: dim in (None, config.hidden_size / config.num_heads),
-        }
-        kinds = ("attention", "attention_output", "mlp", "norm", *(("head",) if head else ()))
-        found = misfit(config, wanted) + family.biases(config, dict.fromkeys(kinds, True))
-        # The dense layers of the head and the pooler.
-        if not config.bias:
-            found.append("bias")
-        return found + self._other_misfits(config, head)
-
-    def _other_misfits(self, config: BackboneConfig, head: bool) -> list[str]:
+    def odd(self, config: BackboneConfig, head: bool) -> list[str]:
         # The head's own activation is the body's there and always GELU here.
-        return ["mlp"] if head and config.mlp != "gelu" else []
+        return [*self._no_bias(config), *(["mlp"] if head and config.mlp != "gelu" else [])]
+
+    def _no_bias(self, config: BackboneConfig) -> list[str]:
+        """Of the dense layers of the head and the pooler."""
+        return [] if config.bias else ["bias"]
 
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
-        """See `Family.write`. Where there are no segments, there is one kind and its embedding is zero."""
+        """Where there are no segments, there is one kind and its embedding is zero."""
         return {
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_layers,
-            "num_attention_heads": config.num_heads,
-            "hidden_act": PLAIN_OUT[config.mlp],
-            "intermediate_size": config.mlp_width,
-            "vocab_size": config.vocab_size,
+            **super().write(config, pad),
             "max_position_embeddings": config.max_seq_len + self._offset({"pad_token_id": pad}),
-            "position_embedding_type": "absolute",
-            "layer_norm_eps": config.norm_eps,
             "type_vocab_size": config.segments or 1,
-            "tie_word_embeddings": config.tie_embeddings,
-            "hidden_dropout_prob": config.dropout,
-            "attention_probs_dropout_prob": config.dropout,
-            "initializer_range": config.init_std,
         }
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
-        """See `Family.body`."""
         there = "embeddings"
         yield Part(f"{there}.word_embeddings.weight", (EMBEDDINGS,))
         yield Part(
@@ -138,7 +109,6 @@ class Bert(Family):
             yield from linear(f"{there}.output.LayerNorm", f"{here}.mlp_norm", True)
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
-        """See `Family.head`."""
         yield from linear("cls.predictions.transform.dense", "head.dense", True)
         yield from linear("cls.predictions.transform.LayerNorm", "head.norm", True)
         yield from self._output(config)
@@ -151,11 +121,9 @@ class Bert(Family):
         yield from Family.head(self, config)
 
     def pooler(self) -> Iterator[Part]:
-        """See `Family.pooler`."""
         yield from linear("pooler.dense", "pooler.dense", True)
 
     def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        """See `Family.classifier`."""
         kind = head["kind"]
         if kind == "pooled":
             if head["pooling"] != "first" or not head.get("pooler"):
@@ -194,14 +162,12 @@ class Roberta(Bert):
         return (1 if pad is None else pad) + 1
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
-        """See `Family.refine`."""
         return config
 
-    def _other_misfits(self, config: BackboneConfig, head: bool) -> list[str]:
-        return misfit(config, {"segments": 1})
+    def odd(self, config: BackboneConfig, head: bool) -> list[str]:
+        return [*self._no_bias(config), *(["segments"] if config.segments != 1 else [])]
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
-        """See `Family.head`."""
         yield from linear("lm_head.dense", "head.dense", True)
         yield from linear("lm_head.layer_norm", "head.norm", True)
         yield from self._output(config)

@@ -1,7 +1,6 @@
 """The README.md of an exported model: what its checkpoint knows of it."""
 
-from typing import Any
-
+from lm.checkpoint import Model
 from lm.convert.family import Family
 
 # What transformers calls the use of an architecture, by its name's end.
@@ -18,67 +17,52 @@ def use_of(architecture: str) -> str:
     return next((use for end, use in _USES.items() if architecture.endswith(end)), "text-generation")
 
 
-def model_card(
-    name: str,
-    family: Family,
-    architecture: str,
-    record: dict[str, Any],
-    step: int,
-    parameters: int,
-    notes: list[str],
-) -> str:
+def model_card(name: str, family: Family, architecture: str, model: Model, notes: list[str]) -> str:
     """The text in Markdown.
 
     Args:
         name: what the folder is called.
-        record: of the checkpoint.
         notes: sentences that a user of the model should know.
     """
-    use = use_of(architecture)
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {use}",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"A {family.name} model ({architecture}) of {parameters:,} parameters, trained with lm "
-        f"{record.get('version', '')} for {step:,} steps by `{record.get('task', 'an unknown task')}`.",
-        "",
-        *(f"- {note}" for note in notes),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import pipeline",
-        "",
-        f'model = pipeline("{use}", model="{name}")',
-        "```",
-        "",
-        "## Figures",
-        "",
-    ]
-    figures = record.get("figures") or {}
-    if figures:
-        lines += ["At the time of the checkpoint:", "", "| figure | value |", "|---|---|"]
-        lines += [f"| {key} | {value:.6g} |" for key, value in sorted(figures.items())]
-    else:
-        lines.append("The checkpoint has none.")
-    if labels := record.get("labels"):
-        lines += ["", "## Labels", "", ", ".join(f"`{label}`" for label in labels)]
-    lines += ["", "## Training", ""]
-    configuration = record.get("configuration")
-    if configuration:
-        lines += ["The run's whole configuration, data included:", "", "```yaml"]
-        lines += [str(configuration).rstrip(), "```"]
-    else:
-        lines.append("The checkpoint does not say what it was trained on: write it here.")
-    lines += [
-        "",
-        "## Licence",
-        "",
-        "To be named by whoever publishes this model: it depends on the texts that it was trained on.",
-        "",
-    ]
-    return "\n".join(lines)
+    record, use, listed = model.record, use_of(architecture), "".join(f"- {note}\n" for note in notes)
+    figures = "The checkpoint has none."
+    if known := record.get("figures"):
+        rows = [f"| {key} | {value:.6g} |" for key, value in sorted(known.items())]
+        figures = "\n".join(("At the time of the checkpoint:", "", "| figure | value |", "|---|---|", *rows))
+    training = "The checkpoint does not say what it was trained on: write it here."
+    if configuration := record.get("configuration"):
+        whole = str(configuration).rstrip()
+        training = f"The run's whole configuration, data included:\n\n```yaml\n{whole}\n```"
+    labels = ", ".join(f"`{label}`" for label in record.get("labels") or ())
+    named = f"\n## Labels\n\n{labels}\n" if labels else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: {use}
+---
+
+# {name}
+
+A {family.name} model ({architecture}) of {model.network.num_parameters():,} parameters, trained with lm \
+{record.get("version", "")} for {model.step:,} steps by `{record.get("task", "an unknown task")}`.
+
+{listed}
+## Use
+
+```python
+from transformers import pipeline
+
+model = pipeline("{use}", model="{name}")
+```
+
+## Figures
+
+{figures}
+{named}
+## Training
+
+{training}
+
+## Licence
+
+To be named by whoever publishes this model: it depends on the texts that it was trained on.
+"""

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lm.backbone import Classifier
-from lm.checkpoint import Loaded
+from lm.checkpoint import Model
 from lm.convert.card import model_card
 from lm.convert.families import choose
-from lm.convert.family import Family, Part
+from lm.convert.family import Family
 from lm.convert.parts import pack
 from lm.convert.tokenizer_files import write_tokenizer
 from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_tensors
@@ -50,7 +49,7 @@ class Exported:
 
 
 def export_folder(
-    loaded: Loaded,
+    model: Model,
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
     force: bool = False,
@@ -59,7 +58,7 @@ def export_folder(
     """Write a model as a Hugging Face folder; under its final name only when it is whole.
 
     Args:
-        loaded: from `lm.checkpoint.load_model`.
+        model: from a checkpoint, say.
         folder: made where there is none; one that is there stays, so that it can be the one you work in, and
             only what is in it is replaced.
         dtype: of the weights.
@@ -75,12 +74,12 @@ def export_folder(
     if taken and not _holds_model(folder):
         raise UserError(f"{named} is not empty and holds no model: name another folder")
     if taken and not force:
-        raise UserError(f"{named} is not empty: name another folder, or --force to replace the model in it")
+        raise UserError(f"{named} is not empty: name another folder, or `force` to replace the model in it")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        exported = _write(loaded, partial, folder.name, dtype, shard_bytes)
+        exported = _write(model, partial, folder.name, dtype, shard_bytes)
         if folder.exists():
             exported.notes += _replace(folder, partial)
         else:
@@ -119,22 +118,18 @@ def _replace(folder: Path, new: Path) -> list[str]:
     return [f"the files of before could not be deleted: they are in {old}"] if old.exists() else []
 
 
-def _write(loaded: Loaded, folder: Path, name: str, dtype: torch.dtype, shard_bytes: int) -> Exported:
-    model, config, tokenizer = loaded.model, loaded.model.config, loaded.tokenizer
-    classifies = isinstance(model, Classifier)
+def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_bytes: int) -> Exported:
+    network, config, tokenizer = model.network, model.config, model.tokenizer
+    classifies = isinstance(network, Classifier)
     family = choose(config, head=not classifies, padding=tokenizer.pad_id is not None)
-    head: list[Part]
     if classifies:
-        architecture, head = family.classifier(loaded.record["head"], model)
+        architecture, head = family.classifier(model.record["head"], network)
     else:
         architecture, head = family.languages[0], list(family.head(config))
-    described = describe(loaded, family, architecture, dtype)
-    tensors: dict[str, Tensor] = {}
-    weights = model.state_dict()
-    for part in family.body(config, described):
-        tensors[family.prefix + part.theirs] = pack(part, weights)
-    for part in head:
-        tensors[part.theirs] = pack(part, weights)
+    described = describe(model, family, architecture, dtype)
+    weights = network.state_dict()
+    tensors = {family.prefix + part.theirs: pack(part, weights) for part in family.body(config, described)}
+    tensors |= {part.theirs: pack(part, weights) for part in head}
     tensors = as_dtype(tensors, dtype)
     writes = config.causal and not classifies
     notes = _notes(family, described, tokenizer, writes)
@@ -144,19 +139,17 @@ def _write(loaded: Loaded, folder: Path, name: str, dtype: torch.dtype, shard_by
     write_tokenizer(tokenizer, folder, config, writes)
     if writes:
         _write_json(folder / "generation_config.json", _generation(tokenizer))
-    parameters = model.num_parameters()
-    card = model_card(name, family, architecture, loaded.record, loaded.step, parameters, notes)
+    card = model_card(name, family, architecture, model, notes)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return Exported(
-        family.name, architecture, parameters, sum(tensor.nbytes for tensor in tensors.values()), notes
-    )
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    return Exported(family.name, architecture, network.num_parameters(), nbytes, notes)
 
 
-def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
+def describe(model: Model, family: Family, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
     """config.json's content."""
-    config, tokenizer = loaded.model.config, loaded.tokenizer
+    network, config, tokenizer = model.network, model.config, model.tokenizer
     pad = tokenizer.pad_id
-    if isinstance(loaded.model, Classifier) and config.causal and tokenizer.frame([-1])[0][-1] == pad:
+    if isinstance(network, Classifier) and config.causal and tokenizer.frame([-1])[0][-1] == pad:
         pad = None  # transformers would skip the piece that ends a text, whose position is read
     described = {
         "architectures": [architecture],
@@ -171,13 +164,13 @@ def describe(loaded: Loaded, family: Family, architecture: str, dtype: torch.dty
         described |= {"cls_token_id": tokenizer.bos_id, "sep_token_id": tokenizer.eos_id}
     if config.residual_init != "scaled":
         described["residual_init"] = config.residual_init  # of use to lm alone
-    if isinstance(loaded.model, Classifier):
-        labels = loaded.record.get("labels") or []
-        if len(labels) != loaded.model.outputs:  # of a span's ends and of a rating there are none
-            labels = [f"LABEL_{i}" for i in range(loaded.model.outputs)]
+    if isinstance(network, Classifier):
+        labels = model.record.get("labels") or []
+        if len(labels) != network.outputs:  # of a span's ends and of a rating there are none
+            labels = [f"LABEL_{i}" for i in range(network.outputs)]
         described["id2label"] = {str(i): label for i, label in enumerate(labels)}
         described["label2id"] = {label: i for i, label in enumerate(labels)}
-        if problem := _PROBLEMS.get(loaded.record.get("kind")):
+        if problem := _PROBLEMS.get(model.record.get("kind")):
             described["problem_type"] = problem
     return described
 

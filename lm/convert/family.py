@@ -1,16 +1,17 @@
 """What a family of Hugging Face models has to say: how its config.json and its tensors' names relate to ours.
 
-Each family is one small class with both directions side by side, so that they can't drift apart: `read` and
-`write` for the configuration, `body` and `head` for the tensors, which are lists of `Part`s read either way.
+Each family is one small class that says everything once, so that the two directions can't drift apart: `same`
+and its neighbours for the configuration, `body` and `head` for the tensors, which are lists of `Part`s; both
+are read either way.
 """
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, equal
 
 from lm.backbone import BackboneConfig
 from lm.convert.fields import Fields
@@ -18,7 +19,7 @@ from lm.errors import UserError
 
 EMBEDDINGS = "backbone.embeddings.tokens.weight"
 
-# Activations by their names there and ours, for networks without and with a gate.
+# Activations by their names there and ours, for networks without and with a gate; and ours by theirs.
 PLAIN = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -32,6 +33,13 @@ PLAIN_OUT = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2": "
 GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "relu": "reglu"}
 # Squared ReLU goes out as a gated ReLU whose gate equals its projection: relu(u)² = relu(u)·u.
 GATED_OUT = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu", "relu2": "relu"}
+
+# What makes a shape one of a family: each of these has the family's own value, ours where it says none.
+_SHAPE = (
+    *("causal", "positions", "norm", "norm_position", "embedding_norm", "first_attention_norm", "segments"),
+    *("qk_norm", "window", "global_every", "local_rope_theta", "rope_type"),
+)
+_BIASED = ("attention", "mlp", "norm", "head")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,16 @@ class Family(ABC):
     Attributes:
         name: `model_type` in config.json.
         prefix: what the body's tensors are called by in a model with a head.
+        same: their fields and what they are called here. Behind it what a field is where it is not there, of
+            which it has the type; nothing where it has to be there.
+        copies: fields that are written as others are, and not read.
+        activation: the field that names the activation, and what it is where it is not there.
+        activations: our activations by theirs and theirs by ours.
+        fixed: values of ours that no field says, as they are in every model of the family.
+        free: ours among `_SHAPE` that other fields say, or that don't matter in this family.
+        biases: the kinds of layers that always have a bias, or never.
+        insisted: fields with the one value that can be followed.
+        skipped: fields that don't matter in this family.
         output: the matrix from hidden states to the vocabulary, absent where it is tied.
         twins: names under which one tensor may be stored once more, by its own; where the embeddings are not
             tied it always is, and the first is what counts.
@@ -77,36 +95,86 @@ class Family(ABC):
 
     name: ClassVar[str]
     prefix: ClassVar[str]
+    same: ClassVar[dict[str, tuple[Any, ...]]]
+    copies: ClassVar[dict[str, str]] = {}
+    activation: ClassVar[tuple[str, str]]
+    activations: ClassVar[tuple[dict[str, str], dict[str, str]]]
+    fixed: ClassVar[dict[str, Any]] = {}
+    free: ClassVar[frozenset[str]] = frozenset()
+    biases: ClassVar[dict[str, bool]] = {}
+    insisted: ClassVar[dict[str, Any]] = {}
+    skipped: ClassVar[str] = ""
     output: ClassVar[str] = "lm_head.weight"
     twins: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[re.Pattern[str]] = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
     other_heads: ClassVar[re.Pattern[str]] = re.compile(r"(score|classifier|qa_outputs)\..*")
     languages: ClassVar[tuple[str, ...]]
 
-    @abstractmethod
     def read(self, fields: Fields) -> BackboneConfig:
         """The configuration that a config.json describes.
 
         Raises:
             UserError: a field or a value that can't be followed.
         """
+        for name, value in self.insisted.items():
+            fields.require(name, value)
+        fields.skip(*self.skipped.split(), *self.copies)
+        ours = dict(self.fixed)
+        for theirs, (name, *default) in self.same.items():
+            ours[name] = (fields.layers if name == "num_layers" else fields.like)(theirs, *default)
+        field, usual = self.activation
+        ours["mlp"] = fields.choice(field, self.activations[0], usual)
+        return BackboneConfig(**shortened(ours | self.more(fields, ours)))
+
+    def more(self, fields: Fields, ours: dict[str, Any]) -> dict[str, Any]:
+        """What `same` can't say: further values of ours, and in place of those that were read already.
+
+        Raises:
+            UserError: as `read`.
+        """
+        return {}
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
         """The configuration once the tensors are known too (their names without the prefix)."""
         return config
 
-    @abstractmethod
     def misfits(self, config: BackboneConfig, head: bool = True) -> list[str]:
         """Names of the fields for which this family has no place; none where a model of ours can go out as
         one of these, with its language-model head or without."""
+        usual, read = BackboneConfig(), {name for name, *_ in self.same.values()}
+        wanted = {name: self.fixed.get(name, getattr(usual, name)) for name in _SHAPE}
+        found = [
+            name
+            for name, value in wanted.items()
+            if name not in read | self.free and getattr(config, name) != value
+        ]
+        if config.mlp not in self.activations[1]:
+            found.append("mlp")
+        if "num_kv_heads" not in read and config.kv_heads != config.num_heads:
+            found.append("num_kv_heads")
+        if "head_dim" not in read and config.dim_per_head * config.num_heads != config.hidden_size:
+            found.append("head_dim")
+        biases = {"attention_output": config.has_bias("attention"), **self.biases}
+        found += [
+            f"{part}_bias"
+            for part, value in biases.items()
+            if config.has_bias(part) != value and (head or part != "head")
+        ]
+        return found + self.odd(config, head)
 
-    @abstractmethod
+    def odd(self, config: BackboneConfig, head: bool) -> list[str]:
+        """More misfits, of this family alone."""
+        return []
+
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         """The inverse of `read`: what config.json has to say of the shape.
 
         Args:
             pad: id of the padding piece.
         """
+        said = {theirs: meant(config, name) for theirs, (name, *_) in self.same.items()}
+        copied = {copy: said[theirs] for copy, theirs in self.copies.items()}
+        return {**said, **copied, self.activation[0]: self.activations[1][config.mlp], **self.insisted}
 
     @abstractmethod
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
@@ -126,7 +194,7 @@ class Family(ABC):
         return iter(())
 
     def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        """How a classifier of ours goes out.
+        """How a classifier of ours goes out; here that of a GPT, on the last position.
 
         Args:
             head: its kind ("pooled", "tokens", "span"), pooling and pooler, as in a checkpoint's record.
@@ -138,26 +206,41 @@ class Family(ABC):
         Raises:
             UserError: no architecture computes the same.
         """
-        raise UserError(f"a {self.name} classifier has no place in transformers that computes what ours does")
+        base = self.languages[0].removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+        name = f"{base}ForSequenceClassification"
+        if head["kind"] != "pooled" or head["pooling"] != "last":
+            what = head["kind"] if head["kind"] != "pooled" else f"pooling {head['pooling']!r}"
+            raise UserError(
+                f"{name} reads the last position of a sequence: a head with {what} can't go out as one"
+            )
+        return name, [Part("score.weight", ("head.weight",))]
 
 
-def misfit(config: BackboneConfig, wanted: dict[str, Any]) -> list[str]:
-    """The names of `wanted` for which a configuration has another value."""
-    return [
-        name
-        for name, value in wanted.items()
-        if (value(getattr(config, name)) is False if callable(value) else getattr(config, name) != value)
-    ]
+def shortened(ours: dict[str, Any]) -> dict[str, Any]:
+    """Values of ours with None where it means the same."""
+    width, heads = ours["hidden_size"], ours["num_heads"]
+    usual = {"num_kv_heads": heads, "head_dim": width // heads, "mlp_hidden_size": 4 * width}
+    usual |= {f"{part}_bias": ours.get("bias", False) for part in _BIASED}
+    return {name: None if name in usual and value == usual[name] else value for name, value in ours.items()}
 
 
-def biases(config: BackboneConfig, wanted: dict[str, bool | Callable[[bool], bool]]) -> list[str]:
-    """The kinds of layers that have a bias where none is wanted, or none where one is."""
-    return [f"{part}_bias" for part, value in wanted.items() if config.has_bias(part) != value]
+def meant(config: BackboneConfig, name: str) -> Any:
+    """A value of ours, of those with None for what that means."""
+    if name.endswith("_bias"):
+        return config.has_bias(name.removesuffix("_bias"))
+    names = {"num_kv_heads": "kv_heads", "head_dim": "dim_per_head", "mlp_hidden_size": "mlp_width"}
+    return getattr(config, names.get(name, name))
 
 
-def unless_default(value: int | None, default: int) -> int | None:
-    """A width, or null where it is what null means."""
-    return None if value == default else value
+def squared(config: BackboneConfig, pairs: Iterable[tuple[Tensor, Tensor]]) -> BackboneConfig:
+    """A gated ReLU whose gates equal their projections is our squared ReLU.
+
+    Args:
+        pairs: each gate and its projection.
+    """
+    if config.mlp == "reglu" and all(equal(gate, up) for gate, up in pairs):
+        config.mlp = "relu2"
+    return config
 
 
 def layer(index: int) -> str:

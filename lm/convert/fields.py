@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lm.errors import UserError
+from lm.backbone import BackboneConfig
+from lm.errors import UserError, some
 
 # Fields that say nothing about what a model computes: bookkeeping, training, and (in old files) generation.
 _HARMLESS = """
@@ -22,6 +23,17 @@ _HARMLESS = """
     max_sequence_length predict_special_tokens n_special transformers.js_config
 """
 HARMLESS = frozenset(_HARMLESS.split())
+# What each way of stretching rotary positions has to say, and what that is called here.
+ROPE = {
+    "default": {},
+    "linear": {"factor": "rope_factor"},
+    "llama3": {
+        "factor": "rope_factor",
+        "low_freq_factor": "rope_low_freq_factor",
+        "high_freq_factor": "rope_high_freq_factor",
+        "original_max_position_embeddings": "rope_original_len",
+    },
+}
 _MOST_LAYERS = 10_000  # what some families say of each layer is looked through before any tensor is
 
 
@@ -72,6 +84,19 @@ class Fields:
         ):
             raise self.refuse(f"{name} is {value!r}, not a number")
         return kind(value)
+
+    def like(self, name: str, *default: Any) -> Any:
+        """A field of its default's type; a whole number where that is None or there is none.
+
+        Raises:
+            UserError: it is absent and has no default, or is of another type.
+        """
+        usual = default[0] if default else None
+        if isinstance(usual, bool):
+            return self.flag(name, usual)
+        if default and self.take(name, usual) is None:
+            return None
+        return self.number(name, usual, float if isinstance(usual, float) else int)
 
     def layers(self, name: str, default: int | None = None) -> int:
         """A field that is a number of layers.
@@ -135,9 +160,8 @@ class Fields:
             and value not in (None, False, [], {}, "")
         ]
         if foreign:
-            shown = ", ".join(f"{name} {str(self.content[name])[:60]!r}" for name in foreign[:3])
-            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-            raise self.refuse(f"unknown here, and it may change what the model computes: {shown}{more}")
+            shown = some(f"{name} {str(self.content[name])[:60]!r}" for name in foreign)
+            raise self.refuse(f"unknown here, and it may change what the model computes: {shown}")
 
 
 def rope(fields: Fields) -> dict[str, Any]:
@@ -155,20 +179,13 @@ def rope(fields: Fields) -> dict[str, Any]:
     theta = fields.checked("rope_theta", given.pop("rope_theta", None) or theta, float)
     kind, older_kind = given.pop("rope_type", None), given.pop("type", None)
     kind = kind or older_kind or "default"
-    if kind not in ("default", "linear", "llama3"):
-        raise fields.refuse(f"rope type {kind!r} is not supported here: it can be default, linear, llama3")
+    if kind not in ROPE:
+        raise fields.refuse(f"rope type {kind!r} is not supported here: it can be {', '.join(ROPE)}")
     ours = {"rope_theta": theta, "rope_type": kind}
-    names = {
-        "factor": ("rope_factor", float),
-        "low_freq_factor": ("rope_low_freq_factor", float),
-        "high_freq_factor": ("rope_high_freq_factor", float),
-        "original_max_position_embeddings": ("rope_original_len", int),
-    }
-    wanted = {"default": (), "linear": ("factor",), "llama3": tuple(names)}[kind]
-    for name in wanted:
-        if given.get(name) is None:
-            raise fields.refuse(f"rope type {kind!r} lacks {name}")
-        ours[names[name][0]] = fields.checked(name, given.pop(name), names[name][1])
+    for theirs, name in ROPE[kind].items():
+        if given.get(theirs) is None:
+            raise fields.refuse(f"rope type {kind!r} lacks {theirs}")
+        ours[name] = fields.checked(theirs, given.pop(theirs), type(getattr(BackboneConfig, name)))
     foreign = [n for n, v in given.items() if v is not None and (n, v) != ("partial_rotary_factor", 1.0)]
     if foreign:
         raise fields.refuse(f"rope type {kind!r} with {', '.join(foreign)} is not supported here")

@@ -6,9 +6,7 @@ from typing import Any
 
 from lm.backbone import BackboneConfig
 from lm.convert import family
-from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear, misfit, unless_default
-from lm.convert.fields import Fields
-from lm.convert.llama import causal_classifier
+from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear
 
 
 class GPT2(Family):
@@ -19,72 +17,36 @@ class GPT2(Family):
     languages = ("GPT2LMHeadModel",)
     ignored = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
-    def read(self, fields: Fields) -> BackboneConfig:
-        """See `Family.read`."""
-        fields.require("scale_attn_weights", True)
-        for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-            fields.require(name, False)
-        # An old length, the same numbers in another precision, dropout, and heads of other tasks.
-        fields.skip("n_ctx", "reorder_and_upcast_attn", "embd_pdrop", "attn_pdrop", "summary_type")
-        fields.skip("summary_use_proj", "summary_activation", "summary_proj_to_labels")
-        fields.skip("summary_first_dropout")
-        width = fields.number("n_embd", 768)
-        return BackboneConfig(
-            hidden_size=width,
-            num_layers=fields.layers("n_layer", 12),
-            num_heads=fields.number("n_head", 12),
-            mlp=fields.choice("activation_function", PLAIN, "gelu_new"),
-            mlp_hidden_size=unless_default(fields.number("n_inner", 4 * width), 4 * width),
-            vocab_size=fields.number("vocab_size", 50257),
-            max_seq_len=fields.number("n_positions", 1024),
-            positions="learned",
-            norm="layer",
-            norm_eps=fields.number("layer_norm_epsilon", 1e-5, float),
-            bias=True,
-            tie_embeddings=fields.flag("tie_word_embeddings", True),
-            dropout=fields.number("resid_pdrop", 0.1, float),
-            init_std=fields.number("initializer_range", 0.02, float),
-        )
-
-    def misfits(self, config: BackboneConfig, head: bool = True) -> list[str]:
-        """See `Family.misfits`."""
-        wanted = {
-            "causal": True,
-            "positions": "learned",
-            "norm": "layer",
-            "norm_position": "before",
-            "embedding_norm": False,
-            "first_attention_norm": True,
-            "segments": 0,
-            "mlp": lambda kind: kind in PLAIN_OUT,
-            "qk_norm": False,
-            "window": None,
-            "num_kv_heads": lambda heads: heads in (None, config.num_heads),
-            "head_dim": lambda dim: dim in (None, config.hidden_size / config.num_heads),
-        }
-        biased = dict.fromkeys(("attention", "attention_output", "mlp", "norm"), True)
-        return misfit(config, wanted) + family.biases(config, biased)
-
-    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
-        """See `Family.write`."""
-        return {
-            "n_embd": config.hidden_size,
-            "n_layer": config.num_layers,
-            "n_head": config.num_heads,
-            "n_inner": config.mlp_width,
-            "n_positions": config.max_seq_len,
-            "activation_function": PLAIN_OUT[config.mlp],
-            "vocab_size": config.vocab_size,
-            "layer_norm_epsilon": config.norm_eps,
-            "tie_word_embeddings": config.tie_embeddings,
-            "resid_pdrop": config.dropout,
-            "embd_pdrop": config.dropout,
-            "attn_pdrop": config.dropout,
-            "initializer_range": config.init_std,
-        }
+    same = {
+        "n_embd": ("hidden_size", 768),
+        "n_layer": ("num_layers", 12),
+        "n_head": ("num_heads", 12),
+        "n_inner": ("mlp_hidden_size", None),
+        "vocab_size": ("vocab_size", 50257),
+        "n_positions": ("max_seq_len", 1024),
+        "layer_norm_epsilon": ("norm_eps", 1e-5),
+        "tie_word_embeddings": ("tie_embeddings", True),
+        "resid_pdrop": ("dropout", 0.1),
+        "initializer_range": ("init_std", 0.02),
+    }
+    copies = {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"}
+    activation = ("activation_function", "gelu_new")
+    activations = (PLAIN, PLAIN_OUT)
+    fixed = {"positions": "learned", "norm": "layer", "bias": True}
+    free = frozenset({"rope_type"})
+    biases = dict.fromkeys(("attention", "attention_output", "mlp", "norm"), True)
+    insisted = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    }
+    # An old length, the same numbers in another precision, and heads of other tasks.
+    skipped = """
+        n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation
+        summary_proj_to_labels summary_first_dropout
+    """
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
-        """See `Family.body`."""
         yield Part("wte.weight", (EMBEDDINGS,))
         yield Part("wpe.weight", ("backbone.embeddings.positions.weight",))
         for i in range(config.num_layers):
@@ -97,7 +59,3 @@ class GPT2(Family):
             yield from linear(f"{there}.mlp.c_fc", f"{here}.mlp.up", True, transposed=True)
             yield from linear(f"{there}.mlp.c_proj", f"{here}.mlp.down", True, transposed=True)
         yield from linear("ln_f", "backbone.norm", True)
-
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        """See `Family.classifier`."""
-        return causal_classifier(self, head, model)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.backbone import BackboneConfig
-from lm.convert.tokenizer_json import check, frame_template, tokenizer_json
+from lm.convert.tokenizer_json import frame_template, tokenizer_json
 from lm.convert.weights import read_json
 from lm.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lm.tokenizer.chat import chat_format
@@ -26,7 +26,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         document = tokenizer_json(tokenizer, framed=not writes)
-        check(document, tokenizer)
         tokenizer.save(folder / "tokenizer.model")
         text = json.dumps(document, ensure_ascii=False)
         (folder / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -67,7 +66,7 @@ def _frame(tokenizer: Tokenizer, path: Path) -> None:
 
 def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any]:
     """tokenizer_config.json for a SentencePiece model."""
-    roles = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "unk", "pad", "mask")}
+    roles = {role: tokenizer.roles[role] for role in ("bos", "eos", "unk", "pad", "mask")}
     others = [
         tokenizer.piece(id)
         for id in range(tokenizer.vocab_size)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.errors import UserError, not_installed
+from lm.errors import UserError, not_installed, some
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -53,8 +53,7 @@ def _files(folder: Path) -> list[Path]:
             raise UserError(f"{folder / INDEX} names a file outside its folder: {outside[0]}")
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"{folder} lacks {missing[0]}{more}, which {INDEX} names: the copy is not whole")
+            raise UserError(f"{folder} lacks {some(missing, 1)}, which {INDEX} names: the copy is not whole")
         return [folder / name for name in names]
     pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
     if pickled:
@@ -74,43 +73,26 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     library, tensors = _library(), {}
     for path in _files(folder):
         try:
-            with library.safe_open(path, framework="pt") as file:
-                names = file.keys()
-                for name in names:
-                    tensor = file.get_tensor(name)
-                    tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+            tensors |= library.torch.load_file(path)
         except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
-    return tensors
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BYTES) -> None:
     """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index.
 
     Raises:
-        UserError: safetensors is not installed.
+        UserError: a library is not installed.
     """
-    library = _library()
-    shards: list[dict[str, Tensor]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and filled + tensor.nbytes > limit:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += tensor.nbytes
-    metadata = {"format": "pt"}  # without it, transformers does not open the file
-    names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip([SINGLE] if len(shards) == 1 else names, shards, strict=True):
-        library.torch.save_file(shard, folder / name, metadata)
-        (folder / name).chmod(folder.stat().st_mode & 0o666)  # the library lets the owner alone read it
-    if len(shards) == 1:
-        return
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-        "weight_map": {t: name for name, shard in zip(names, shards, strict=True) for t in shard},
-    }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _library()
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(tensors, folder, max_shard_size=limit)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(folder.stat().st_mode & 0o666)  # the library lets the owner alone read it
 
 
 def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -123,5 +105,5 @@ def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     for name, tensor in tensors.items():
         converted[name] = tensor.detach().to(dtype).contiguous()
         if dtype == torch.float16 and not bool(converted[name].isfinite().all()):
-            raise UserError(f"--dtype float16: {name} has values beyond its range; use bfloat16")
+            raise UserError(f"`dtype` float16: {name} has values beyond its range; use bfloat16")
     return converted

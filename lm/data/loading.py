@@ -1,15 +1,20 @@
 """Loaders over windows: this rank's share of each global batch, resumable to the sample."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from lm.data.windows import TrainingWindows, ValidationWindows
+from lm.engine.lightning import finished_batches
+from lm.engine.replicas import data_shard
+from lm.errors import UserError
+from lm.processors import Processor
 
 
 class Places(DistributedSampler, SequentialSampler):
@@ -49,7 +54,7 @@ class ResumableLoader(DataLoader):
 
     Args:
         dataset: the windows.
-        rank, world_size: which share of each global batch.
+        rank, world_size: which share of each global batch; see `lm.engine.replicas`.
         accumulate: an epoch's batches are a multiple of it, so that no optimizer step crosses epochs.
         finished: how many batches the trainer has finished so far, over all epochs. A batch that was handed
             out but not trained on, because the step failed, then counts as not consumed. None: each one
@@ -110,35 +115,56 @@ class ResumableLoader(DataLoader):
             yield batch
 
 
-class ResumableData(pl.LightningDataModule):
-    """A datamodule whose training loader goes on where it was.
+class Data(LightningDataModule, ABC):
+    """What a model learns from: a datamodule whose training loader goes on where it was.
 
     Attributes:
+        batch_size: samples in a batch, on each replica.
         num_workers: processes that read ahead.
+        processor: what turns the data into the network's input; None until it is known.
     """
 
+    batch_size: int
     num_workers: int
-    steps_per_epoch: int | None = None
-
-    def has(self, split: str) -> bool:
-        """Whether there are data of this split."""
-        return split != "test"
+    processor: Processor | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self._loader: ResumableLoader | None = None
         self._state: dict[str, int] = {}
 
+    @abstractmethod
+    def shape(self) -> dict[str, int]:
+        """What the data ask of the backbone, by its field: of text `vocab_size` and `max_seq_len`. Known as
+        soon as the data are made, before anything is read."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Where the data come from, to be named in messages."""
+
+    def has(self, split: str) -> bool:
+        """Whether there is a part of its own for `train`, `val` or `test`."""
+        return split != "test"
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Batches in an epoch, on each replica; None where training goes by steps, not by epochs."""
+        return None
+
+    def row_number(self, index: int) -> int:
+        """The number of a test sample's row in its file, from 0, by its place among the samples."""
+        return index
+
     def training_loader(self, dataset: Dataset) -> ResumableLoader:
         """The batches of `dataset` from where the state says, else from the first epoch's start."""
-        trainer = self.trainer
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        trainer, shard = self.trainer, data_shard(self.trainer)
         self._loader = ResumableLoader(
             dataset,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=shard.rank,
+            world_size=shard.size,
             accumulate=trainer.accumulate_grad_batches,
-            finished=lambda: progress.total.processed,
+            finished=finished_batches(trainer),
             repeat=bool(trainer.overfit_batches),
             num_workers=self.num_workers,
             pin_memory=self._on_cuda(),
@@ -148,11 +174,12 @@ class ResumableData(pl.LightningDataModule):
         return self._loader
 
     def held_out_loader(self, dataset: Dataset) -> DataLoader:
-        """All batches of `dataset`, shared out over the processes."""
+        """All batches of `dataset`, shared out over the replicas."""
+        shard = data_shard(self.trainer)
         return validation_loader(
             dataset,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=shard.rank,
+            world_size=shard.size,
             num_workers=self.num_workers,
             pin_memory=self._on_cuda(),
         )
@@ -163,6 +190,17 @@ class ResumableData(pl.LightningDataModule):
 
     def _on_cuda(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"
+
+
+def at_least(**settings: tuple[int | None, int]) -> None:
+    """Checks settings, each given with the least that it may be; one that is None is left to its default.
+
+    Raises:
+        UserError: one is too small; names it.
+    """
+    for name, (value, least) in settings.items():
+        if value is not None and value < least:
+            raise UserError(f"`{name}` {value} is too small: give at least {least}", status=2)
 
 
 def validation_loader(

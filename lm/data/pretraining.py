@@ -7,13 +7,13 @@ from torch.utils.data import DataLoader
 
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.shards import MANIFEST, Corpus
-from lm.data.loading import ResumableData, ResumableLoader
+from lm.data.loading import Data, ResumableLoader, at_least
 from lm.data.windows import TrainingWindows, ValidationWindows
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer, load_tokenizer
 
 
-class PretrainingData(ResumableData):
+class PretrainingData(Data):
     """Windows of tokens from a corpus, which is prepared on first use.
 
     Batches are dicts: `tokens` int64 and `documents` int32, both `(batch_size, seq_len + 1)`, and `key` int64
@@ -49,31 +49,34 @@ class PretrainingData(ResumableData):
         data_dir: str = "data",
     ) -> None:
         super().__init__()
-        least = {"seq_len": 1, "batch_size": 1, "num_workers": 0}
-        for name, value in ("seq_len", seq_len), ("batch_size", batch_size), ("num_workers", num_workers):
-            if value < least[name]:
-                raise UserError(f"--data.{name} {value} is too small: give at least {least[name]}", status=2)
+        at_least(seq_len=(seq_len, 1), batch_size=(batch_size, 1), num_workers=(num_workers, 0))
         self.seq_len = seq_len
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
         self.settings = CorpusSettings(corpus, vocab_size, tokenizer, text_field, val_fraction, data_dir)
         self.corpus: Corpus | None = None
-        self.corpus_folder: Path | None = None
+        self._folder: Path | None = None
         if isinstance(corpus, str) and (Path(corpus).expanduser() / MANIFEST).is_file():
-            self.corpus_folder = Path(corpus).expanduser()
-            self.vocab_size = Corpus.open(self.corpus_folder, verify=False).vocab_size
+            self._folder = Path(corpus).expanduser()
+            self.vocab_size = Corpus.open(self._folder, verify=False).vocab_size
         else:
             self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 
     def shape(self) -> dict[str, int]:
-        """What the model's backbone takes from the data."""
         return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def source(self) -> str:
+        """The corpus's folder; before it is known, what the corpus is made of."""
+        return str(self._folder or self.settings.corpus)
+
+    @property
+    def processor(self) -> Tokenizer:
         """The corpus's tokenizer; after `setup`."""
         return self._opened().tokenizer
+
+    tokenizer = processor
 
     @property
     def train_tokens(self) -> int:
@@ -82,8 +85,8 @@ class PretrainingData(ResumableData):
 
     def prepare_data(self) -> None:
         """Prepares the corpus, on one process; quick where it is prepared already."""
-        if self.corpus_folder is None:
-            self.corpus_folder = prepare(self.settings)
+        if self._folder is None:
+            self._folder = prepare(self.settings)
 
     def setup(self, stage: str | None = None) -> None:
         """Opens and checks the corpus, on every process; a second time does nothing.
@@ -93,14 +96,14 @@ class PretrainingData(ResumableData):
         """
         if self.corpus is not None:
             return
-        folder = self.corpus_folder or locate(self.settings)  # another process may have prepared it
+        folder = self._folder or locate(self.settings)  # another process may have prepared it
         self.corpus = Corpus.open(folder)
-        self.corpus_folder = folder
+        self._folder = folder
         train, val = self.corpus.split("train"), self.corpus.split("val")
         if len(train) < self.seq_len + 1:
             raise UserError(
                 f"the corpus has {len(train)} training tokens, too few for one window of {self.seq_len} + 1: "
-                f"give more text, or --data.seq_len {max(len(train) - 1, 1)} or less"
+                f"give more text, or a `seq_len` of {max(len(train) - 1, 1)} or less"
             )
         self.train_windows = TrainingWindows(train, self.seq_len, self.batch_size, self.seed)
         self.val_windows = ValidationWindows(val, self.seq_len, self.batch_size)
@@ -111,20 +114,14 @@ class PretrainingData(ResumableData):
         return self.corpus
 
     def train_dataloader(self) -> ResumableLoader:
-        """The training windows from where `load_state_dict` says, else from the first epoch's start."""
         return self.training_loader(self.train_windows)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out tokens, each a target once, in their order."""
         return self.held_out_loader(self.val_windows)
 
-    def test_dataloader(self) -> DataLoader:
-        """The held-out tokens too: there is one held-out part."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> DataLoader:
-        """The held-out tokens too."""
-        return self.val_dataloader()
+    # There is one held-out part.
+    test_dataloader = predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """The training loader's state, and which corpus it counts in."""
@@ -138,7 +135,7 @@ class PretrainingData(ResumableData):
         """
         if self.trainer.state.fn == "fit" and state["corpus"] != self._opened().identity:
             raise UserError(
-                f"the corpus has changed since the run began ({self.corpus_folder} holds other tokens): "
-                "choose another --name to begin anew"
+                f"the corpus has changed since the run began ({self.source} holds other tokens): "
+                "choose another `name` to begin anew"
             )
         self._state = dict(state["loader"])

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lm.errors import UserError
+
 
 def within_step(trainer: Trainer) -> bool:
     """Whether the optimizer step goes on after this batch: gradients are still being accumulated. Lightning
@@ -30,11 +32,29 @@ def validate_now(trainer: Trainer) -> None:
     connector._first_loop_iter = first
 
 
-def set_steps(trainer: Trainer, steps: int) -> None:
-    """Let training end after `steps` optimizer steps, and not by epochs: learning-rate schedules and counters
-    go by steps. A trainer takes them when it is made, before the data are known."""
-    trainer.fit_loop.epoch_loop.max_steps = steps
-    trainer.fit_loop.max_epochs = -1
+def train_by_steps(trainer: Trainer, batches: int) -> None:
+    """Give `max_steps` where epochs were asked for, and validate once an epoch where no interval was: the
+    learning-rate schedule and the counters of a run go by steps. A trainer takes both when it is made, before
+    the data are known.
+
+    Args:
+        batches: in an epoch, on each process.
+
+    Raises:
+        UserError: neither epochs nor steps were asked for.
+    """
+    if trainer.fast_dev_run:
+        return
+    most = trainer.limit_train_batches  # a part of an epoch, or so many batches
+    batches = max(int(batches * most) if isinstance(most, float) else min(batches, most), 1)
+    steps = max(batches // trainer.accumulate_grad_batches, 1)
+    if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
+        trainer.val_check_interval = steps * trainer.accumulate_grad_batches
+    if trainer.max_steps < 1:
+        if (trainer.max_epochs or 0) < 1:
+            raise UserError("how long? Give `trainer.max_epochs` or `trainer.max_steps`", status=2)
+        trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
+    trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
 
 
 def finished_batches(trainer: Trainer) -> Any:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -21,7 +22,8 @@ class Shard(NamedTuple):
 def data_shard(trainer: Trainer) -> Shard:
     """This process's share of the data. Processes that hold parts of one replica have the same; where each
     holds a whole one, as in DDP and FSDP, every process has its own."""
-    if isinstance(trainer.strategy, ModelParallelStrategy):
+    # Before the processes have begun there is no mesh yet, and every process is a replica.
+    if isinstance(trainer.strategy, ModelParallelStrategy) and torch.distributed.is_initialized():
         mesh = trainer.strategy.device_mesh["data_parallel"]
         return Shard(mesh.get_local_rank(), mesh.size())
     return Shard(trainer.global_rank, trainer.world_size)

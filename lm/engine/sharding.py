@@ -5,10 +5,9 @@ from typing import Literal
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from lm.backbone import LanguageModel
+from lm.backbone import Network
 
 
 class Sharded(ModelParallelStrategy):
@@ -30,9 +29,11 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(net: LanguageModel, mesh: DeviceMesh, compute: str) -> nn.Module:
+def shard(net: Network, strategy: ModelParallelStrategy) -> nn.Module:
     """Shard each block, then the rest, in place: a block's weights are whole only while it computes."""
-    dtype = torch.bfloat16 if compute == "bf16" else torch.float32
+    mesh = strategy.device_mesh["data_parallel"]
+    half = isinstance(strategy, Sharded) and strategy.compute == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
     # Inputs stay as they are: the angles of rotary positions among them need fp32.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in net.backbone.blocks:

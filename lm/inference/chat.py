@@ -1,15 +1,15 @@
 """Talking with a model: a dialogue at the terminal, one answer, or many from JSON Lines."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from lm.backbone import LanguageModel
 from lm.errors import UserError
 from lm.inference.batch import complete
 from lm.inference.generate import Sampling, stream_text
 from lm.inference.lines import BATCH, Line, pools
-from lm.tokenizer.chat import ChatFormat, Message, shortened
+from lm.tokenizer.chat import ChatFormat, Message, Shortened, shortened
 
 COMMANDS = "/new begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer"
 LEFT_OUT = "the oldest messages don't fit into what the model sees and are left out"
@@ -18,32 +18,16 @@ _TOKENS = 512  # of an answer, unless said otherwise
 _LEAST = 16  # of a chat, before the answer
 
 
-class Fitted(NamedTuple):
-    """A chat as the model gets it.
-
-    Args:
-        ids: up to the opening of the answer.
-        dropped: how many of the oldest messages had to be left out, not counting the system's.
-        cut: whether the last message lost its beginning, too.
-    """
-
-    ids: list[int]
-    dropped: int = 0
-    cut: bool = False
-
-
-def fit(chat: ChatFormat, messages: list[Message], room: int) -> Fitted:
-    """A chat, whose last message is the user's, in at most `room` pieces.
-
-    The system's message stays; the oldest turns are left out first, then the beginning of the last message.
+def fit(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:
+    """A chat, whose last message is the user's, in at most `room` pieces: see `shortened`.
 
     Raises:
         UserError: the roles are out of order, or the system's message leaves no room.
     """
     found = shortened(chat, messages, room)
-    if not found.kept:
+    if found.lost:
         raise UserError(f"the model sees {room} pieces before its answer: the system's message fills them")
-    return Fitted(found.ids, found.dropped, found.cut > 0)
+    return found
 
 
 def answer_length(limit: int, tokens: int | None) -> int:
@@ -105,7 +89,7 @@ class Chat:
         self.messages = list(self.system)
         self._turn = 0
 
-    def fitted(self, messages: list[Message]) -> Fitted:
+    def fitted(self, messages: list[Message]) -> Shortened:
         """See `fit`; tells `note`."""
         found = fit(self.chat, messages, self.room)
         for left, words in ((found.dropped, LEFT_OUT), (found.cut, CUT)):
@@ -122,12 +106,14 @@ class Chat:
             UserError: the system's message leaves no room.
         """
         asked: list[Message] = [*self.messages, ("user", text)]
-        ids, dropped, _ = self.fitted(asked)
+        fitted = self.fitted(asked)
         first, tokenizer = len(self.system), self.chat.tokenizer
-        del asked[first : first + dropped]
-        written, ends = "", (self.chat.end_id, tokenizer.eos_id)
-        seed = self.seed + self._turn
-        parts = stream_text(self.model, tokenizer, ids, self.tokens, self.sampling, seed=seed, ends=ends)
+        del asked[first : first + fitted.dropped]
+        written, seed = "", self.seed + self._turn
+        ends = self.chat.end_id, tokenizer.eos_id
+        parts = stream_text(
+            self.model, tokenizer, fitted.ids, self.tokens, self.sampling, seed=seed, ends=ends
+        )
         try:
             for part in self._visible(text for _, text in parts):
                 written += part
@@ -168,11 +154,11 @@ class Chat:
         for number, pool in enumerate(pools(lines)):
             prompts = []
             for line in pool:
+                messages = _messages(line, self.system)
                 try:
-                    prompts.append(self.fitted(_messages(line, self.system)).ids)
+                    prompts.append(self.fitted(messages).ids)
                 except UserError as error:
-                    already = str(error).startswith(line.where)
-                    raise error if already else UserError(f"{line.where}: {error}") from error
+                    raise UserError(f"{line.where}: {error}") from error
             rows = complete(
                 self.model,
                 prompts,

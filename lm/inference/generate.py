@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +77,18 @@ class Sampling:
             rows = zip(probabilities, generator, strict=True)
             return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+class Sample(NamedTuple):
+    """Something that a model does, to look at.
+
+    Args:
+        text: to be shown.
+        opening: the part of it that was given.
+    """
+
+    text: str = ""
+    opening: str = ""
 
 
 def context_start(length: int, limit: int) -> int:

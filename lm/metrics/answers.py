@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lm.metrics.base import Sums, ratio, reference_lists
+from lm.metrics.base import TextScores, ratio
 from lm.metrics.chinese import apart, has_chinese
 
 _ASCII_PUNCTUATION = frozenset(string.punctuation)
@@ -22,12 +22,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str, chinese: bool = False) -> str:
-    """What of an answer counts: its tokens in lower case with one space between.
-
-    Args:
-        text: the answer.
-        chinese: by the rules for Chinese; else by those for English.
-    """
+    """What of an answer counts, by the rules for Chinese or English: tokens with one space between."""
     text = text.lower()
     if chinese:
         return " ".join(apart("".join(char for char in text if not _is_punctuation(char))).split())
@@ -36,7 +31,7 @@ def normalize_answer(text: str, chinese: bool = False) -> str:
 
 
 def answer_tokens(text: str, chinese: bool = False) -> list[str]:
-    """The tokens of an answer that count; words, in Chinese characters and words. Arguments as above."""
+    """The tokens of an answer that count: words, in Chinese characters and words."""
     return normalize_answer(text, chinese).split()
 
 
@@ -51,43 +46,32 @@ def _f1(prediction: list[str], answer: list[str]) -> float:
     return 2 * (Counter(prediction) & Counter(answer)).total() / (len(prediction) + len(answer))
 
 
-class AnswerScores(Sums):
-    """Exact match and F1 of predicted answers, in percent as the official scripts print them. An example
-    counts as Chinese that has a Chinese character in its prediction or answers."""
+class AnswerScores(TextScores):
+    """Exact match and F1 of predicted answers, in percent as the official scripts print them.
+
+    An empty prediction says that there is no answer, and an unanswerable question has none. An example counts
+    as Chinese that has a Chinese character in its prediction or answers.
+    """
+
+    needs_references = False
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("questions", "matches"):
-            self.add_sum(name, 2)  # unanswerable, answerable
-        self.add_sum("overlap", 2, dtype=torch.float32)
+        self.add_sums("questions", "matches", shape=(2,))  # unanswerable, answerable
+        self.add_sums("overlap", shape=(2,), dtype=torch.float32)
 
-    def update(self, predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
-        """Add questions.
-
-        Args:
-            predictions: one answer each; an empty one says that there is none.
-            answers: all right answers of each question, of which the closest counts; none for an unanswerable
-                question.
-
-        Raises:
-            ValueError: not as many lists of answers as predictions.
-        """
-        counts = torch.zeros(2, 2, dtype=torch.int64)
-        overlap = torch.zeros(2, dtype=torch.float64)
-        for prediction, texts in zip(
-            predictions, reference_lists(predictions, answers, needed=False), strict=True
-        ):
+    def add(self, predictions: Sequence[str], references: list[list[str]]) -> None:
+        questions, matches, overlap = [0, 0], [0, 0], [0.0, 0.0]
+        for prediction, texts in zip(predictions, references, strict=True):
             chinese = any(map(has_chinese, [prediction, *texts]))
             guess = answer_tokens(prediction, chinese)
             # As in the script, answers of which nothing is left do not count beside others.
             right = [tokens for text in texts if (tokens := answer_tokens(text, chinese))] or [[]]
             answerable = int(bool(texts))
-            counts[0, answerable] += 1
-            counts[1, answerable] += guess in right
+            questions[answerable] += 1
+            matches[answerable] += guess in right
             overlap[answerable] += max(_f1(guess, tokens) for tokens in right)
-        self.increase("questions", counts[0])
-        self.increase("matches", counts[1])
-        self.increase("overlap", overlap)
+        self.increase(questions=questions, matches=matches, overlap=overlap)
 
     def compute(self) -> dict[str, Tensor]:
         """`exact_match` and `f1` in 0 to 100, means over questions; not a number without questions.

@@ -1,7 +1,6 @@
-"""What the metrics share: sums that stay exact, and lists of references."""
+"""What the metrics share: sums that stay exact, and texts beside their references."""
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -25,30 +24,60 @@ class Sums(Metric):
 
     full_state_update = False
 
-    def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
-        """Add a state of zeros that is summed over processes."""
-        self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+    def add_sums(self, *names: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.int64) -> None:
+        """Add states of zeros that are summed over processes."""
+        for name in names:
+            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
-    def increase(self, name: str, value: Tensor) -> None:
-        """Add `value`, of the state's shape, to the state `name`."""
-        state = getattr(self, name)
-        wide = exact(state.device) if state.is_floating_point() else state.dtype
-        setattr(self, name, state.to(wide) + value.detach().to(wide).to(state.device))
+    def increase(self, **values: Any) -> None:
+        """Add to the state of each name a value of its shape: a tensor, numbers or lists of numbers."""
+        for name, value in values.items():
+            state = getattr(self, name)
+            wide = exact(state.device) if state.is_floating_point() else state.dtype
+            more = torch.as_tensor(value, dtype=wide).detach().to(state.device)
+            setattr(self, name, state.to(wide) + more)
 
     def scalar(self, value: float) -> Tensor:
         """A figure as a tensor where the states are."""
         return torch.tensor(value, dtype=exact(self.device), device=self.device)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """torchmetrics' own, after which all processes' states are summed.
-
-        A process that saw no example has not widened its states yet, and processes can only exchange tensors
-        of one type.
-        """
+        """A process that saw no example has not widened its states yet, and processes can only exchange
+        tensors of one type."""
         for name, state in self.metric_state.items():
             if isinstance(state, Tensor) and state.is_floating_point():
                 setattr(self, name, state.to(exact(state.device)))
         super().sync(*args, **kwargs)
+
+
+class TextScores(Sums):
+    """Scores of predicted texts beside one or more references of each."""
+
+    needs_references = True
+
+    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Add examples.
+
+        Args:
+            predictions: a text each.
+            references: the right texts of each, of which the closest counts; a plain string is one.
+
+        Raises:
+            ValueError: not as many lists of references as predictions.
+            UserError: a prediction without a reference, where one is needed.
+        """
+        if len(predictions) != len(references):
+            raise ValueError(f"{len(predictions)} predictions, but references for {len(references)}")
+        lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+        if self.needs_references and [] in lists:
+            number = lists.index([])
+            raise UserError(f"example {number} of the batch has no reference to compare the prediction with")
+        if lists:
+            self.add(predictions, lists)
+
+    def add(self, predictions: Sequence[str], references: list[list[str]]) -> None:
+        """Add at least one example to the sums."""
+        raise NotImplementedError
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
@@ -58,40 +87,5 @@ def ratio(above: Tensor, below: Tensor) -> Tensor:
 
 
 def f1_from_counts(hits: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-    """The harmonic mean of hits/predicted and hits/true, which is 2·hits / (predicted + true).
-
-    Args:
-        hits: true positives, of any shape.
-        predicted: true and false positives.
-        true: true positives and false negatives.
-
-    Returns:
-        Values in 0 to 1, 0 where there is nothing to find and nothing was found.
-    """
+    """The harmonic mean of hits/predicted and hits/true, element by element; 0 where all three are 0."""
     return ratio(2 * hits, predicted + true).nan_to_num(0.0)
-
-
-def reference_lists(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], needed: bool = True
-) -> list[list[str]]:
-    """The references of each prediction as lists; a plain string is one reference.
-
-    Args:
-        needed: whether each has to have one.
-
-    Raises:
-        ValueError: not as many lists of references as predictions.
-        UserError: a prediction has no reference.
-    """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions, but references for {len(references)}")
-    lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
-    for number, texts in enumerate(lists):
-        if needed and not texts:
-            raise UserError(f"example {number} of the batch has no reference to compare the prediction with")
-    return lists
-
-
-def streams(references: list[list[str]]) -> list[list[str | None]]:
-    """First references, second references, … as sacrebleu wants them; None where an example has fewer."""
-    return [list(stream) for stream in zip_longest(*references)]

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lm.errors import UserError
@@ -19,19 +18,12 @@ def holds(probability: Any) -> Any:
 
 
 class Reliability(NamedTuple):
-    """How often predictions of about the same confidence are right. Not a number where a bin is empty.
+    """How often predictions of about the same confidence are right. Not a number where a bin is empty."""
 
-    Attributes:
-        edges: borders of the bins, (bins + 1,), from 0 to 1.
-        confidence: mean confidence, (bins,).
-        accuracy: share that is right, (bins,).
-        counts: predictions, (bins,), int64.
-    """
-
-    edges: Tensor
-    confidence: Tensor
-    accuracy: Tensor
-    counts: Tensor
+    edges: Tensor  # borders of the bins, (bins + 1,), from 0 to 1
+    confidence: Tensor  # its mean, (bins,)
+    accuracy: Tensor  # the share that is right, (bins,)
+    counts: Tensor  # predictions, (bins,), int64
 
 
 class ClassificationScores(Sums):
@@ -45,16 +37,12 @@ class ClassificationScores(Sums):
 
     def __init__(self, labels: Sequence[str], multilabel: bool = False, bins: int = 15) -> None:
         super().__init__()
-        self.labels = tuple(labels)
-        self.multilabel = multilabel
-        self.bins = bins
+        self.labels, self.multilabel, self.bins = tuple(labels), multilabel, bins
         size = len(self.labels)
-        self.add_sum("table", *((size, 2, 2) if multilabel else (size, size)))
-        for name in ("examples", "exact_matches"):
-            self.add_sum(name)
-        for name in ("bin_counts", "bin_hits"):
-            self.add_sum(name, bins)
-        self.add_sum("bin_confidence", bins, dtype=torch.float32)
+        self.add_sums("table", shape=(size, 2, 2) if multilabel else (size, size))
+        self.add_sums("examples", "exact_matches")
+        self.add_sums("bin_counts", "bin_hits", shape=(bins,))
+        self.add_sums("bin_confidence", shape=(bins,), dtype=torch.float32)
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add examples.
@@ -68,44 +56,36 @@ class ClassificationScores(Sums):
             UserError: a class number outside 0 to C - 1.
         """
         size = len(self.labels)
-        expected = (len(probabilities), size) if self.multilabel else (len(probabilities),)
-        if probabilities.dim() != 2 or probabilities.shape[1] != size or targets.shape != expected:
+        expected = probabilities.shape if self.multilabel else probabilities.shape[:1]
+        if probabilities.shape[1:] != (size,) or targets.shape != expected:
             shapes = tuple(probabilities.shape), tuple(targets.shape)
             raise ValueError(f"probabilities and targets of shapes {shapes} for {size} labels")
         probabilities = probabilities.detach().to(exact(probabilities.device))
         if self.multilabel:
-            predicted = holds(probabilities)
-            right = predicted == targets.bool()
-            cells = torch.arange(size, device=targets.device) * 4 + targets.bool() * 2 + predicted
-            confidence, hits = torch.maximum(probabilities, 1 - probabilities).flatten(), right.flatten()
-            matches = right.all(dim=1)
+            predicted, targets = holds(probabilities), targets.bool()
+            confidence = torch.maximum(probabilities, 1 - probabilities).flatten()
+            right = predicted == targets
+            hits, matches = right.flatten(), right.all(dim=1)
+            cells = torch.arange(size, device=targets.device) * 4 + targets * 2 + predicted
         else:
-            self._check(targets)
+            wrong = targets[(targets < 0) | (targets >= size)]
+            if len(wrong):
+                raise UserError(f"class number {int(wrong[0])} in the data, but there are {size} labels")
             confidence, predicted = probabilities.max(dim=1)
             matches = hits = predicted == targets
             cells = targets * size + predicted
-        counts = torch.bincount(cells.flatten(), minlength=self.table.numel())
-        self.increase("table", counts.view_as(self.table))
-        self.increase("examples", torch.tensor(len(probabilities)))
-        self.increase("exact_matches", matches.sum())
-        self._bin(confidence, hits)
-
-    def _check(self, targets: Tensor) -> None:
-        """Raises UserError for a class number that no label stands for."""
-        wrong = targets[(targets < 0) | (targets >= len(self.labels))]
-        if len(wrong):
-            number, labels = int(wrong[0]), len(self.labels)
-            raise UserError(f"class number {number} in the data, but there are {labels} labels")
-
-    def _bin(self, confidence: Tensor, hits: Tensor) -> None:
-        """Add predictions with their confidence (K,) and whether they were right (K,)."""
-        # Bin m holds (m/bins, (m+1)/bins], as in the paper.
+        # Bin m holds (m/bins, (m+1)/bins], as in the paper; torchmetrics' hold their left border.
         bins = torch.bucketize(confidence, self._edges(confidence.device)[1:-1])
-        self.increase("bin_counts", torch.bincount(bins, minlength=self.bins))
-        self.increase("bin_hits", torch.bincount(bins[hits], minlength=self.bins))
         # Not index_add: it adds in any order on GPUs.
-        members = F.one_hot(bins, self.bins).bool()  # (K, bins)
-        self.increase("bin_confidence", torch.where(members, confidence[:, None], 0).sum(dim=0))
+        members = F.one_hot(bins, self.bins).bool()  # (predictions, bins)
+        self.increase(
+            table=torch.bincount(cells.flatten(), minlength=self.table.numel()).view_as(self.table),
+            examples=len(probabilities),
+            exact_matches=matches.sum(),
+            bin_counts=torch.bincount(bins, minlength=self.bins),
+            bin_hits=torch.bincount(bins[hits], minlength=self.bins),
+            bin_confidence=torch.where(members, confidence[:, None], 0).sum(dim=0),
+        )
 
     def _edges(self, device: torch.device) -> Tensor:
         return torch.linspace(0, 1, self.bins + 1, dtype=exact(device), device=device)
@@ -134,11 +114,9 @@ class ClassificationScores(Sums):
         if self.multilabel:
             hits = self.table[:, 1, 1]
             predicted, true = self.table[:, :, 1].sum(dim=1), self.table[:, 1].sum(dim=1)
-            counted = torch.ones_like(hits, dtype=torch.bool)
         else:
-            hits = self.table.diagonal()
-            predicted, true = self.table.sum(dim=0), self.table.sum(dim=1)
-            counted = predicted + true > 0
+            hits, predicted, true = self.table.diagonal(), self.table.sum(dim=0), self.table.sum(dim=1)
+        counted = self.multilabel | (predicted + true > 0)
         gaps = (self.bin_hits - self.bin_confidence).abs().sum()
         figures = {
             "accuracy": ratio(self.exact_matches, self.examples),
@@ -149,45 +127,36 @@ class ClassificationScores(Sums):
         }
         if self.multilabel:
             del figures["matthews"]
-        if not self.examples:
-            return {name: self.scalar(float("nan")) for name in figures}
-        return figures
+        return figures if self.examples else dict.fromkeys(figures, self.scalar(float("nan")))
 
     def _matthews(self, hits: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-        """The correlation of predictions and targets as one-hot vectors, from counts (C,)."""
-        wide = exact(hits.device)
-        hits, predicted, true = (counts.to(wide) / self.examples for counts in (hits, predicted, true))
+        """The correlation of predictions and targets as one-hot vectors, from counts (C,); torchmetrics
+        multiplies counts in fp32."""
+        hits, predicted, true = (ratio(counts, self.examples) for counts in (hits, predicted, true))
         shared = hits.sum() - (predicted * true).sum()
-        spreads = [1 - counts.square().sum() for counts in (predicted, true)]
-        if min(spreads) <= 0:
-            return self.scalar(0.0)
-        return shared / (spreads[0] * spreads[1]).sqrt()
+        spread = (1 - predicted.square().sum()).clamp(min=0) * (1 - true.square().sum()).clamp(min=0)
+        return shared / spread.sqrt() if spread else self.scalar(0.0)
 
     @property
     def confusion(self) -> Tensor:
         """Counts in int64, (C, C): rows are targets, columns predictions. Multi-label: (C, 2, 2), per label.
-
-        Over all processes: calls `compute`, which all of them must do together unless they have done so.
-        """
+        Of all processes, which must call it together unless they have called `compute`."""
         self.compute()
         return self._confusion
 
     @property
     def reliability(self) -> Reliability:
-        """Confidence and accuracy in bins, over all processes like `confusion`."""
+        """Confidence and accuracy in bins; of all processes, like `confusion`."""
         self.compute()
         return self._reliability
 
 
-class RegressionScores(Metric):
+class RegressionScores(Sums):
     """Error and correlation of predicted values. Ranks need all values, so all are kept, 8 bytes a pair."""
-
-    full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("predicted", "true"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_state("pairs", [], dist_reduce_fx="cat")  # prediction, target, prediction, target, …
 
     @property
     def dtype(self) -> torch.dtype:
@@ -195,48 +164,36 @@ class RegressionScores(Metric):
         return torch.float32
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add examples.
-
-        Args:
-            predictions: (N,) or (N, 1).
-            targets: as many values.
-
-        Raises:
-            ValueError: not as many targets as predictions.
-        """
+        """Add examples: predictions (N,) or (N, 1) and as many targets; ValueError of other numbers."""
         if predictions.numel() != targets.numel():
             raise ValueError(f"{predictions.numel()} predictions for {targets.numel()} targets")
-        self.predicted.append(predictions.detach().float().flatten())
-        self.true.append(targets.detach().float().flatten())
+        pairs = [values.detach().float().flatten() for values in (predictions, targets)]
+        self.pairs.append(torch.stack(pairs, dim=1).flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """`mean_squared_error`, `pearson` (linear correlation), `spearman` (that of the ranks).
 
         Not a number without examples; the correlations also where one side does not vary.
         """
-        predicted, true = self._whole(self.predicted), self._whole(self.true)
-        return {
+        pairs = dim_zero_cat(self.pairs) if len(self.pairs) else torch.zeros(0)
+        # In fp64, in which a mean of equal fp32 values is that value, and the CPU has that everywhere.
+        predicted, true = pairs.cpu().double().view(-1, 2).T.contiguous()
+        figures = {
             "mean_squared_error": (predicted - true).square().mean(),
             "pearson": _correlation(predicted, true),
             "spearman": _correlation(_ranks(predicted), _ranks(true)),
         }
-
-    def _whole(self, values: list[Tensor] | Tensor) -> Tensor:
-        """All values in one tensor (N,), as exact as the device can."""
-        whole = dim_zero_cat(values) if len(values) else torch.zeros(0, device=self.device)
-        return whole.to(exact(whole.device))
+        return {name: self.scalar(value.item()) for name, value in figures.items()}
 
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks from 1 up, (N,); equal values share the mean of theirs."""
     _, places, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).to(values.dtype)
-    return (last - (counts - 1) / 2)[places]
+    counts = counts.to(values.dtype)
+    return (counts.cumsum(0) - (counts - 1) / 2)[places]
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:
-    """The linear correlation of (N,) and (N,); not a number where one of them does not vary."""
-    if not len(x) or bool((x == x[0]).all()) or bool((y == y[0]).all()):
-        return x.new_tensor(float("nan"))
+    """The linear correlation of (N,) and (N,); 0 / 0, not a number, where one of them does not vary."""
     x, y = x - x.mean(), y - y.mean()
     return ((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()).clamp(-1, 1)

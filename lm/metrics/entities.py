@@ -39,11 +39,8 @@ def spans(tags: Sequence[str]) -> list[Span]:
     stays the same and neither B, S nor O comes nor E or S came before. So I after O begins an entity, and so
     does I or E of another type. They read IOB1, BIO and BIOES without being told which.
 
-    Args:
-        tags: the tags of one sentence.
-
     Returns:
-        Type, first token and the token after the last, in order.
+        Of each entity of the sentence type, first token and the token after the last, in order.
 
     Raises:
         UserError: a tag of no scheme.
@@ -63,8 +60,7 @@ def spans(tags: Sequence[str]) -> list[Span]:
 def are_entities(labels: Sequence[str]) -> bool:
     """Whether a tagger's labels are those of entities, typed or not, and no parts of speech, say.
 
-    Raises:
-        UserError: some are, as `B-PER`, and some are not.
+    Raises UserError where some are, as `B-PER`, and some are not.
     """
     try:
         for label in labels:
@@ -89,35 +85,28 @@ class EntityScores(Sums):
         self.types = tuple(types)
         self._rows = {kind: row for row, kind in enumerate(self.types)}
         # Hits, found and true: a row for each type, the last for all others.
-        self.add_sum("entities", len(self.types) + 1, 3)
-        for name in ("tokens", "right_tokens"):
-            self.add_sum(name)
+        self.add_sums("entities", shape=(len(self.types) + 1, 3))
+        self.add_sums("tokens", "right_tokens")
 
     def update(self, predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> None:
-        """Add sentences.
-
-        Args:
-            predicted: the tags of each sentence.
-            gold: as many sentences with as many tags.
+        """Add sentences, of which both give the tags.
 
         Raises:
-            ValueError: other numbers of sentences or tags.
+            ValueError: not equally many sentences and tags.
             UserError: a tag of no scheme.
         """
         if [len(tags) for tags in predicted] != [len(tags) for tags in gold]:
             raise ValueError("predicted and gold tags are not equally many in every sentence")
         entities = torch.zeros_like(self.entities, device="cpu")
-        tokens = right = 0
+        tokens = right_tokens = 0
         for guesses, truths in zip(predicted, gold, strict=True):
             found, true = (set(spans(tags)) for tags in (guesses, truths))
             for column, group in enumerate((found & true, found, true)):
                 for kind, _, _ in group:
                     entities[self._rows.get(kind, -1), column] += 1
             tokens += len(truths)
-            right += sum(guess == truth for guess, truth in zip(guesses, truths, strict=True))
-        self.increase("entities", entities)
-        self.increase("tokens", torch.tensor(tokens))
-        self.increase("right_tokens", torch.tensor(right))
+            right_tokens += sum(guess == truth for guess, truth in zip(guesses, truths, strict=True))
+        self.increase(entities=entities, tokens=tokens, right_tokens=right_tokens)
 
     def compute(self) -> dict[str, Tensor]:
         """In 0 to 1: `precision`, `recall`, `f1` of entities, `accuracy` of tokens, `f1_TYPE` of each type.
@@ -133,7 +122,7 @@ class EntityScores(Sums):
             "accuracy": ratio(self.right_tokens, self.tokens),
         }
         if not self.tokens:
-            return {name: self.scalar(float("nan")) for name in figures}
+            return dict.fromkeys(figures, self.scalar(float("nan")))
         for kind, row in self._rows.items():
             if self.entities[row, 2]:
                 figures[f"f1_{kind}"] = f1_from_counts(*self.entities[row])

@@ -16,9 +16,8 @@ class TokenLoss(Sums):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_sum("nats", dtype=torch.float32)
-        for name in ("tokens", "bytes", "hits"):
-            self.add_sum(name)
+        self.add_sums("nats", dtype=torch.float32)
+        self.add_sums("tokens", "bytes", "hits")
 
     def update(self, nats: Tensor, tokens: Tensor, bytes_: Tensor, hits: Tensor) -> None:
         """Add a batch.
@@ -29,8 +28,7 @@ class TokenLoss(Sums):
             bytes_: UTF-8 bytes of the original text that those targets stand for.
             hits: targets that had the largest logit.
         """
-        for name, value in ("nats", nats), ("tokens", tokens), ("bytes", bytes_), ("hits", hits):
-            self.increase(name, value)
+        self.increase(nats=nats, tokens=tokens, bytes=bytes_, hits=hits)
 
     def compute(self) -> dict[str, Tensor]:
         """`loss` (nats per token), `perplexity`, `bits_per_byte`, `accuracy`. Not a number without tokens."""
@@ -48,18 +46,13 @@ class MeanLoss(Sums):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_sum("total", dtype=torch.float32)
-        self.add_sum("count")
+        self.add_sums("total", dtype=torch.float32)
+        self.add_sums("count")
 
     def update(self, losses: Tensor, count: Tensor | None = None) -> None:
-        """Add a batch.
-
-        Args:
-            losses: of the examples, (B,), or their sum.
-            count: how many they are, where `losses` is a sum.
-        """
-        self.increase("total", losses.to(exact(losses.device)).sum())
-        self.increase("count", torch.tensor(losses.numel()) if count is None else count)
+        """Add the losses of a batch, (B,), or their sum and of how many it is."""
+        count = losses.numel() if count is None else count
+        self.increase(total=losses.to(exact(losses.device)).sum(), count=count)
 
     def compute(self) -> dict[str, Tensor]:
         """`loss`; not a number without examples."""

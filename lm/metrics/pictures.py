@@ -1,33 +1,19 @@
 """Pictures of a classifier's figures, as arrays that any logger takes. They need matplotlib."""
 
+import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lm.errors import not_installed
+from lm.metrics.classification import Reliability
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from lm.metrics.classification import Reliability
-
-# Families with Chinese characters, of which the first that is installed is used beside matplotlib's own.
-_CHINESE_FAMILIES = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "PingFang SC",
-    "Heiti SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-)
+# Fonts with Chinese characters, of which one that is installed is used after matplotlib's own.
+_CHINESE = re.compile("(CJK|Sans|PingFang|Heiti) SC|Hiragino Sans GB|Microsoft YaHei|SimHei|WenQuanYi")
 _LONGEST_LABEL = 24  # characters
 _MOST_NUMBERED = 20  # classes whose counts are written into the cells
 _MOST_NAMED = 120  # classes whose names are written
@@ -35,6 +21,8 @@ _MOST_NAMED = 120  # classes whose names are written
 
 def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """A confusion matrix: rows are targets, columns predictions, a cell's colour its share of the row.
+
+    torchmetrics' own colours by counts, reads `$` in a label as mathematics and writes every cell.
 
     Args:
         matrix: counts, (C, C).
@@ -53,15 +41,12 @@ def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.
         raise ValueError(f"a confusion matrix of shape {counts.shape} for {size} labels")
     side = min(max(4.0, 0.4 * size), 20.0) + 1.5
     figure = _figure(side, side)
-    axes = figure.add_subplot()
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
     if size <= _MOST_NAMED:
         text = {"fontfamily": _families(), "fontsize": 9 if size <= 40 else 5, "parse_math": False}
-        names = [_shortened(str(label)) for label in labels]
+        names = [s if len(s) <= _LONGEST_LABEL else s[: _LONGEST_LABEL - 1] + "…" for s in labels]
         axes.set_xticks(range(size), names, rotation=90, **text)
         axes.set_yticks(range(size), names, **text)
     if size <= _MOST_NUMBERED:
@@ -73,19 +58,11 @@ def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.
     return _pixels(figure)
 
 
-def reliability_picture(reliability: "Reliability") -> np.ndarray:
+def reliability_picture(reliability: Reliability) -> np.ndarray:
     """A reliability diagram: the accuracy at each confidence, and below it how many predictions have it.
 
-    Bars under the diagonal mean that the model is surer than it is right. The title gives the error.
-
-    Args:
-        reliability: as `ClassificationScores.reliability` gives it.
-
-    Returns:
-        uint8, (H, W, 3).
-
-    Raises:
-        UserError: matplotlib is not installed.
+    Bars under the diagonal mean that the model is surer than it is right. The title gives the error. Returns
+    uint8, (H, W, 3); raises UserError where matplotlib is not installed.
     """
     edges, confidence, accuracy, counts = map(_array, reliability)
     seen = counts > 0
@@ -99,7 +76,7 @@ def reliability_picture(reliability: "Reliability") -> np.ndarray:
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.legend(loc="upper left")
     if seen.any():
-        error = (counts[seen] * np.abs(accuracy[seen] - confidence[seen])).sum() / counts.sum()
+        error = np.average(np.abs(accuracy - confidence)[seen], weights=counts[seen])
         upper.set_title(f"calibration error {error:.4f}")
     lower.bar(edges[:-1], counts, widths, color="gray", **bars)
     lower.set(xlabel="confidence", ylabel="predictions")
@@ -107,14 +84,10 @@ def reliability_picture(reliability: "Reliability") -> np.ndarray:
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().numpy()
+    return torch.as_tensor(values).cpu().numpy()
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
-
-
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float) -> Any:
     """An empty figure of so many inches, apart from matplotlib's global state: no screen is needed."""
     try:
         from matplotlib.figure import Figure
@@ -125,13 +98,12 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _families() -> list[str]:
     """matplotlib's own font, and after it one with Chinese characters where there is one."""
-    from matplotlib.font_manager import fontManager
+    from matplotlib.font_manager import get_font_names
 
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *[name for name in _CHINESE_FAMILIES if name in installed][:1]]
+    return ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
 
 
-def _pixels(figure: "Figure") -> np.ndarray:
+def _pixels(figure: Any) -> np.ndarray:
     """Draw the figure: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

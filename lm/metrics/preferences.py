@@ -11,30 +11,23 @@ class PreferenceScores(Sums):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("pairs", "wins", "ties"):
-            self.add_sum(name)
-        for name in ("chosen", "rejected"):
-            self.add_sum(name, dtype=torch.float32)
+        self.add_sums("pairs", "wins", "ties")
+        self.add_sums("chosen", "rejected", dtype=torch.float32)
 
     def update(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:
-        """Add pairs.
-
-        Args:
-            chosen_rewards: rewards of the preferred answers, (N,).
-            rejected_rewards: rewards of the others, (N,).
-
-        Raises:
-            ValueError: the two are not of one shape (N,).
-        """
+        """Add pairs: the rewards of the preferred answers and of the others, (N,); of other shapes a
+        ValueError."""
         if chosen_rewards.shape != rejected_rewards.shape or chosen_rewards.dim() != 1:
             shapes = tuple(chosen_rewards.shape), tuple(rejected_rewards.shape)
             raise ValueError(f"chosen and rejected rewards must both have shape (N,), not {shapes}")
-        self.increase("pairs", torch.tensor(len(chosen_rewards)))
-        self.increase("wins", (chosen_rewards > rejected_rewards).sum())
-        self.increase("ties", (chosen_rewards == rejected_rewards).sum())
-        # A sum in bf16 over the batch would lose what the state keeps.
-        self.increase("chosen", chosen_rewards.detach().float().sum())
-        self.increase("rejected", rejected_rewards.detach().float().sum())
+        self.increase(
+            pairs=len(chosen_rewards),
+            wins=(chosen_rewards > rejected_rewards).sum(),
+            ties=(chosen_rewards == rejected_rewards).sum(),
+            # A sum in bf16 over the batch would lose what the state keeps.
+            chosen=chosen_rewards.float().sum(),
+            rejected=rejected_rewards.float().sum(),
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """Means over pairs; not a number without pairs.

@@ -3,25 +3,25 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor
 
 from lm.errors import not_installed
-from lm.metrics.base import Sums, ratio, reference_lists, streams
+from lm.metrics.base import TextScores, ratio
 from lm.metrics.chinese import HAN, script_counts
 
-_TOKENIZERS = ("13a", "zh")
 _ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
-class TranslationScores(Sums):
+class TranslationScores(TextScores):
     """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a corpus, equal to sacrebleu's figures.
 
     Kept are the counts of n-grams that sacrebleu computes them from, summed over batches and processes.
-
     BLEU's tokens are characters and words where all references together have more Chinese characters than
-    other words, else those of sacrebleu's standard, 13a.
+    other words, else those of sacrebleu's standard, 13a. `signatures` are sacrebleu's words for how `bleu`
+    and `chrf` of the last `compute` came about: print them along.
 
     Raises:
         UserError: sacrebleu is not installed.
@@ -33,97 +33,60 @@ class TranslationScores(Sums):
             from sacrebleu.metrics import BLEU, CHRF
         except ImportError as error:
             raise not_installed("counting BLEU and chrF", "sacrebleu", "finetune") from error
-        # `force` only silences advice about tokens that look already split.
-        self._bleu = [BLEU(tokenize=tokenizer, force=True) for tokenizer in _TOKENIZERS]
-        self._chrf = CHRF()
-        self._signatures: dict[str, str] = {}
         # Under both tokenizers: a process cannot know what the text of the others is mostly written in.
-        self.add_sum("bleu_counts", len(_TOKENIZERS), 2 + 2 * self._bleu[0].max_ngram_order)
-        self.add_sum("chrf_counts", 3 * self._chrf.order)
-        self.add_sum("scripts", 2)  # Chinese characters, other words
-        self.add_sum("examples")
+        self._metrics = {
+            "bleu_13a": BLEU(tokenize="13a", force=True),  # which silences advice about tokens
+            "bleu_zh": BLEU(tokenize="zh", force=True),
+            "chrf": CHRF(),
+        }
+        for name, metric in self._metrics.items():
+            self.add_sums(name, shape=(len(metric._extract_corpus_statistics([""], [[""]])[0]),))
+        self.add_sums("scripts", shape=(2,))  # Chinese characters, other words
         self.add_state("fewest", torch.tensor(2**62), dist_reduce_fx="min")  # references of an example
         self.add_state("most", torch.tensor(0), dist_reduce_fx="max")
+        self.signatures: dict[str, str] = {}
 
-    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """Add translations.
-
-        Args:
-            predictions: one each, not split into tokens.
-            references: one or more of each, likewise.
-
-        Raises:
-            ValueError: not as many lists of references as predictions.
-            UserError: a prediction without a reference.
-        """
-        lists = reference_lists(predictions, references)
-        if not lists:
-            return
-        columns = streams(lists)
-        counts = torch.zeros_like(self.bleu_counts, device="cpu")
-        for row, bleu in enumerate(self._bleu):
-            counts[row] = torch.tensor(bleu._extract_corpus_statistics(predictions, columns)).sum(dim=0)
-        self.increase("bleu_counts", counts)
-        statistics = self._chrf._extract_corpus_statistics(predictions, columns)
-        self.increase("chrf_counts", torch.tensor(statistics).sum(dim=0))
-        self.increase("scripts", torch.tensor(script_counts(text for texts in lists for text in texts)))
-        self.increase("examples", torch.tensor(len(lists)))
-        numbers = [len(texts) for texts in lists]
+    def add(self, predictions: Sequence[str], references: list[list[str]]) -> None:
+        # First references, second ones, …; None where an example has fewer.
+        columns = [list(column) for column in zip_longest(*references)]
+        for name, metric in self._metrics.items():
+            statistics = torch.tensor(metric._extract_corpus_statistics(predictions, columns))
+            self.increase(**{name: statistics.sum(dim=0)})
+        self.increase(scripts=script_counts(text for texts in references for text in texts))
+        numbers = [len(texts) for texts in references]
         self.fewest = self.fewest.clamp(max=min(numbers))
         self.most = self.most.clamp(min=max(numbers))
 
     def compute(self) -> dict[str, Tensor]:
         """`bleu` and `chrf` in 0 to 100; not a number without translations."""
-        if not self.examples:
+        if not self.most:
             return {"bleu": self.scalar(float("nan")), "chrf": self.scalar(float("nan"))}
         chinese, others = self.scripts.tolist()
-        row = int(chinese > others)
         figures = {}
-        metrics = {"bleu": (self._bleu[row], self.bleu_counts[row]), "chrf": (self._chrf, self.chrf_counts)}
-        for name, (metric, counts) in metrics.items():
+        for name, state in (("bleu", "bleu_zh" if chinese > others else "bleu_13a"), ("chrf", "chrf")):
+            metric, counts = self._metrics[state], getattr(self, state)
             figures[name] = self.scalar(metric._compute_score_from_stats(counts.tolist()).score)
             metric.num_refs = int(self.most) if self.fewest == self.most else -1  # sacrebleu's -1: various
-            self._signatures[name] = metric.get_signature().format()
+            self.signatures[name] = metric.get_signature().format()
         return figures
 
-    @property
-    def signatures(self) -> dict[str, str]:
-        """sacrebleu's words for how `bleu` and `chrf` of the last `compute` came about: print them along."""
-        return dict(self._signatures)
 
-
-class SummaryScores(Sums):
-    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as the package rouge_score has them, without stemming.
-
-    Tokens are runs of a-z and 0-9 in lower case, and each Chinese character; everything else is left out.
-    """
+class SummaryScores(TextScores):
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as the package rouge_score has them, without stemming; each
+    takes the reference that is best for it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_sum("examples")
-        self.add_sum("totals", len(_ROUGES), dtype=torch.float32)
+        self.add_sums("examples")
+        self.add_sums("totals", shape=(len(_ROUGES),), dtype=torch.float32)
 
-    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """Add summaries.
-
-        Args:
-            predictions: one each.
-            references: one or more of each; every ROUGE takes the one that is best for it.
-
-        Raises:
-            ValueError: not as many lists of references as predictions.
-            UserError: a prediction without a reference.
-        """
-        lists = reference_lists(predictions, references)
-        if not lists:
-            return
+    def add(self, predictions: Sequence[str], references: list[list[str]]) -> None:
         best = []
-        for prediction, texts in zip(predictions, lists, strict=True):
+        for prediction, texts in zip(predictions, references, strict=True):
             tokens = summary_tokens(prediction)
             scores = [rouge(tokens, summary_tokens(text)) for text in texts]
             best.append([max(column) for column in zip(*scores, strict=True)])
-        self.increase("totals", torch.tensor(best, dtype=torch.float64).sum(dim=0))
-        self.increase("examples", torch.tensor(len(lists)))
+        self.increase(totals=torch.tensor(best, dtype=torch.float64).sum(dim=0), examples=len(best))
 
     def compute(self) -> dict[str, Tensor]:
         """`rouge1`, `rouge2`, `rougeL`: mean F-measures in 0 to 100; not a number without summaries."""
@@ -138,21 +101,15 @@ def summary_tokens(text: str) -> list[str]:
     return _SUMMARY_TOKEN.findall(text.lower())
 
 
-def rouge(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, float, float]:
+def rouge(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, ...]:
     """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L of two lists of tokens, in 0 to 1."""
-    scores = []
-    for order in (1, 2):
-        predicted, true = _ngrams(prediction, order), _ngrams(reference, order)
-        scores.append(_f_measure((predicted & true).total(), predicted.total(), true.total()))
-    return *scores, _f_measure(common_length(prediction, reference), len(prediction), len(reference))
-
-
-def _ngrams(tokens: Sequence[str], order: int) -> Counter:
-    return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
-
-
-def _f_measure(hits: int, predicted: int, true: int) -> float:
-    return 2 * hits / (predicted + true) if hits else 0.0
+    bags = (
+        [Counter(prediction), Counter(reference)],
+        [Counter(pairwise(prediction)), Counter(pairwise(reference))],
+    )
+    found = [((predicted & true).total(), predicted.total() + true.total()) for predicted, true in bags]
+    found.append((common_length(prediction, reference), len(prediction) + len(reference)))
+    return tuple(2 * hits / max(both, 1) for hits, both in found)
 
 
 def common_length(a: Sequence[str], b: Sequence[str]) -> int:

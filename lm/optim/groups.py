@@ -8,12 +8,13 @@ from torch import nn
 KINDS = ("matrix", "embedding", "vector")
 
 
-def kind_of(name: str, parameter: nn.Parameter, embeddings: set[int]) -> str:
-    """`matrix` (a linear layer inside the network), `embedding` (look-ups and heads) or `vector` (norms,
-    biases)."""
+def kind_of(name: str, parameter: nn.Parameter) -> str:
+    """`matrix` (a linear layer inside the network), `embedding` (the input, whatever it is, heads, kernels of
+    convolutions) or `vector` (norms, biases)."""
     if parameter.ndim < 2:
         return "vector"
-    return "embedding" if id(parameter) in embeddings or name.endswith("head.weight") else "matrix"
+    outer = parameter.ndim > 2 or "embeddings." in name or name.endswith("head.weight")
+    return "embedding" if outer else "matrix"
 
 
 def depth_of(name: str, layers: int) -> int:
@@ -33,12 +34,11 @@ def parameter_groups(module: nn.Module, layer_decay: float = 1.0, layers: int = 
             rate, which is this many times that of the layer above (arXiv:1801.06146).
         layers: how many the network has.
     """
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[int, int], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = kind_of(name, parameter, embeddings)
+        kind = kind_of(name, parameter)
         depth = 0 if layer_decay == 1 else depth_of(name, layers)
         group = groups.setdefault((depth, KINDS.index(kind)), {"kind": kind, "params": []})
         group["params"].append(parameter)

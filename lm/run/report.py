@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from lm.callbacks import Samples
+from lm.inference.generate import Sample
 from lm.processes import is_rank_zero, say
 from lm.run.folder import RUNS, Finished, write_configuration
 from lm.run.resume import Resumed
@@ -59,12 +59,12 @@ def say_finished(run: Finished) -> None:
     )
 
 
-def _of_pretraining(summary: dict[str, Any], samples: Samples, causal: bool) -> tuple[str, str, str]:
+def _of_pretraining(summary: dict[str, Any], opening: str, causal: bool) -> tuple[str, str, str]:
     """The heading of the sample, the figures, and the command that uses the model."""
     heading, use = "a sample, [piece→guess] or [piece]", 'fill {} "for i in range(<mask>(x)):"'
     if causal:
-        heading = f"a sample, going on from {samples.opening!r}"
-        start = (samples.opening.strip().splitlines() or [""])[0][:24]
+        heading = f"a sample, going on from {opening!r}"
+        start = (opening.strip().splitlines() or [""])[0][:24]
         start = start.rsplit(" ", 1)[0]  # whole words, where there are any
         use = f"generate {{}} --prompt {shlex.quote(start).replace('{', '{{').replace('}', '}}')}"
     if summary["val_loss"] is None:
@@ -89,17 +89,21 @@ def _of_a_task(summary: dict[str, Any], best: str) -> str:
     return "\n".join(lines)
 
 
-def report(folder: Path, summary: dict[str, Any], samples: Samples, model: Task) -> str:
-    """What a person sees at the end: a sample, the figures, where everything is, what to type next."""
+def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, model: Task) -> str:
+    """What a person sees at the end: a sample, the figures, where everything is, what to type next.
+
+    Args:
+        unit: of the work.
+    """
     best = next(name for name in summary if name.startswith("best_val_"))
     pretrained = isinstance(model, Pretraining)
     kept = "best.ckpt" if pretrained or summary[best] is not None else "last.ckpt"
     heading, figures, use = "a sample", _of_a_task(summary, best), model.usage
     if pretrained:
-        heading, figures, use = _of_pretraining(summary, samples, model.config.causal)
+        heading, figures, use = _of_pretraining(summary, sample.opening, model.config.causal)
     shown = ""
-    if samples.latest or pretrained:
-        shown = f"\n--- {heading} ---\n{samples.latest}\n--- end of sample ---\n"
+    if sample.text or pretrained:
+        shown = f"\n--- {heading} ---\n{sample.text}\n--- end of sample ---\n"
     files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     rows = [
         ("run folder", f"{folder}/  ({files})"),
@@ -110,7 +114,7 @@ def report(folder: Path, summary: dict[str, Any], samples: Samples, model: Task)
     ]
     return f"""{shown}
 {figures}
-{summary["tokens_seen"]:,} tokens at {summary["tokens_per_second"]:,.0f} a second; \
+{summary[f"{unit}_seen"]:,} {unit} at {summary[f"{unit}_per_second"]:,.0f} a second; \
 {summary["wall_seconds"]:.0f} s in all; {summary["parameters"]:,} parameters
 
 """ + "\n".join(f"{name:18}{what}" for name, what in rows if what)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from lm import checkpoint as checkpoints
-from lm.data.loading import ResumableData as Data  # for the lead: lm.data.Data, once it has that name
 from lm.errors import UserError
 from lm.run.folder import differences
 from lm.tasks import Task
@@ -63,14 +62,6 @@ class Resumed:
             raise UserError(
                 f"{self.path} is of another model: {', '.join(changed[:3])}. "
                 "Give its configuration, which stands beside it in config.yaml"
-            )
-
-    def check_tokenizer(self, data: Data) -> None:
-        """A checkpoint's figures on pieces that it does not know would be nonsense."""
-        if data.tokenizer.fingerprint != checkpoints.load_tokenizer(self.record).fingerprint:
-            raise UserError(
-                f"{self.path} was trained with another tokenizer than {data.corpus_folder} has: "
-                "give its own --data.corpus, or --data.tokenizer with the tokenizer.model of its corpus"
             )
 
     def check_steps(self, last: Path, steps: int) -> None:

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from lightning.pytorch import seed_everything
 
-from lm.errors import UserError
 from lm.run.folder import claim, look, refuse_a_mixture
 from lm.run.resume import Resumed
 from lm.run.trainer import Watch, make_trainer
@@ -62,34 +61,4 @@ class Run:
         self.trainer = make_trainer(made.trainer, self.watch, training, self.resumed)
         if self.resumed is not None:
             self.resumed.check_model(self.model)
-
-    def prepare(self) -> None:
-        """Let the model look at the data, or at the checkpoint that it goes on from.
-
-        For the lead: this goes where `Task.setup` prepares, with its two calls.
-        """
-        self.data.prepare_data()
-        self.data.setup(self.command)
-        self.data.trainer = self.trainer
-        self.model.prepare(self.data, self.resumed and self.resumed.record, self.command)
-        if self.command == "fit":
-            self._count_steps()
-        if self.resumed is not None:
-            self.resumed.check_tokenizer(self.data)
-
-    def _count_steps(self) -> None:
-        """Give `max_steps` where epochs were asked for, and validate once an epoch where no interval was: the
-        learning-rate schedule and the counters of a run go by steps."""
-        trainer, batches = self.trainer, self.data.steps_per_epoch
-        if batches is None or trainer.fast_dev_run:
-            return
-        most = trainer.limit_train_batches  # a part of an epoch, or so many batches
-        batches = max(int(batches * most) if isinstance(most, float) else min(batches, most), 1)
-        steps = max(batches // trainer.accumulate_grad_batches, 1)
-        if isinstance(trainer.val_check_interval, float) and trainer.check_val_every_n_epoch is None:
-            trainer.val_check_interval = steps * trainer.accumulate_grad_batches
-        if trainer.max_steps < 1:
-            if (trainer.max_epochs or 0) < 1:
-                raise UserError("how long? Give --trainer.max_epochs or --trainer.max_steps", status=2)
-            trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
-        trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
+            self.trainer.ckpt_path = self.resumed.path  # where a task looks too, before it is loaded

@@ -45,7 +45,7 @@ def one_run(words: Words, started: float) -> Path:
         The run's folder.
     """
     try:
-        with spelling(words.options()), ExitStack() as held:
+        with spelling(lambda: words.options), ExitStack() as held:
             _run(words, started, held)
     except Finished as finished:
         if is_rank_zero():

@@ -35,8 +35,9 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         hint = f"did you mean {near[0]!r}?" if near else "`--print_config` shows all there are"
         return f"there is no option {name!r}: {hint}"
     key = re.search(r'Parser key "([\w.]+)"', message)
-    # Of a union's errors the first says what is wrong, the others that it isn't None either.
-    union = re.search(r"Errors:\n\s*- (.*?)\n\s*(?:- |Given value)", message, re.DOTALL)
+    # Of a union's errors the first says what is wrong, the others that it isn't None either. They nest.
+    innermost = message.rpartition("Errors:\n")[2]
+    union = re.match(r"\s*- (.*?)\n\s*(?:- |Given value)", innermost, re.DOTALL)
     text = union[1] if union else re.sub(r'^Parser key "[\w.]+":', "", message)
     choices = ", ".join(re.findall(r"Expected a typing\.Literal\[(.*?)\]", message)).replace("'", "")
     choices = ", ".join(dict.fromkeys(choices.split(", ")))

@@ -20,10 +20,9 @@ def fit(run: Run) -> None:
     trainer, watch, model = run.trainer, run.watch, run.model
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
-    run.prepare()
     try:
         with interruptible():
-            trainer.fit(model, datamodule=run.data, ckpt_path=run.resumed and run.resumed.path)
+            trainer.fit(model, datamodule=run.data)
     except Stopped as stopped:
         last = watch.checkpoints.last_path
         then = f"goes on from {last}" if last.exists() else "begins anew"
@@ -46,7 +45,7 @@ def fit(run: Run) -> None:
         _stop(stopped, "trained, and stopped while it was measured. The same command goes on there.")
     summary = watch.summary.write(trainer, model, figures)
     if is_rank_zero():
-        print(report(run.folder, summary, watch.samples, model))
+        print(report(run.folder, summary, watch.samples.latest, watch.monitor.unit, model))
 
 
 def _stop(stopped: Stopped, words: str) -> NoReturn:
@@ -71,6 +70,7 @@ def _end_early(run: Run) -> None:
 def _last_figures(run: Run) -> dict[str, float]:
     """What the end is measured by; the test part's figures with the best weights, where there is one."""
     trainer, watch = run.trainer, run.watch
+    trainer.ckpt_path = None  # the weights are those that were trained
     if watch.monitor.validated_step != trainer.global_step and trainer.limit_val_batches:
         # It was killed between its last step and the end: what is left is to look at the result.
         trainer.validate(run.model, datamodule=run.data, verbose=False)
@@ -91,10 +91,9 @@ def _last_figures(run: Run) -> dict[str, float]:
 
 def _evaluate(run: Run, how: Callable[..., Any], **options: Any) -> Any:
     """What the trainer finds with the checkpoint's weights."""
-    run.prepare()
     try:
         with interruptible():
-            return how(run.model, datamodule=run.data, ckpt_path=run.resumed.path, **options)
+            return how(run.model, datamodule=run.data, **options)
     except Stopped as stopped:
         _stop(stopped, "stopped, and nothing is written.")
 

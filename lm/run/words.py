@@ -6,8 +6,9 @@ folder before anything is made.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import Field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lightning.pytorch import Trainer
 from lm.backbone import BackboneConfig
 from lm.callbacks import Monitor, RunCheckpoints, Samples
 from lm.callbacks.summary import flatten
-from lm.data.loading import ResumableData as Data  # for the lead: lm.data.Data, once it has that name
+from lm.data.loading import Data
 from lm.errors import UserError
 from lm.run.folder import RUNS, folder_beside
 from lm.run.usage import Parser
@@ -136,11 +137,13 @@ class Words:
         if options.get("init_from") is not None:
             options["init_from"] = path
 
-    def options(self) -> Iterator[str]:
+    @cached_property
+    def options(self) -> list[str]:
         """The options in play, the classes' own among them, dotted: data's before the model's before the
-        rest. They are looked for when the first is asked for."""
+        rest."""
         order = {"data": 0, "model": 1, "trainer": 2}
-        yield from sorted(flatten(self.plain()), key=lambda name: order.get(name.partition(".")[0], 3))
+        found = sorted(flatten(self.plain()), key=lambda name: order.get(name.partition(".")[0], 3))
+        return [*found, "data", "model"]
 
     def make(self) -> Namespace:
         """Data, model and what the trainer is given, made from the configuration."""

@@ -15,8 +15,8 @@ import torch
 from lm.checkpoint import read, read_record
 from lm.errors import UserError
 from lm.inference.lines import BATCH, Line, pools
-from lm.inference.uses import expect
 from lm.tasks.finetuning import FineTuning
+from lm.tasks.table import entry_of, refuse
 
 Row = dict[str, Any]
 _POOL = 8 * BATCH  # lines whose windows are sorted by length together
@@ -28,11 +28,12 @@ def load_task(path: str, device: str, command: str) -> FineTuning:
     Raises:
         UserError: it is another command's, or damaged.
     """
-    module, _, name = expect(path, read_record(read(path), path), command).rpartition(".")
-    try:
-        return getattr(import_module(module), name).load(path, device)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+    record = read_record(read(path), path)
+    entry = entry_of(record)
+    if entry is None or entry.command != command:
+        raise refuse(path, record, command)
+    module, _, name = record["task"].rpartition(".")
+    return getattr(import_module(module), name).load(path, device)
 
 
 def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
@@ -88,7 +89,7 @@ def _looked(task: Any, windows: list[Row]) -> list[Any]:
     if not windows:
         return []
     device = next(task.net.parameters()).device
-    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in task.batch(windows).items()}
+    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in task.collate(windows).items()}
     with torch.inference_mode():
         logits = task.logits(batch).float()
         if bool(logits.isnan().any()):

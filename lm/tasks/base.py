@@ -2,27 +2,43 @@
 in the checkpoint. What a task learns from its batches it says itself."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lm import checkpoint as checkpoints
-from lm.backbone import BackboneConfig
+from lm.backbone import BackboneConfig, Network
 from lm.engine.sharding import shard
 from lm.errors import UserError
+from lm.inference.generate import Sample, Sampling
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
-from lm.tokenizer import Tokenizer
+from lm.processors import Processor
 
 IGNORED = -100  # a target that does not count
+
+
+class Work(NamedTuple):
+    """How much there is in a batch, for speed and progress.
+
+    Args:
+        amount: of this process's batch.
+        unit: what is counted, in the plural: tokens, images, seconds.
+    """
+
+    amount: int
+    unit: str
 
 
 class Task(LightningModule, ABC):
     """A network, its loss and its figures.
 
-    A subclass makes `net`, a module with `backbone`, and says what a batch teaches.
+    A subclass makes `net`, a backbone with a head, and says what a batch teaches.
 
     Args:
         backbone: the shape of the Transformer.
@@ -31,9 +47,9 @@ class Task(LightningModule, ABC):
         compile: compile each block with torch.compile; worth it on a GPU.
     """
 
-    net: nn.Module
+    net: Network
     best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
-    usage = ""  # the command that uses it, with {} for the checkpoint
+    usage = ""  # the command that uses its checkpoints, with {} where the path goes
 
     def __init__(
         self,
@@ -47,13 +63,15 @@ class Task(LightningModule, ABC):
         self.optimizer = optimizer
         self.schedule = schedule or WarmupStableDecay()
         self.compile_blocks = compile
-        self.tokenizer: Tokenizer | None = None
+        self.processor: Processor | None = None
+        self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self._sharded = False
+
+    # What a subclass says.
 
     @abstractmethod
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """`loss` to differentiate; to report, `nats` (the loss summed), `tokens` (over how many it is) and
-        `bytes` (of the text that they stand for; 0 where they stand for none)."""
+        """What a batch teaches; see `outcome`."""
 
     @abstractmethod
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -63,30 +81,89 @@ class Task(LightningModule, ABC):
     def figures(self) -> dict[str, Tensor]:
         """The figures of the batches that were added, `loss` among them; then they are forgotten."""
 
-    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
-        """Look at the data once they are read, before the trainer begins; see `FineTuning`.
+    @abstractmethod
+    def work(self, batch: dict[str, Any]) -> Work:
+        """How much a batch is, and in which unit."""
+
+    def training_flops(self, batch: dict[str, Any]) -> int:
+        """Floating-point operations to train on a batch whose units of work are positions of the network."""
+        return self.work(batch).amount * self.net.training_flops_per_token(self.config.max_seq_len)
+
+    def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
+        """What the model does with something held out; empty where there is nothing to show. Every process
+        takes part: a sharded model needs them all. The arguments are for tasks that write.
 
         Args:
-            data: the datamodule, after `setup`.
-            record: of the checkpoint that a run goes on from or that is evaluated.
-            verb: `fit`, `validate`, `test` or `predict`.
+            prompt: to go on from; None: something held out.
+            tokens: pieces to write.
         """
+        return Sample()
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Pictures of the last figures by name, uint8 (H, W, 3)."""
+        return {}
 
     def last_rows(self) -> list[dict[str, Any]]:
-        """Rows that are known only once all batches have been predicted."""
+        """Rows of predictions that could only be made when all batches had come."""
         return []
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs beside `best.ckpt`, whenever that is written."""
+
+    def record(self) -> dict[str, Any]:
+        """What the checkpoint says of the model beyond its shape, in plain values."""
+        return {}
+
+    @staticmethod
+    def outcome(
+        total: Tensor, divisor: float, count: Tensor | int, bytes_: Tensor | int = 0
+    ) -> dict[str, Tensor]:
+        """What `training_step` gives: `loss` to differentiate; to report, `total` (the loss summed), `count`
+        (over how many it is) and `bytes`.
+
+        Args:
+            total: the summed loss of the batch, a scalar.
+            divisor: of the loss: a constant for all batches, not this batch's count, so that every target
+                weighs the same however a step is cut into micro-batches and processes.
+            count: targets.
+            bytes_: UTF-8 bytes of the text that the targets stand for; 0 where they stand for none.
+        """
+        return {
+            "loss": total / divisor,
+            "total": total.detach(),
+            "count": torch.as_tensor(count),
+            "bytes": torch.as_tensor(bytes_),
+        }
+
+    # What Lightning asks.
+
+    def checkpoint_record(self) -> dict[str, Any] | None:
+        """What the checkpoint says that the trainer is about to load; None where it loads none."""
+        path = self.trainer.ckpt_path
+        return None if path is None else checkpoints.read_record(checkpoints.read(path), path)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the whole held-out split under `val/`."""
+        self._log_figures("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of the test part under `test/`."""
+        self._log_figures("test")
+
+    def _log_figures(self, part: str) -> None:
         # Not to the logger: the monitor puts them at the optimizer step.
-        self.log_dict({f"val/{name}": value.float() for name, value in self.figures().items()}, logger=False)
+        self.log_dict(
+            {f"{part}/{name}": value.float() for name, value in self.figures().items()}, logger=False
+        )
 
     def configure_model(self) -> None:
         """Shard the network where the strategy has a device mesh, then compile it. Called more than once."""
         if self.device_mesh is not None and not self._sharded:
-            shard(
-                self.net, self.device_mesh["data_parallel"], getattr(self.trainer.strategy, "compute", "fp32")
-            )
+            shard(self.net, self.trainer.strategy)
             self._sharded = True
         if self.compile_blocks:
             self.compile_blocks = False
@@ -105,7 +182,7 @@ class Task(LightningModule, ABC):
         """
         total = self.trainer.max_steps
         if total < 1:
-            raise UserError("give trainer.max_steps: the learning-rate schedule ends there", status=2)
+            raise UserError("give `trainer.max_steps`: the learning-rate schedule ends there", status=2)
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
@@ -120,17 +197,12 @@ class Task(LightningModule, ABC):
     ) -> None:
         """Clip by the norm over all parameters, also with a fused optimizer in mixed precision, and keep the
         norm to be reported."""
-        limit = (
-            gradient_clip_val if gradient_clip_val and gradient_clip_algorithm != "value" else float("inf")
-        )
+        by_value = gradient_clip_algorithm == "value"
+        limit = gradient_clip_val if gradient_clip_val and not by_value else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), limit)
-        self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if gradient_clip_val and gradient_clip_algorithm == "value":
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if gradient_clip_val and by_value:
             torch.nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
-
-    def record(self) -> dict[str, Any]:
-        """What the checkpoint says of the model beyond its shape, in plain values."""
-        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
@@ -140,5 +212,5 @@ class Task(LightningModule, ABC):
             if name.startswith("val/")
         }
         path = f"{type(self).__module__}.{type(self).__qualname__}"
-        made = checkpoints.make_record(path, self.config, self.tokenizer, figures)
+        made = checkpoints.make_record(path, self.config, self.processor, figures)
         checkpoint["lm"] = {**made, **self.record()}

@@ -1,9 +1,12 @@
 """Pretraining a GPT: predict each next piece."""
 
+from itertools import takewhile
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm.inference.generate import Sample, Sampling, generate, prompt_ids
 from lm.tasks.base import IGNORED
 from lm.tasks.pretraining import Example, Pretraining, several_documents
 
@@ -19,6 +22,22 @@ class CausalPretraining(Pretraining):
         same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
         targets = torch.where(same, targets, IGNORED)
         return Example(tokens[:, :-1], targets, several_documents(documents[:, :-1]), targets.numel())
+
+    def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
+        """What it writes after `prompt`, or after the first words that were held out."""
+        if prompt is None:
+            prompt = self.tokenizer.decode(self.held_out(24))
+        # To the last piece on every process, ended or not: a sharded model needs them all.
+        pieces = generate(
+            self.net,
+            prompt_ids(self.tokenizer, prompt),
+            tokens,
+            sampling,
+            seed=seed,
+            vocab_size=self.tokenizer.vocab_size,
+        )
+        ids = takewhile(lambda id: id != self.tokenizer.eos_id, [step[0] for step in pieces])
+        return Sample(prompt + self.tokenizer.decode(list(ids)), prompt)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, float]]:
         """How well the model foresees each window: its loss in nats per token, its tokens and bytes."""

@@ -1,9 +1,7 @@
-"""What fine-tuning tasks share: where they start from, what is trained, and how examples become batches."""
+"""What fine-tuning tasks on text share: where they start from, and what is trained."""
 
-from abc import abstractmethod
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -12,31 +10,30 @@ from torch.optim import AdamW
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
-from lm.convert.adapters import GROWING, fingerprint
-from lm.convert.start import Start, read_start
-from lm.data.examples.batches import Collate, Features, collate
+from lm.checkpoint import Model
+from lm.convert.models import GROWING, fingerprint, open_model
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
-from lm.optim import Linear, Schedule, parameter_groups
+from lm.optim import Schedule, parameter_groups
 from lm.processes import say
 from lm.tasks.adapters import Adapter, adapter_record, inject
-from lm.tasks.base import IGNORED, Task
+from lm.tasks.base import IGNORED, Work
+from lm.tasks.examples import ExampleTask
 from lm.tokenizer import Tokenizer
 
 TOKENS, POSITIONS = (f"backbone.embeddings.{kind}.weight" for kind in ("tokens", "positions"))
 Pooling = Literal["auto", "first", "mean", "last"]
 
 
-class FineTuning(Task):
-    """A task on examples. A subclass says which head it needs, how an example is encoded, and its loss.
+class FineTuning(ExampleTask):
+    """A task on texts. A subclass says which head it needs, how an example is encoded, and its loss.
 
-    The tokenizer, and with `init_from` the backbone's shape, come with the starting point. The network is
-    made in `prepare`, once the data are read, because it depends on the labels found there.
+    The tokenizer, and with `init_from` the backbone's shape, come with the starting point.
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
         init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors,
-            tokenizer). Null: from nothing.
+            tokenizer). None: from nothing.
         optimizer: any torch optimizer.
         schedule: learning-rate factors over the run.
         compile: compile each block with torch.compile.
@@ -46,9 +43,7 @@ class FineTuning(Task):
         layer_decay: the learning rate of each layer is this many times that of the one above it.
     """
 
-    reads: type = object  # the class of its examples
-    shardable = True  # whether all it does with the network goes through the network's own forward
-    needs_causal: bool | None = None  # whether the backbone has to be causal; null: either will do
+    needs_causal: bool | None = None  # whether the backbone has to be causal; None: either will do
 
     def __init__(
         self,
@@ -62,12 +57,12 @@ class FineTuning(Task):
         freeze_layers: int = 0,
         layer_decay: float = 1.0,
     ) -> None:
-        start: Start | None = None
+        start: Model | None = None
         if init_from is not None:
-            start = read_start(init_from)
+            start = open_model(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
                 start.notes.append(
-                    f"the new model takes texts of {backbone.max_seq_len} pieces (--data.seq_len), where "
+                    f"the new model takes texts of {backbone.max_seq_len} pieces (`data.seq_len`), where "
                     f"{init_from} takes {start.config.max_seq_len}"
                 )
             start.config.max_seq_len = backbone.max_seq_len
@@ -91,129 +86,54 @@ class FineTuning(Task):
                 f"but {init_from} is {there}" if start else f"set causal to {str(self.needs_causal).lower()}"
             )
             raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
-        super().__init__(backbone, optimizer, schedule or Linear(warmup=0), compile)
+        super().__init__(backbone, optimizer, schedule, compile)
         if adapter is not None and start is None:
-            raise UserError("an adapter stands beside trained weights: give --model.init_from PATH", status=2)
+            raise UserError("an adapter stands beside trained weights: give `model.init_from`", status=2)
         self.start, self.init_from, self.adapter = start, init_from, adapter
         if adapter is not None:
             self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
             self._base_tokenizer = start.tokenizer.fingerprint
             self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
         self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
-        self.data: ExampleData | None = None
-        self.labels: list[str] = []
+        self._added: tuple[str, ...] = ()  # pieces that the starting point lacks
 
-    # What a subclass says.
-
-    @abstractmethod
-    def head(self) -> dict[str, Any]:
-        """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
-        (`pooled`, `tokens` or `span`)."""
-
-    @abstractmethod
-    def encode(self, example: Any, training: bool) -> list[Features]:
-        """The features of an example; see `ExampleData.use`."""
-
-    def find_labels(self, data: ExampleData) -> list[str]:
-        """The labels' names, found in the training data."""
-        return []
-
-    def labels_of(self, example: Any) -> tuple[str, ...]:
-        """The labels of one example."""
-        return ()
-
-    def check_labels(self, data: ExampleData, split: str) -> None:
-        """Look whether a held-out part has labels that were never learned.
-
-        Raises:
-            UserError: it has.
-        """
-
-    def make_figures(self) -> None:
-        """Make the metrics, now that the labels and the data are known."""
-
-    def look_at(self, data: ExampleData) -> None:
-        """Look at the encoded training data before training begins."""
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the starting point, or made from the data; from `setup` on."""
+        return self.processor
 
     @property
     def padding(self) -> dict[str, int]:
         """What each list among the features is padded with."""
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
-    @property
-    def batch(self) -> Collate:
-        """Makes a batch of features. Processes that read ahead are handed it, so it holds no network."""
-        return partial(collate, padding=self.padding)
+    def work(self, batch: dict[str, Any]) -> Work:
+        """The tokens that are no padding."""
+        return Work(batch["seen"], "tokens")
 
     def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
         """The tokenizer with the pieces that the task needs and it lacks, and which these are."""
         return tokenizer, ()
 
-    # From the starting point to a network.
+    def make_processor(self, data: ExampleData) -> Tokenizer:
+        """The starting point's tokenizer, or one made from the data, with the task's own pieces."""
+        found = self.start.tokenizer if self.start else data.make_tokenizer()
+        tokenizer, self._added = self.with_pieces(found)
+        if self.start is None:
+            self.config.vocab_size = tokenizer.vocab_size
+            say("starting from nothing: no `model.init_from` was given")
+        return tokenizer
 
-    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
-        """Take tokenizer and labels from the checkpoint, else from the starting point and the data; make the
-        network; say how examples become batches."""
-        if not isinstance(data, ExampleData):
-            raise UserError(
-                f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
-            )
-        self.data = data
-        self._check_examples(data, {"fit": "train", "validate": "val"}.get(verb, "test"))
-        data.give_back_rare(self.labels_of)
-        if verb == "fit":
-            data.compare_splits()
-        added: tuple[str, ...] = ()
-        if record is not None:
-            self.take_record(record)
-        else:
-            found = self.start.tokenizer if self.start else data.make_tokenizer()
-            self.tokenizer, added = self.with_pieces(found)
-            self.labels = self.find_labels(data)
-            if self.start is None:
-                self.config.vocab_size = self.tokenizer.vocab_size
-                say("starting from nothing: no --model.init_from was given")
-        for split in {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}.get(verb, ()):
-            if data.has(split):
-                self.check_labels(data, split)
-        self.net = checkpoints.make_network(self.config, self.head())
+    def initialize(self, resumed: bool, training: bool) -> None:
+        """The starting point's weights; what is frozen; the adapter."""
         if self.start is not None:
-            self._take_over(self.start, added, talk=record is None)
-        self._choose_parameters(talk=verb == "fit")
-        data.use(self.tokenizer, self.encode, self.batch)
-        self.make_figures()
-        if verb == "fit":
-            self.look_at(data)
+            self._take_over(self.start, talk=not resumed)
+        self._choose_parameters(talk=training)
         self.start = None  # its weights are in the network now
 
-    def _check_examples(self, data: ExampleData, split: str) -> None:
-        found = type(data.examples(split)[0])
-        if not issubclass(found, self.reads):
-            wanted = self.reads.__name__.replace("Example", "Data")
-            raise UserError(
-                f"{type(self).__name__} can't learn from {type(data).__name__}: give --data lm.data.{wanted}",
-                status=2,
-            )
-
-    def take_record(self, record: dict[str, Any]) -> None:
-        """Take from a checkpoint what the data say otherwise."""
-        known = record["tokenizer"]
-        self.tokenizer = known if isinstance(known, Tokenizer) else checkpoints.load_tokenizer(record)
-        self.config = checkpoints.config_of(record)
-        self.labels = list(record["labels"])
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> Self:
-        """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
-        loaded = checkpoints.load_model(path, device)
-        task = cls(loaded.model.config)
-        task.take_record(loaded.record | {"tokenizer": loaded.tokenizer})
-        task.net = loaded.model
-        return task.eval()
-
-    def _take_over(self, start: Start, added: tuple[str, ...], talk: bool) -> None:
+    def _take_over(self, start: Model, talk: bool) -> None:
         """Put the starting point's weights into the network: all that fit; say what does not."""
-        notes = list(start.notes)
+        notes, added = list(start.notes), self._added
         if added and self.freeze_layers and self.adapter is None:
             raise UserError(
                 f"freeze_layers is {self.freeze_layers}: the embeddings would stay as they are, but those of "
@@ -252,15 +172,14 @@ class FineTuning(Task):
         for note in notes if talk else ():
             say(note)
 
-    def _same_head(self, start: Start) -> bool:
+    def _same_head(self, start: Model) -> bool:
         """Whether the head of the starting point says the same things about the same labels."""
-        record = start.record or {}
-        theirs = record.get("head") or {"kind": "language"}
+        theirs = start.record.get("head") or {"kind": "language"}
         alike = all(theirs.get(name) == self.head()[name] for name in ("kind", "outputs"))
-        return alike and list(record.get("labels", ())) == self.labels
+        return alike and list(start.record.get("labels", ())) == self.labels
 
     def _resized(self, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
-        """A table with more rows than the starting point has; null where the shapes have nothing to do with
+        """A table with more rows than the starting point has; None where the shapes have nothing to do with
         each other, as with a head for other labels."""
         rows = len(theirs)
         if theirs.shape[1:] != ours.shape[1:]:
@@ -296,11 +215,9 @@ class FineTuning(Task):
         return parameter_groups(self.net, self.layer_decay, self.config.num_layers)
 
     def record(self) -> dict[str, Any]:
-        """The labels, the head, and the adapter if there is one."""
-        made: dict[str, Any] = {"labels": self.labels, "head": self.head(), "init_from": self.init_from}
-        if self.adapter is not None:
-            made["adapter"] = adapter_record(self.adapter)
-        return made
+        """Where it started, and the adapter if there is one, too."""
+        made = {**super().record(), "init_from": self.init_from}
+        return made if self.adapter is None else {**made, "adapter": adapter_record(self.adapter)}
 
     def save_beside(self, folder: Path) -> None:
         """Write what was trained beside a frozen base, alone: a file of megabytes."""
@@ -310,7 +227,7 @@ class FineTuning(Task):
         made: dict[str, Any] = {}
         self.on_save_checkpoint(made)
         if self.tokenizer.fingerprint == self._base_tokenizer:
-            made["lm"].pop("tokenizer")  # the base has it
+            made["lm"].pop("processor")  # the base has it
         made["lm"]["base"] = self._base
         # What the base's tables were lengthened by: new pieces, more positions.
         weights = self.net.state_dict()
@@ -321,30 +238,15 @@ class FineTuning(Task):
         }
         checkpoints.write({**made, "state_dict": trained, "rows": rows}, folder / "adapter.ckpt")
 
-    # Figures and predictions.
-
     def configure_model(self) -> None:
-        """See `Task.configure_model`.
-
-        Raises:
-            UserError: a sharded network cannot do what the task needs of it.
-        """
-        if self.device_mesh is not None and (self.adapter is not None or not self.shardable):
-            what = "adapters are" if self.adapter is not None else f"{type(self).__name__} is"
-            raise UserError(f"{what} not sharded over processes: use configs/trainer/ddp.yaml", status=2)
+        """See `ExampleTask.configure_model`."""
+        if self.device_mesh is not None and self.adapter is not None:
+            raise UserError("adapters are not sharded over processes: use configs/trainer/ddp.yaml", status=2)
         super().configure_model()
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add a batch to the figures."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures of the test part under `test/`."""
-        self.log_dict({f"test/{k}": v.float() for k, v in self.figures().items()}, logger=False)
 
 
 def documents_of(batch: dict[str, Any], causal: bool) -> Tensor | None:
-    """The batch's `documents`, or null where no mask is needed: nothing is padded or packed, or the backbone
+    """The batch's `documents`, or None where no mask is needed: nothing is padded or packed, or the backbone
     is causal, so that no token has padding in its past. On a GPU nobody looks: it would wait for the device.
     """
     documents = batch["documents"]

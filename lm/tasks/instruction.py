@@ -12,6 +12,7 @@ from lm.data.examples.module import ExampleData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.inference.batch import complete
+from lm.inference.generate import Sample, Sampling
 from lm.metrics import AnswerScores, SummaryScores, TokenLoss, TranslationScores
 from lm.processes import say
 from lm.tasks.base import IGNORED
@@ -35,6 +36,7 @@ class InstructionTuning(FineTuning):
     """
 
     reads = ChatExample
+    data_class = "lm.data.ChatData"
     needs_causal = True
     usage = "chat {}"
     best_by = ("loss", "min")
@@ -117,7 +119,7 @@ class InstructionTuning(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         nats, _, tokens, bytes_ = self.sums(batch)
-        return {"loss": nats / self.expected, "nats": nats.detach(), "tokens": tokens, "bytes": bytes_}
+        return self.outcome(nats, self.expected, tokens, bytes_)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -154,10 +156,10 @@ class InstructionTuning(FineTuning):
             self.scores.reset()
         return figures
 
-    def sample(self) -> str:
+    def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
         """The answer to the first held-out chat."""
         example = self.data.examples("val")[0]
-        return f"{example.messages[-2].content}\n→ {self.write([example.messages[:-1]])[0]}"
+        return Sample(f"{example.messages[-2].content}\n→ {self.write([example.messages[:-1]])[0]}")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """A row for each chat: its number, the last question, the answer written, and the one there is."""

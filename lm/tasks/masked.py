@@ -6,6 +6,8 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.errors import UserError
+from lm.inference.fill import show_guesses
+from lm.inference.generate import Sample, Sampling
 from lm.optim import Muon, Schedule
 from lm.tasks.masking import mask_tokens, word_numbers
 from lm.tasks.pretraining import Example, Pretraining, several_documents
@@ -71,6 +73,10 @@ class MaskedPretraining(Pretraining):
         )
         expected = max(1, round(tokens.numel() * rate))
         return Example(masked.inputs, masked.targets, several_documents(documents), expected)
+
+    def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
+        """Its guesses for some pieces of a held-out text."""
+        return Sample(show_guesses(self.net, self.tokenizer, self.held_out(min(64, self.config.max_seq_len))))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, str | int]]:
         """The best guess for each masked piece of each window, beside the piece that stood there."""

@@ -5,12 +5,13 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
-from lm.convert.adapters import fingerprint
+from lm.convert.models import fingerprint
 from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
@@ -84,6 +85,7 @@ class PreferenceTuning(FineTuning):
     """
 
     reads = PreferenceExample
+    data_class = "lm.data.PreferenceData"
     needs_causal = True
     shardable = False
     usage = "chat {}"
@@ -115,42 +117,43 @@ class PreferenceTuning(FineTuning):
         """With the markers of a chat."""
         return with_chat(tokenizer)
 
-    def prepare(self, data: Any, record: dict[str, Any] | None = None, verb: str = "fit") -> None:
-        """See `FineTuning.prepare`; then the reference's log-probabilities."""
+    def prepare(self, data: ExampleData, record: dict[str, Any] | None = None, stage: str = "fit") -> None:
+        """See `ExampleTask.prepare`; then the reference's log-probabilities."""
         if self.start is None:
             raise UserError(
-                "PreferenceTuning compares with the model it starts from: give --model.init_from PATH",
+                "PreferenceTuning compares with the model it starts from: give `model.init_from` PATH",
                 status=2,
             )
         self._reference = fingerprint(self.start.weights)
         if record is not None and record.get("reference") != self._reference:
             raise UserError(f"{self.init_from} is no longer the model that this run began with")
-        super().prepare(data, record, verb)
-        if verb == "fit":
-            for split in ("train", "val", *(("test",) if data.has("test") else ())):
+        super().prepare(data, record, stage)
+        splits = {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",))
+        for split in splits:
+            if data.has(split):
                 self._add_reference(data, split)
-        else:
-            self._add_reference(data, "val" if verb == "validate" else "test")
 
     @torch.no_grad()
     def _add_reference(self, data: ExampleData, split: str) -> None:
         features = data.features(split)
-        device = data.trainer.strategy.root_device if data.trainer is not None else self.device
-        # In the precision of training, or the two would differ before anything is learned.
-        plugin = getattr(data.trainer, "precision_plugin", None)
-        if plugin is not None:
+        device, plugin = self.device, None
+        if data.trainer is not None:
+            device, plugin = data.trainer.strategy.root_device, data.trainer.precision_plugin
+            # In the precision of training, or the two would differ before anything is learned.
             self.net = plugin.convert_module(self.net)
         self.net.to(device).eval()
+        found = {f"reference_{side}": np.zeros(len(features)) for side in SIDES}
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
         for start in range(0, len(order), data.eval_batch_size):
-            rows = [features[i] for i in order[start : start + data.eval_batch_size]]
-            batch = self.batch([{k: v for k, v in f.items() if "reference" not in k} for f in rows])
-            with plugin.forward_context() if plugin is not None else nullcontext():
-                found = answer_log_probability(
+            rows = order[start : start + data.eval_batch_size]
+            batch = self.collate([features[i] for i in rows])
+            with nullcontext() if plugin is None else plugin.forward_context():
+                values = answer_log_probability(
                     self.net, batch["tokens"].to(device), batch["targets"].to(device)
                 )
-            for row, chosen, rejected in zip(rows, *(part.tolist() for part in found.chunk(2)), strict=True):
-                row["reference_chosen"], row["reference_rejected"] = chosen, rejected
+            for side, part in zip(SIDES, values.chunk(2), strict=True):
+                found[f"reference_{side}"][rows] = part.float().cpu()
+        data.add_columns(split, found)
         self.net.train()
 
     def record(self) -> dict[str, Any]:
@@ -186,7 +189,7 @@ class PreferenceTuning(FineTuning):
         return [made]
 
     @property
-    def batch(self) -> Collate:
+    def collate(self) -> Collate:
         """See `collate_pairs`."""
         return partial(collate_pairs, padding=self.padding)
 
@@ -200,12 +203,7 @@ class PreferenceTuning(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         losses = preference_loss(*self.ratios(batch), self.beta, self.kind, self.label_smoothing)
-        return {
-            "loss": losses.sum() / self.data.batch_size,
-            "nats": losses.detach().sum(),
-            "tokens": torch.tensor(len(losses)),
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures."""

@@ -7,11 +7,13 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.metrics import TokenLoss
 from lm.optim import Muon, Schedule
-from lm.tasks.base import Task
+from lm.tasks.base import Task, Work
+from lm.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
@@ -20,7 +22,7 @@ class Example(NamedTuple):
     Args:
         inputs: (B, T).
         targets: (B, T), `IGNORED` where nothing is to be predicted.
-        documents: (B, T), or null where each sequence is one document.
+        documents: (B, T), or None where each sequence is one document.
         expected: targets of a full batch. The loss is divided by this constant, not by the count of a batch,
             so every token weighs the same however a step is cut into micro-batches and processes.
     """
@@ -32,7 +34,7 @@ class Example(NamedTuple):
 
 
 def several_documents(documents: Tensor) -> Tensor | None:
-    """`documents` (B, T), or null where a look shows that no sequence has a border in it. On a GPU nobody
+    """`documents` (B, T), or None where a look shows that no sequence has a border in it. On a GPU nobody
     looks: it would wait for the device."""
     if documents.device.type == "cpu" and bool((documents == documents[:, :1]).all()):
         return None
@@ -67,9 +69,31 @@ class Pretraining(Task):
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
         """Inputs and targets of a batch of windows (`tokens` and `documents` (B, T + 1), `key` (B,))."""
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The corpus's; from `setup` on."""
+        return self.processor
+
     def setup(self, stage: str) -> None:
-        """Take the tokenizer from the data."""
-        self.tokenizer = self.trainer.datamodule.tokenizer
+        """Take the tokenizer from the data.
+
+        Raises:
+            UserError: the checkpoint that the trainer loads was trained with another, so that its figures
+                would be nonsense; or the model has no room for its pieces.
+        """
+        data, record = self.trainer.datamodule, self.checkpoint_record()
+        if data.processor is None:
+            raise UserError(
+                f"{type(self).__name__} needs a corpus, and {type(data).__name__} has examples to fine-tune "
+                "on: give `data` lm.data.PretrainingData, or another `model`",
+                status=2,
+            )
+        self.processor = data.processor
+        if record is not None and checkpoints.processor_of(record).fingerprint != self.processor.fingerprint:
+            raise UserError(
+                f"{self.trainer.ckpt_path} was trained with another tokenizer than {data.source} has: "
+                "give its own `data.corpus`, or `data.tokenizer` with the tokenizer.model of its corpus"
+            )
         lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         if len(lengths) > self.config.vocab_size:
             raise UserError(
@@ -83,12 +107,11 @@ class Pretraining(Task):
         nats, _ = self.net(example.inputs, example.documents, example.targets)
         counted = example.targets >= 0
         bytes_ = (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum()
-        return {
-            "loss": nats / example.expected,
-            "nats": nats.detach(),
-            "tokens": counted.sum(),
-            "bytes": bytes_,
-        }
+        return self.outcome(nats, example.expected, counted.sum(), bytes_)
+
+    def work(self, batch: dict[str, Tensor]) -> Work:
+        """The tokens that are read; a window's last one is only predicted."""
+        return Work(batch["tokens"][:, 1:].numel(), "tokens")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -104,12 +127,14 @@ class Pretraining(Task):
         self.validation_loss.reset()
         return figures
 
+    def held_out(self, length: int) -> list[int]:
+        """The first tokens of the held-out part, at most `length`."""
+        stream = self.trainer.datamodule.corpus.split("val")
+        return stream.window(0, min(length, len(stream)))[0].tolist()
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
         example = self.example(batch, training=False)
         nats, hits = self.net(example.inputs, example.documents, example.targets)
         tokens = int((example.targets >= 0).sum())
         return [{"loss": nats.item() / max(tokens, 1), "tokens": tokens, "hits": int(hits)}]
-
-    test_step = validation_step
-    on_test_epoch_end = Task.on_validation_epoch_end

@@ -14,6 +14,7 @@ from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import AnswerScores, MeanLoss
+from lm.processors import Processor
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
 
@@ -36,6 +37,7 @@ class QuestionAnswering(WindowedTask):
     """
 
     reads = QuestionExample
+    data_class = "lm.data.QuestionData"
     usage = 'answer {} --question "…" --context "…"'
     best_by = ("f1", "max")
 
@@ -64,9 +66,9 @@ class QuestionAnswering(WindowedTask):
         settings = {"overlap": self.overlap, "max_question": self.max_question, "max_answer": self.max_answer}
         return {**super().record(), "windows": settings, "unanswerable": self.unanswerable}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """How a text is cut into windows, and whether there may be no answer."""
-        super().take_record(record)
+        super().take_record(record, processor)
         for name, value in record["windows"].items():
             setattr(self, name, value)
         self.unanswerable = record["unanswerable"]
@@ -101,7 +103,7 @@ class QuestionAnswering(WindowedTask):
         room = self.config.max_seq_len - self.tokenizer.frame_size(True)
         if room < 2 * _LEAST:
             raise UserError(
-                f"--data.seq_len {self.config.max_seq_len} leaves no room for question and text: give more",
+                f"`data.seq_len` {self.config.max_seq_len} leaves no room for question and text: give more",
                 status=2,
             )
         question = self.tokenizer.encode(example.question)[: min(self.max_question, room - _LEAST)]
@@ -138,7 +140,7 @@ class QuestionAnswering(WindowedTask):
         """Scores (B, T, 2) of each position as the answer's first and last; where no answer can stand, minus
         infinity."""
         documents = documents_of(batch, self.config.causal)
-        logits = self.net(batch["tokens"], documents, batch.get("segments")).float()
+        logits = self.net(batch["tokens"], documents, segments=batch.get("segments")).float()
         return logits.masked_fill(batch["allowed"][..., None] == 0, float("-inf"))
 
     def losses(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -149,12 +151,7 @@ class QuestionAnswering(WindowedTask):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch)
-        return {
-            "loss": losses.sum() / self.data.batch_size,
-            "nats": losses.detach().sum(),
-            "tokens": torch.tensor(len(losses)),
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def spans(self, batch: dict[str, Any], logits: Tensor) -> list[tuple[float, float, int, int]]:
         """The best span of each window: its score, that of none, and where it begins and ends in the text, in

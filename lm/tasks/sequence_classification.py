@@ -19,6 +19,7 @@ from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
 from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
+from lm.processors import Processor
 from lm.tasks.finetuning import FineTuning, Pooling, documents_of
 
 _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
@@ -27,7 +28,7 @@ _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
 class SequenceClassification(FineTuning):
     """Put a label on a text, or on a pair of texts; several labels; or rate it.
 
-    Which of the three the data say: a label, a list of labels, or (`--data.rating true`) a number.
+    Which of the three the data say: a label, a list of labels, or (`rating` of the data) a number.
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
@@ -40,6 +41,7 @@ class SequenceClassification(FineTuning):
     """
 
     reads = TextExample
+    data_class = "lm.data.TextData"
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
 
@@ -77,9 +79,9 @@ class SequenceClassification(FineTuning):
         """Which kind of labels, too."""
         return {**super().record(), "kind": self.kind, "cut": self.cut}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """Which kind of labels, and how a sequence is pooled and cut."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.kind, self.cut, head = record["kind"], record["cut"], record["head"]
         self.pooling, self.pooler = head["pooling"], head["pooler"]
 
@@ -123,7 +125,7 @@ class SequenceClassification(FineTuning):
         examples = data.examples(split)
         numbers = {isinstance(e.label, float) for e in examples if e.label is not None}
         if numbers - {self.kind == "rating"}:
-            said = "ratings: give --data.rating true" if self.kind == "rating" else "labels, not ratings"
+            said = "ratings: give `data.rating` true" if self.kind == "rating" else "labels, not ratings"
             raise UserError(f"this model has learned {said}", status=2)
         if self.kind == "single" and any(isinstance(e.label, tuple) for e in examples):
             raise UserError(f"{data.called(split)} has several labels a text; this model has learned one")
@@ -131,9 +133,9 @@ class SequenceClassification(FineTuning):
         unknown = [name for name in used if name not in known and self.kind != "rating"]
         if unknown:
             count = sum(used[name] for name in unknown)
-            hint = "; raise --data.limit" if data.limit else ""
+            hint = "; raise `data.limit`" if data.limit else ""
             if self.kind == "single" and all(map(_NUMBER.fullmatch, [*self.labels, *unknown])):
-                hint = f"; if it is a number to be predicted: --data.rating true{hint}"
+                hint = f"; if it is a number to be predicted: `data.rating` true{hint}"
             raise UserError(
                 f"{data.called(split)} has {count:,} examples of labels that were never learned: "
                 f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
@@ -200,7 +202,7 @@ class SequenceClassification(FineTuning):
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """The network's outputs (B, labels)."""
         documents = documents_of(batch, causal=False)  # pooling has to know where a text ends
-        return self.net(batch["tokens"], documents, batch.get("segments"))
+        return self.net(batch["tokens"], documents, segments=batch.get("segments"))
 
     def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
         """The loss of each example (B,)."""
@@ -219,12 +221,7 @@ class SequenceClassification(FineTuning):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch["target"], training=True)
-        return {
-            "loss": losses.sum() / self.data.batch_size,
-            "nats": losses.detach().sum(),
-            "tokens": torch.tensor(len(losses)),
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each label (B, labels); the number itself of a rating (B, 1)."""

@@ -16,6 +16,7 @@ from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.metrics.entities import are_entities, spans
+from lm.processors import Processor
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
@@ -34,6 +35,7 @@ class TokenClassification(WindowedTask):
     """
 
     reads = TagExample
+    data_class = "lm.data.TagData"
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
     joiner = " "  # what stands between words in a text: nothing in Chinese
@@ -47,9 +49,9 @@ class TokenClassification(WindowedTask):
         """What stands between words, too."""
         return {**super().record(), "joiner": self.joiner}
 
-    def take_record(self, record: dict[str, Any]) -> None:
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """What stands between words, too."""
-        super().take_record(record)
+        super().take_record(record, processor)
         self.joiner = record.get("joiner", self.joiner)
 
     def find_labels(self, data: ExampleData) -> list[str]:
@@ -75,7 +77,7 @@ class TokenClassification(WindowedTask):
             raise UserError(
                 f"{data.called(split)} has {sum(used[t] for t in unknown):,} words with tags that were never "
                 f"learned: {', '.join(map(repr, unknown[:3]))}; known are "
-                f"{', '.join(map(repr, self.labels[:12]))}" + ("; raise --data.limit" if data.limit else "")
+                f"{', '.join(map(repr, self.labels[:12]))}" + ("; raise `data.limit`" if data.limit else "")
             )
 
     def make_figures(self) -> None:
@@ -178,12 +180,7 @@ class TokenClassification(WindowedTask):
             reduction="sum",
         )
         counted = (batch["targets"] >= 0).sum()
-        return {
-            "loss": nats / self.expected,
-            "nats": nats.detach(),
-            "tokens": counted,
-            "bytes": torch.tensor(0),
-        }
+        return self.outcome(nats, self.expected, counted)
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Of each window, the tag of each of its words and the tag's probability."""

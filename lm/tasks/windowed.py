@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm.engine.replicas import data_shard
 from lm.tasks.finetuning import FineTuning
 
 Found = dict[int, Any]  # what was found, by window or by word
@@ -75,13 +76,13 @@ class WindowedTask(FineTuning):
     def share(self, parts: dict[int, Found]) -> dict[int, Found]:
         """What was found in each window, by example and window, as this process scores it: an example's
         windows may have gone to several processes, so all get all and each takes its share of examples."""
-        if self.trainer.world_size == 1:
+        rank, size = data_shard(self.trainer)
+        if size == 1:
             return parts
-        everyone: list[Any] = [None] * self.trainer.world_size
+        everyone: list[Any] = [None] * size
         torch.distributed.all_gather_object(everyone, parts)
         merged: dict[int, Found] = {}
         for theirs in everyone:
             for index, found in theirs.items():
                 merged.setdefault(index, {}).update(found)
-        rank, size = self.trainer.global_rank, self.trainer.world_size
         return {index: found for index, found in merged.items() if index % size == rank}

@@ -1,9 +1,11 @@
 """Text to token ids and back, behind one interface: `Tokenizer`.
 
 - `base.py`: the interface, `StreamDecoder`, and how a text pair is framed;
-- `sentencepiece.py`: what lm trains itself, and SentencePiece models brought along;
-- `huggingface.py`: WordPiece, byte-level BPE and the rest of what Hugging Face's `tokenizers` reads;
-- `folders.py`: what the files of a Hugging Face folder say; `pipelines.py`: the same from bare vocabularies;
+- `sentencepiece.py`: SentencePiece models; `training.py`: how lm trains its own;
+- `huggingface.py`: WordPiece, byte-level BPE and the rest of what Hugging Face's `tokenizers` reads, from
+  `documents.py`, the content of a tokenizer.json;
+- `factory.py`: which of the two classes; `folders.py`: what the files of a Hugging Face folder say;
+  `vocabularies.py`: the same from bare vocabularies;
 - `chat.py`: chats as pieces;
 - `text.py`, `protobuf.py`: small helpers.
 
@@ -11,40 +13,17 @@ Nothing here imports torch: `lm prepare` has to start fast.
 """
 
 from lm.tokenizer.base import StreamDecoder, Tokenizer
-from lm.tokenizer.factory import load_tokenizer, tokenizer_from_bytes, train_tokenizer
+from lm.tokenizer.factory import load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.huggingface import HuggingFaceTokenizer
-from lm.tokenizer.sentencepiece import (
-    ASSISTANT,
-    BOS,
-    END,
-    EOS,
-    MASK,
-    PAD,
-    SPACE,
-    SYSTEM,
-    UNK,
-    USER,
-    SentencePieceTokenizer,
-    commonest_characters,
-)
+from lm.tokenizer.sentencepiece import SentencePieceTokenizer
 from lm.tokenizer.text import split_lines
+from lm.tokenizer.training import train_tokenizer
 
 __all__ = [
-    "ASSISTANT",
-    "BOS",
-    "END",
-    "EOS",
-    "MASK",
-    "PAD",
-    "SPACE",
-    "SYSTEM",
-    "UNK",
-    "USER",
     "HuggingFaceTokenizer",
     "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
-    "commonest_characters",
     "load_tokenizer",
     "split_lines",
     "tokenizer_from_bytes",

@@ -7,12 +7,13 @@ parsed out of text, so that no text can forge one.
 import codecs
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lm.processors import Processor
-from lm.tokenizer.text import Span, places_before, valid_unicode
+from lm.tokenizer.text import Span, places_before, valid_unicode, word_borders
 
 Template = tuple[list[int], list[int], list[int]]  # special pieces before, between and after the texts
 
@@ -42,15 +43,30 @@ class Tokenizer(Processor):
     _adds_space = False
     _strips_spaces = False
 
-    @abstractmethod
     def save(self, path: str | Path) -> None:
         """Writes a file; or, under a name without an ending or of a folder, a folder's tokenizer files."""
+        path = Path(path)
+        if path.suffix and not path.is_dir():
+            path.write_bytes(self.to_bytes())
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        self._save_files(path)
+
+    @abstractmethod
+    def _save_files(self, folder: Path) -> None:
+        """The files that `load_tokenizer` reads a folder's tokenizer from."""
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def __reduce__(self) -> tuple:
         return type(self), (self.to_bytes(),)
+
+    @property
+    def roles(self) -> dict[str, int | None]:
+        """The ids of the special pieces that have a role, by its name."""
+        roles = {"pad": self.pad_id, "unk": self.unk_id, "bos": self.bos_id, "eos": self.eos_id}
+        return {**roles, "mask": self.mask_id}
 
     @property
     def padding_id(self) -> int:
@@ -109,16 +125,23 @@ class Tokenizer(Processor):
         decoder = StreamDecoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
-    @property
     @abstractmethod
+    def _bytes_of(self, id: int) -> bytes:
+        """The UTF-8 that a piece decodes to; b"" of a control piece."""
+
+    @cached_property
     def _piece_bytes(self) -> list[bytes]:
-        """The UTF-8 that each piece decodes to; b"" of special pieces."""
+        return [self._bytes_of(id) for id in range(self.vocab_size)]
 
-    @abstractmethod
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`; special: 0."""
+        """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`; special: 0.
 
-    @abstractmethod
+        Their sum over `encode(text)` is `len(text.encode())` for what lm trains and for byte-level BPE. What
+        normalises text or adds a space in front is off by what it changed.
+        """
+        lengths = [0 if self.is_special(id) else len(piece) for id, piece in enumerate(self._piece_bytes)]
+        return np.array(lengths, dtype=np.int64)
+
     def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
         """Which pieces begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
 
@@ -127,6 +150,13 @@ class Tokenizer(Processor):
             `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation
             mark and each Chinese or Japanese character is a word of its own, unless a piece holds several.
         """
+        opens, closes = np.array([*zip(*map(self._borders, range(self.vocab_size)), strict=True)], dtype=bool)
+        return opens, closes
+
+    def _borders(self, id: int) -> tuple[bool, bool]:
+        """Whether a piece begins and ends a word; a special one is by itself."""
+        piece = self._piece_bytes[id]
+        return word_borders(piece) if piece and not self.is_special(id) else (True, True)
 
     @abstractmethod
     def _template(self, pair: bool) -> Template:

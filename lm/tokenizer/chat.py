@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lm.errors import UserError
 from lm.tokenizer.base import Tokenizer
-from lm.tokenizer.sentencepiece import ASSISTANT, END, SYSTEM, USER
+from lm.tokenizer.sentencepiece import CHAT_PIECES
 
 ROLES = ("system", "user", "assistant")
 Message = tuple[str, str]  # role, content
@@ -90,7 +90,7 @@ class ChatFormat:
         for role, content in messages:
             put(self.opening(role), False)
             put([*self._content(content), self.end_id], role == "assistant")
-            put(self.tokenizer.encode(self.after) if self.after else [], False)
+            put(self.tokenizer.encode(self.after), False)
         if answer_next:
             put(self.opening("assistant"), False)
         return ids, learned
@@ -102,20 +102,18 @@ class ChatFormat:
         space before a text."""
         start = "".join(map(self.tokenizer.piece, self.start))
         content = {"": "", "left": ".lstrip()", "both": ".strip()"}[self.strips]
-        lines = [f"{{{{ {_quoted(start)} }}}}"] if start else []
-        lines.append("{% for message in messages %}")
-        for number, role in enumerate(ROLES):
-            word = "elif" if number else "if"
-            header = _quoted("".join(self.headers[role]))
-            lines.append(f"{{% {word} message['role'] == '{role}' %}}{{{{ {header} }}}}")
-        unknown = "'the role is to be system, user or assistant'"
-        lines.append(f"{{% else %}}{{{{ raise_exception({unknown}) }}}}{{% endif %}}")
-        lines.append(
-            f"{{{{ message['content']{content} + {_quoted(self.end + self.after)} }}}}{{% endfor %}}"
+        headers = {role: _quoted("".join(self.headers[role])) for role in ROLES}
+        roles = "{% el".join(
+            f"if message['role'] == '{role}' %}}{{{{ {header} }}}}" for role, header in headers.items()
         )
-        answer = _quoted("".join(self.headers["assistant"]))
-        lines.append(f"{{% if add_generation_prompt %}}{{{{ {answer} }}}}{{% endif %}}")
-        return "".join(lines)
+        unknown = "'the role is to be system, user or assistant'"
+        return (
+            (f"{{{{ {_quoted(start)} }}}}" if start else "")
+            + f"{{% for message in messages %}}{{% {roles}"
+            + f"{{% else %}}{{{{ raise_exception({unknown}) }}}}{{% endif %}}"
+            + f"{{{{ message['content']{content} + {_quoted(self.end + self.after)} }}}}{{% endfor %}}"
+            + f"{{% if add_generation_prompt %}}{{{{ {headers['assistant']} }}}}{{% endif %}}"
+        )
 
 
 def _quoted(text: str) -> str:
@@ -123,8 +121,6 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
-_OWN = {"system": (SYSTEM,), "user": (USER,), "assistant": (ASSISTANT,)}
-_OWN_PIECES = (SYSTEM, USER, ASSISTANT, END)
 _CHATML_PIECES = ("<|im_start|>", "<|im_end|>")
 _LLAMA_PIECES = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
@@ -137,8 +133,10 @@ def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
         return all(id is not None and tokenizer.is_special(id) for id in ids)
 
     bos = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
-    if has(_OWN_PIECES):
-        return ChatFormat(tokenizer, _OWN_PIECES, _OWN, END, start=bos)
+    if has(CHAT_PIECES):
+        *openings, end = CHAT_PIECES
+        headers = {role: (opening,) for role, opening in zip(ROLES, openings, strict=True)}
+        return ChatFormat(tokenizer, CHAT_PIECES, headers, end, start=bos)
     if has(_CHATML_PIECES):
         opening, end = _CHATML_PIECES
         headers = {role: (opening, f"{role}\n") for role in ROLES}
@@ -159,8 +157,8 @@ def with_chat(tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
     """
     if chat_format(tokenizer) is not None:
         return tokenizer, ()
-    wider = tokenizer.with_pieces(_OWN_PIECES)
-    return wider, tuple(piece for piece in _OWN_PIECES if wider.id(piece) >= tokenizer.vocab_size)
+    wider = tokenizer.with_pieces(CHAT_PIECES)
+    return wider, tuple(piece for piece in CHAT_PIECES if wider.id(piece) >= tokenizer.vocab_size)
 
 
 def check_roles(messages: Sequence[Message], answer_next: bool = False) -> None:
@@ -202,16 +200,16 @@ class Shortened(NamedTuple):
     Args:
         ids: its pieces.
         learned: which of them are earlier answers.
-        dropped: messages left out.
-        cut: pieces of the last question left out.
-        kept: pieces of the last question that are there.
+        dropped: how many of the oldest messages are left out, not counting the system's.
+        cut: whether the last question lost its beginning, too.
+        lost: whether nothing of that question is left.
     """
 
     ids: list[int]
     learned: list[bool]
     dropped: int
-    cut: int
-    kept: int
+    cut: bool = False
+    lost: bool = False
 
 
 def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:
@@ -223,19 +221,19 @@ def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Short
     """
     ids, learned = chat.render(messages, answer_next=True)
     system = list(messages[:1]) if messages[0][0] == "system" else []
-    turns = list(messages[len(system) :])
+    turns = messages[len(system) :]
     dropped = 0
-    while len(ids) > room and len(turns) > 1:
-        turns = turns[2:]
+    while len(ids) > room and dropped < len(turns) - 1:
         dropped += 2
-        ids, learned = chat.render([*system, *turns], answer_next=True)
+        ids, learned = chat.render([*system, *turns[dropped:]], answer_next=True)
     over = len(ids) - room
     if over <= 0:
-        return Shortened(ids, learned, dropped, 0, 1)
+        return Shortened(ids, learned, dropped)
     empty, _ = chat.render([*system, ("user", "")], answer_next=True)
     question = len(ids) - len(empty)
     behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1  # what follows it
-    start = len(ids) - behind - question
-    cut = min(over, question)
-    ids, learned = ids[:start] + ids[start + cut :], learned[:start] + learned[start + cut :]
-    return Shortened(ids, learned, dropped, cut, question - cut)
+    start = len(empty) - behind
+    end = start + min(over, question)
+    return Shortened(
+        ids[:start] + ids[end:], learned[:start] + learned[end:], dropped, end > start, over >= question
+    )

@@ -1,6 +1,5 @@
-"""A tokenizer from texts, from files or from bytes: the place that knows which class it is."""
+"""A tokenizer from files or from bytes: the place that knows which class it is."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from lm.errors import UserError
@@ -9,11 +8,6 @@ from lm.tokenizer.base import Tokenizer
 from lm.tokenizer.folders import read_folder, read_tokenizer_json
 from lm.tokenizer.huggingface import HuggingFaceTokenizer
 from lm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learns a SentencePiece byte-pair model: see `SentencePieceTokenizer.train`."""
-    return SentencePieceTokenizer.train(texts, vocab_size)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -3,17 +3,15 @@ SentencePiece models in its form."""
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lm.errors import UserError, not_installed
+from lm.errors import UserError
 from lm.tokenizer.base import Template, Tokenizer
-from lm.tokenizer.folders import USUAL, finish
-from lm.tokenizer.pipelines import added_token
-from lm.tokenizer.text import SPACE, Span, stands_alone, valid_unicode, word_borders
+from lm.tokenizer.documents import compact, declare, finish, tokenizers_library, usual_piece, vocabulary
+from lm.tokenizer.text import SPACE, Span, stands_alone, valid_unicode
 
 _BYTES, _SPACES, _WORDS = "byte-level", "SentencePiece-like", "WordPiece-like"  # how pieces spell text
 
@@ -34,73 +32,56 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
         kept = _parse(data, name)
         if "tokenizer" not in kept:
-            data = finish(kept, {}, {}, encoder=False, name=name)
-            kept = _parse(data, name)
+            data = finish(kept, {}, {}, name)
+            kept = json.loads(data)
         self._data = bytes(data)
         try:
             document, roles, self._frames = kept["tokenizer"], kept["roles"], kept["frame"]
             self._engine = _engine(document, name)
-            model = document["model"]
-            vocab = model["vocab"]
-            if isinstance(vocab, list):  # Unigram: pieces with their scores, in order
-                vocab = {piece: id for id, (piece, _) in enumerate(vocab)}
-            added = document["added_tokens"]
-            self._ids = vocab | {token["content"]: token["id"] for token in added}
+            self._ids = vocabulary(document)
             self.vocab_size = max(self._ids.values()) + 1
             self._pieces = [""] * self.vocab_size
             for piece, id in self._ids.items():
                 self._pieces[id] = piece
             self.pad_id, self.unk_id = roles["pad"], roles["unk"]
             self.bos_id, self.eos_id, self.mask_id = roles["bos"], roles["eos"], roles["mask"]
+            added = document["added_tokens"]
             self._added = {token["id"] for token in added}
             self._special = {token["id"] for token in added if token["special"]}
             self._special |= {id for id in roles.values() if id is not None}
             self._controls = self._special - {self.unk_id}
             self._kind, self._adds_space = _kind(document, name)
+            self._prefix = document["model"].get("continuing_subword_prefix") or ""
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{name} is damaged: its parts don't fit together ({error!r})") from error
-        self._prefix = model.get("continuing_subword_prefix") or ""
 
     def to_bytes(self) -> bytes:
-        """One compact JSON object: tokenizer.json and lm's settings."""
         return self._data
 
-    def save(self, path: str | Path) -> None:
-        """Writes `to_bytes()`; or, under a folder's name, a folder that transformers reads too."""
-        path = Path(path)
-        if path.suffix and not path.is_dir():
-            path.write_bytes(self._data)
-            return
-        path.mkdir(parents=True, exist_ok=True)
+    def _save_files(self, folder: Path) -> None:
+        """What transformers reads too."""
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        roles = _parse(self._data, str(path))["roles"]
-        for role, id in roles.items():
+        for role, id in self.roles.items():
             config[f"{role}_token"] = None if id is None else self._pieces[id]
         if self._frames["single"] == [[self.bos_id], [], [self.eos_id]]:
             config |= {"cls_token": config["bos_token"], "sep_token": config["eos_token"]}
-        for file, content in (
-            ("tokenizer.json", _parse(self._data, str(path))["tokenizer"]),
-            ("tokenizer_config.json", config),
-        ):
-            text = json.dumps(content, ensure_ascii=False, indent=None if file == "tokenizer.json" else 2)
-            (path / file).write_text(text, encoding="utf-8")
+        document = json.dumps(json.loads(self._data)["tokenizer"], ensure_ascii=False)
+        (folder / "tokenizer.json").write_text(document, encoding="utf-8")
+        described = json.dumps(config, ensure_ascii=False, indent=2)
+        (folder / "tokenizer_config.json").write_text(described, encoding="utf-8")
 
     def id(self, piece: str) -> int | None:
-        """See `Tokenizer.id`."""
         return self._ids.get(piece)
 
     def piece(self, id: int) -> str:
-        """See `Tokenizer.piece`."""
         if id < 0:
             raise IndexError(f"no piece has the id {id}")
         return self._pieces[int(id)]
 
     def is_special(self, id: int) -> bool:
-        """Whether this is a control piece or the unknown one: it stands for no text."""
         return id in self._special
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special pieces; a lone surrogate counts as U+FFFD."""
         ids = self._engine.encode(valid_unicode(text), add_special_tokens=False).ids
         if self._controls.isdisjoint(ids):
             return ids
@@ -134,10 +115,6 @@ class HuggingFaceTokenizer(Tokenizer):
                 spelt.append(self.unk_id)
         return spelt
 
-    @cached_property
-    def _piece_bytes(self) -> list[bytes]:
-        return [self._bytes_of(id) for id in range(self.vocab_size)]
-
     def _bytes_of(self, id: int) -> bytes:
         piece = self._pieces[id]
         if id in self._special or not piece:
@@ -148,7 +125,7 @@ class HuggingFaceTokenizer(Tokenizer):
             return piece.encode()
         if self._kind == _BYTES:
             return b"".join(_BYTE_OF.get(char) or char.encode() for char in piece)
-        if self._is_byte(piece):
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(SPACE, " ").encode()
 
@@ -156,35 +133,20 @@ class HuggingFaceTokenizer(Tokenizer):
         """Whether a WordPiece goes on with the word before it."""
         return bool(self._prefix) and self._pieces[id].startswith(self._prefix) and id not in self._added
 
-    @staticmethod
-    def _is_byte(piece: str) -> bool:
-        return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`; special: 0.
-
-        Exact for byte-level BPE without a normaliser. WordPiece drops white space: a piece that begins a word
-        of letters or digits counts one space in front, Chinese characters and punctuation count none.
-        """
-        lengths = [len(piece) for piece in self._piece_bytes]
+        """See `Tokenizer.byte_lengths`. WordPiece drops white space: a piece that begins a word of letters or
+        digits counts one space in front, Chinese characters and punctuation count none."""
+        lengths = super().byte_lengths()
         if self._kind == _WORDS:
             for id, piece in enumerate(self._piece_bytes):
                 if piece[:1] == b" " and stands_alone(self._pieces[id][0]):
                     lengths[id] -= 1
-        return np.array(lengths, dtype=np.int64)
+        return lengths
 
-    def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `Tokenizer.word_boundaries`."""
-        opens = np.ones(self.vocab_size, dtype=bool)
-        closes = np.ones(self.vocab_size, dtype=bool)
-        for id, piece in enumerate(self._piece_bytes):
-            if not piece:
-                continue
-            if self._kind == _WORDS:  # the next piece says whether the word goes on
-                opens[id], closes[id] = not self._continues(id), False
-            else:
-                opens[id], closes[id] = word_borders(piece)
-        return opens, closes
+    def _borders(self, id: int) -> tuple[bool, bool]:
+        if self._kind == _WORDS and self._piece_bytes[id]:  # the next piece says whether the word goes on
+            return not self._continues(id), False
+        return super()._borders(id)
 
     def _template(self, pair: bool) -> Template:
         before, between, after = self._frames["pair" if pair else "single"]
@@ -196,21 +158,12 @@ class HuggingFaceTokenizer(Tokenizer):
         missing = [piece for piece in dict.fromkeys(pieces) if not self.is_special(self._ids.get(piece, -1))]
         if not missing:
             return self
-        kept = _parse(self._data, "the tokenizer")
-        added = {token["content"]: token for token in kept["tokenizer"]["added_tokens"]}
-        next_id = self.vocab_size
-        for piece in missing:
-            if piece in added:
-                added[piece]["special"] = True
-                continue
-            id = self._ids.get(piece, next_id)
-            next_id += id == next_id
-            added[piece] = added_token(id, piece)
-            for role, spellings in USUAL.items():
-                if kept["roles"][role] is None and piece in spellings:
-                    kept["roles"][role] = id
-        kept["tokenizer"]["added_tokens"] = sorted(added.values(), key=lambda token: token["id"])
-        return HuggingFaceTokenizer(_compact(kept))
+        kept = json.loads(self._data)
+        declare(kept["tokenizer"], [(piece, True, None) for piece in missing])
+        for role, id in kept["roles"].items():
+            if id is None and (piece := usual_piece(role, missing)):
+                kept["roles"][role] = vocabulary(kept["tokenizer"])[piece]
+        return HuggingFaceTokenizer(compact(kept))
 
 
 def _parse(data: bytes, name: str) -> dict:
@@ -223,16 +176,9 @@ def _parse(data: bytes, name: str) -> dict:
     return kept
 
 
-def _compact(kept: dict) -> bytes:
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _engine(document: dict, name: str) -> Any:
     """The `tokenizers.Tokenizer` of a document, which takes special pieces in a text for text."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise not_installed(f"reading {name}", "tokenizers", "finetune") from error
+    tokenizers = tokenizers_library(f"reading {name}")
     try:
         engine = tokenizers.Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
     except Exception as error:  # the library raises nothing more special
@@ -279,9 +225,8 @@ def _byte_alphabet() -> dict[str, bytes]:
     itself, the other bytes in their order for U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    pairs = [(chr(byte), byte) for byte in printable]
-    pairs += [(chr(0x100 + place), byte) for place, byte in enumerate(others)]
-    return {char: bytes([byte]) for char, byte in pairs}
+    codes = {**{byte: byte for byte in printable}, **{byte: 0x100 + n for n, byte in enumerate(others)}}
+    return {chr(code): bytes([byte]) for byte, code in codes.items()}
 
 
 _BYTE_OF = _byte_alphabet()

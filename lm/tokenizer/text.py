@@ -63,8 +63,8 @@ def word_borders(piece: bytes) -> tuple[bool, bool]:
     Two-byte characters are letters (Latin, Greek, Cyrillic ...) that may stand inside a word; those of three
     and four are mostly Chinese and emoji. Which byte is a character's last is unknown.
     """
-    whole = piece.decode(errors="replace")
-    first, last = whole[:1], whole[-1:]
-    opens = piece[0] >= 0xE0 if first == "\ufffd" else stands_alone(first)
-    closes = last != "\ufffd" and stands_alone(last) and last != " "  # a space belongs to the word after it
+    whole = piece.decode(errors="surrogateescape")  # a byte of part of a character: U+DC80 to U+DCFF
+    first, last = whole[0], whole[-1]
+    opens = piece[0] >= 0xE0 if "\udc80" <= first <= "\udcff" else stands_alone(first)
+    closes = not "\udc80" <= last <= "\udcff" and stands_alone(last) and last != " "  # it is the next word's
     return opens, closes

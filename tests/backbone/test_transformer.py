@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lm.backbone import Backbone, BackboneConfig, LanguageModel, Pooler
 from lm.backbone.attention import Pattern
-from lm.backbone.transformer import MLP, document_positions
+from lm.backbone.inputs import document_positions
+from lm.backbone.transformer import MLP
 from lm.inference.generate import Sampling, generate_text
 from lm.tokenizer import load_tokenizer
 

@@ -24,7 +24,7 @@ def test_a_log_has_steps_losses_speed_and_time_left_without_control_characters(l
     assert result.status == 0
     steps = [line for line in result.err.splitlines() if line.startswith("step ")]
     assert len(steps) == 6 + 1  # each step, and the validation
-    assert "loss " in steps[0] and " tok/s " in steps[0] and steps[0].endswith(" left")
+    assert "loss " in steps[0] and " tokens/s " in steps[0] and steps[0].endswith(" left")
     assert "validation: loss " in steps[-1] and "bits per byte" in steps[-1]
     assert "\r" not in result.err and "\x1b" not in result.err
     assert "lm generate checkpoints/gpt-nano/best.ckpt" in result.out

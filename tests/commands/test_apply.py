@@ -14,9 +14,9 @@ from lm import tasks
 from lm.backbone import BackboneConfig
 from lm.data.examples.records import QuestionExample, TagExample, TextExample
 from lm.inference.lines import Line
-from lm.inference.uses import USES
 from lm.tasks import QuestionAnswering, SequenceClassification, TokenClassification
 from lm.tasks.applying import apply
+from lm.tasks.table import BASES, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -103,7 +103,7 @@ def test_many_texts_are_classified_as_each_alone(pipe, ckpt, tokenizer):
     given = [{"id": i, "text": text, "note": {"deep": [i]}, "label": None} for i, text in enumerate(texts)]
     found = rows(pipe(lines_of(given), "classify", ckpt["single"]))
     assert [row["id"] for row in found] == list(range(len(texts)))
-    net = checkpoints.load_model(ckpt["single"]).model
+    net = checkpoints.open_checkpoint(ckpt["single"]).network
     seen = set()
     for row, source in zip(found, given, strict=True):
         assert {k: row[k] for k in source} == source
@@ -123,7 +123,7 @@ def test_several_labels_and_ratings(pipe, ckpt, tokenizer):
     for row in several:
         assert row["prediction"] == [name for name, p in row["probabilities"].items() if p >= 0.5]
     assert any(len(row["prediction"]) != 1 for row in several)
-    net = checkpoints.load_model(ckpt["rating"]).model
+    net = checkpoints.open_checkpoint(ckpt["rating"]).network
     rated = rows(pipe("\n".join(["x", "def f():", *CHINESE]), "classify", ckpt["rating"]))
     assert [row["text"] for row in rated] == ["x", "def f():", *CHINESE]
     for row in rated:
@@ -135,7 +135,7 @@ def test_several_labels_and_ratings(pipe, ckpt, tokenizer):
 
 def test_pairs_and_other_columns(pipe, ckpt, tokenizer):
     task = SequenceClassification.load(ckpt["single"])
-    batch = task.batch(task.encode(TextExample("a = 1", "b = 2"), False))
+    batch = task.collate(task.encode(TextExample("a = 1", "b = 2"), False))
     with torch.no_grad():
         expected = task.probabilities(task.logits(batch))[0].tolist()
     plain = rows(pipe(lines_of([{"text": "a = 1", "pair": "b = 2"}]), "classify", ckpt["single"]))
@@ -188,7 +188,7 @@ def expected_tags(path: Path, tokenizer, words: list[str], joiner: str) -> list[
     framed = tokenizer.frame(ids)[0]
     assert len(framed) <= 48
     with torch.no_grad():
-        best = checkpoints.load_model(path).model(torch.tensor([framed]))[0].softmax(-1).max(-1)
+        best = checkpoints.open_checkpoint(path).network(torch.tensor([framed]))[0].softmax(-1).max(-1)
     found, place = [], 0
     for word in words:
         at = 1 + next(i for i, (a, b) in enumerate(offsets) if a < place + len(word) and b > place)
@@ -508,9 +508,10 @@ assert not heavy, heavy
 
 def test_every_task_of_lm_is_known():
     """A new task has to say which command uses it."""
-    abstract = {"FineTuning", "Task", "Pretraining"}
-    known = {getattr(tasks, name) for name in dir(tasks) if name not in abstract}
-    assert set(USES) == {f"{task.__module__}.{task.__name__}" for task in known}
+    known = {getattr(tasks, name) for name in dir(tasks) if name not in BASES}
+    assert {(e.module, name) for name, e in TASKS.items()} == {
+        (task.__module__.removeprefix("lm.tasks."), task.__name__) for task in known
+    }
 
 
 # What `lm info` says of them.
@@ -522,7 +523,7 @@ def test_info_of_a_fine_tuned_checkpoint(lm, ckpt):
     assert facts["labels"] == "5: O, B-LOC, I-LOC, B-PER, I-PER"
     assert facts["head"] == "5 outputs at each position"
     assert facts["what for"] == f"a tagger of words: lm tag {ckpt['tag']}"
-    net = checkpoints.load_model(ckpt["tag"]).model
+    net = checkpoints.open_checkpoint(ckpt["tag"]).network
     assert facts["parameters"] == f"{sum(p.numel() for p in net.parameters()):,}"
     assert json.loads(lm("info", ckpt["rating"], "--json").out)["head"] == (
         "1 output on the mean of all positions"
@@ -538,7 +539,7 @@ def test_info_of_an_adapter_alone(lm, tmp_path, tokenizer):
     task = CLASSES["SequenceClassification"]
     save(path, tokenizer, task, head, **extra, adapter=adapter, base=base, init_from="runs/b.ckpt")
     content = checkpoints.read(path, mmap=False)
-    del content["lm"]["tokenizer"], content["global_step"]
+    del content["lm"]["processor"], content["global_step"]
     content["state_dict"] = {k: v for k, v in content["state_dict"].items() if "head" in k or "pooler" in k}
     checkpoints.write(content, path)
     facts = json.loads(lm("info", path, "--json").out)

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from lm.backbone import Classifier, LanguageModel
+from lm.checkpoint import Model
+
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -85,6 +88,12 @@ def scramble(model: Any, seed: int = 0) -> Any:
         one = p.ndim == 1 and "bias" not in name
         p.copy_(torch.randn(p.shape, generator=generator) * scale + one)
     return model.eval()
+
+
+def opened(network: LanguageModel | Classifier, tokenizer: Any, record: dict[str, Any]) -> Model:
+    """A network as if it came from a checkpoint of step 7."""
+    language = isinstance(network, LanguageModel)
+    return Model(network.config, network.state_dict(), tokenizer, "memory", record, step=7, has_head=language)
 
 
 @dataclass

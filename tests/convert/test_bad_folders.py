@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lm.convert import open_model
 from lm.convert.fields import Fields, rope
-from lm.convert.start import read_start
 from lm.errors import UserError
 
 from .conftest import GROUPED, MODERN, SIZES
@@ -21,7 +21,7 @@ def llama(make_foreign):
 
 def assert_refused(folder, text: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_start(folder)
+        open_model(folder)
     assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1 and str(folder) in str(caught.value)
 
@@ -97,7 +97,7 @@ def test_fields_that_matter(fields, message, llama):
 def test_fields_that_do_not_matter(llama):
     """What says no, or nothing, or is bookkeeping."""
     set_fields(llama, use_mrope=False, extra=None, temperature=0.7, _name_or_path="x", unsloth_version="1")
-    assert read_start(llama).has_head
+    assert open_model(llama).has_head
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_more_layers_than_config_says(llama):
 
 def test_many_more_layers_than_there_are_weights(llama, monkeypatch):
     """Found out before a model of that size is built, which takes a minute."""
-    monkeypatch.setattr("lm.convert.start._shapes", lambda config: pytest.fail("built"))
+    monkeypatch.setattr("lm.convert.folder._shapes", lambda config: pytest.fail("built"))
     set_fields(llama, num_hidden_layers=9_000)
     assert_refused(llama, "too few for the 9000 layers of its config.json")
 

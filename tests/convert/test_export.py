@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from lm.backbone import BackboneConfig, Classifier, LanguageModel
-from lm.checkpoint import Loaded, load_model
-from lm.convert.export import export_folder
-from lm.convert.start import read_start
+from lm.checkpoint import Model, open_checkpoint
+from lm.convert import export_folder, open_model
 from lm.errors import UserError
 from lm.tokenizer import load_tokenizer
+
+from .conftest import opened
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -29,7 +30,7 @@ GPT2 = {"positions": "learned", "norm": "layer", "mlp": "gelu_tanh", "bias": Tru
 LABELS = ["bad", "neutral", "good"]
 
 
-def loaded(config: dict, tokenizer, head: dict | None = None, **record) -> Loaded:
+def loaded(config: dict, tokenizer, head: dict | None = None, **record) -> Model:
     """A model with random weights, as if it came from a checkpoint."""
     torch.manual_seed(0)
     shape = BackboneConfig(**{**SMALL, **config})
@@ -44,7 +45,7 @@ def loaded(config: dict, tokenizer, head: dict | None = None, **record) -> Loade
     made = {"version": "0.1", "task": "lm.tasks.Task", "figures": {}, **record}
     if head is not None:
         made |= {"head": head, "labels": LABELS} | ({"kind": "single"} if head["kind"] == "pooled" else {})
-    return Loaded(model.eval(), tokenizer, made, 7)
+    return opened(model.eval(), tokenizer, made)
 
 
 def test_the_command_on_finished_runs(lm, trained, tmp_path):
@@ -53,13 +54,13 @@ def test_the_command_on_finished_runs(lm, trained, tmp_path):
         done = lm("export", path, "--to", "hf", tmp_path / name)
         assert done.status == 0 and kind in done.out and not done.err
         assert ("vLLM and llama.cpp" in done.out) is (name == "gpt")
-        ours, there = load_model(path), transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        ours, there = open_checkpoint(path), transformers.AutoTokenizer.from_pretrained(tmp_path / name)
         architecture = getattr(transformers, kind)
         model = architecture.from_pretrained(tmp_path / name).eval()
         inputs = there("def f(x):\n    return x", return_tensors="pt")
         with torch.no_grad():
             torch.testing.assert_close(
-                model(**inputs).logits, ours.model(inputs.input_ids), atol=1e-4, rtol=1e-4
+                model(**inputs).logits, ours.network(inputs.input_ids), atol=1e-4, rtol=1e-4
             )
         files = {file.name for file in (tmp_path / name).iterdir()}
         assert files == {
@@ -75,24 +76,24 @@ def test_the_command_on_finished_runs(lm, trained, tmp_path):
         card = (tmp_path / name / "README.md").read_text()
         figure, value = sorted(ours.record["figures"].items())[0]
         assert f"| {figure} | {value:.6g} |" in card
-        assert "seq_len: 32" in card and "Licence" in card and f"{ours.model.num_parameters():,}" in card
-        again = read_start(tmp_path / name)
-        assert again.config == ours.model.config
-        state = ours.model.state_dict()
+        assert "seq_len: 32" in card and "Licence" in card and f"{ours.network.num_parameters():,}" in card
+        again = open_model(tmp_path / name)
+        assert again.config == ours.network.config
+        state = ours.network.state_dict()
         assert all(torch.equal(tensor, state[n]) for n, tensor in again.weights.items())
 
 
 def test_the_masks_are_filled_by_transformers_too(trained, tmp_path):
     from lm.inference.fill import fill
 
-    ours = load_model(trained / "checkpoints/bert/best.ckpt")
+    ours = open_checkpoint(trained / "checkpoints/bert/best.ckpt")
     export_folder(ours, tmp_path / "out")
     pipeline = transformers.pipeline("fill-mask", model=str(tmp_path / "out"))
     found = pipeline("def <mask>(self):", top_k=ours.tokenizer.vocab_size)
     # Ours guesses no control pieces.
     found = [guess for guess in found if not ours.tokenizer.is_special(guess["token"])]
     total = sum(guess["score"] for guess in found)
-    (wanted,) = fill(ours.model, ours.tokenizer, "def <mask>(self):")
+    (wanted,) = fill(ours.network, ours.tokenizer, "def <mask>(self):")
     for guess, (text, probability) in zip(found, wanted, strict=False):
         assert guess["score"] / total == pytest.approx(probability, rel=1e-3)
         assert ours.tokenizer.decode([guess["token"]]) == text
@@ -132,14 +133,14 @@ def test_precision(dtype, tokenizer, tmp_path):
     assert exported.nbytes == 2 * sum(p.numel() for p in there.parameters())
     name = "backbone.blocks.1.attention.key.weight"
     assert torch.equal(
-        read_start(tmp_path / "out").weights[name], model.model.state_dict()[name].to(dtype).float()
+        open_model(tmp_path / "out").weights[name], model.network.state_dict()[name].to(dtype).float()
     )
 
 
 def test_values_beyond_half_precision(tokenizer, tmp_path):
     model = loaded(NANO, tokenizer)
     with torch.no_grad():
-        model.model.backbone.norm.weight[3] = 70_000
+        model.network.backbone.norm.weight[3] = 70_000
     with pytest.raises(UserError, match=r"model.norm.weight has values beyond its range; use bfloat16"):
         export_folder(model, tmp_path / "out", torch.float16)
     assert not list(tmp_path.iterdir())  # nothing half-written
@@ -154,8 +155,8 @@ def test_shards(tokenizer, tmp_path):
     assert all(
         (tmp_path / "out" / file).stat().st_size < 60_000 for file in files
     )  # the table of pieces is larger than a shard
-    start = read_start(tmp_path / "out")
-    state = model.model.state_dict()
+    start = open_model(tmp_path / "out")
+    state = model.network.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in start.weights.items())
     there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert torch.equal(there["model.norm.weight"], state["backbone.norm.weight"])
@@ -165,7 +166,7 @@ def test_weights_of_a_failed_export_are_kept(tokenizer, tmp_path):
     export_folder(loaded(NANO, tokenizer), tmp_path / "out")
     before = (tmp_path / "out/model.safetensors").read_bytes()
     broken = loaded(NANO, tokenizer)
-    broken.model.config.norm = "layer"
+    broken.network.config.norm = "layer"
     with pytest.raises(UserError):
         export_folder(broken, tmp_path / "out", force=True)
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
@@ -196,7 +197,7 @@ def test_into_the_folder_one_works_in_and_through_a_link(tokenizer, tmp_path, mo
     export_folder(model, ".")
     made = names(work)
     assert "config.json" in made and names(Path()) == made
-    with pytest.raises(UserError, match=r"^\. is not empty: name another folder, or --force"):
+    with pytest.raises(UserError, match=r"^\. is not empty: name another folder, or `force`"):
         export_folder(model, ".")
     for folder in (".", tmp_path / "link"):
         (work / "stale.txt").write_text("old")
@@ -267,7 +268,7 @@ def test_classifiers(config, head, architecture, tokenizer, tmp_path):
     assert exported.architecture == architecture
     there = getattr(transformers, architecture).from_pretrained(tmp_path / "out").eval()
     made = there(input_ids=IDS, attention_mask=MASK)
-    ours = model.model(IDS, MASK - 1)
+    ours = model.network(IDS, MASK - 1)
     if head["kind"] == "span":
         ours = ours[MASK.bool()]
         theirs = torch.stack((made.start_logits, made.end_logits), -1)[MASK.bool()]
@@ -284,9 +285,9 @@ def test_classifiers(config, head, architecture, tokenizer, tmp_path):
         assert there.config.label2id == {label: i for i, label in enumerate(LABELS)}
         assert "`neutral`" in (tmp_path / "out/README.md").read_text()
     # The body can be trained on.
-    start = read_start(tmp_path / "out")
+    start = open_model(tmp_path / "out")
     assert start.has_head is (architecture.startswith(("GPT2", "Qwen3", "Llama")))
-    weights = model.model.state_dict()
+    weights = model.network.state_dict()
     name = "backbone.blocks.0.attention.query.weight"
     assert torch.equal(start.weights[name], weights[name])
 
@@ -310,12 +311,12 @@ def test_a_text_through_gpt2s_own_tokenizer(real_data, tmp_path, pad):
     there = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     for text in ("a good film", "naïve – no"):
         ids = tokenizer.frame(tokenizer.encode(text))[0]
-        ours = model.model(torch.tensor([ids])).softmax(-1)
+        ours = model.network(torch.tensor([ids])).softmax(-1)
         torch.testing.assert_close(there(**words(text, return_tensors="pt")).logits.softmax(-1), ours)
     if pad == "<pad>":
         both = words([text, "a good film, and a long one"], return_tensors="pt", padding=True)
         torch.testing.assert_close(there(**both).logits.softmax(-1)[:1], ours, atol=1e-5, rtol=1e-4)
-    again = read_start(tmp_path / "out").tokenizer
+    again = open_model(tmp_path / "out").tokenizer
     assert again.frame([7], [8]) == tokenizer.frame([7], [8]) and again.eos_id == tokenizer.eos_id
 
 
@@ -345,9 +346,9 @@ def test_classifiers_that_have_no_place(config, head, message, tokenizer, tmp_pa
 @torch.no_grad()
 def test_stories_there_and_back(real_data, tmp_path):
     """A real Llama with its real tokenizer, through here and on to transformers."""
-    start = read_start(real_data / "stories260K-hf")
+    start = open_model(real_data / "stories260K-hf")
     record = {"version": "0.1", "task": "none", "figures": {}}
-    export_folder(Loaded(start.language_model(), start.tokenizer, record, 0), tmp_path / "out")
+    export_folder(opened(start.network, start.tokenizer, record), tmp_path / "out")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     made = model.generate(
@@ -355,6 +356,6 @@ def test_stories_there_and_back(real_data, tmp_path):
     )
     wanted = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
     assert words.decode(made[0], skip_special_tokens=True).startswith(wanted)
-    again = read_start(tmp_path / "out")
+    again = open_model(tmp_path / "out")
     assert again.config == start.config
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in start.weights.items())

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.backbone.attention import Rotary
-from lm.checkpoint import Loaded
-from lm.convert.export import export_folder
-from lm.convert.start import read_start
+from lm.convert import export_folder, open_model
 from lm.errors import UserError
+
+from .conftest import opened
 
 RECORD = {"version": "0", "task": "test", "figures": {}}
 
@@ -33,27 +33,27 @@ def assert_same(a: Tensor, b: Tensor, mask: Tensor) -> None:
 
 @torch.no_grad()
 def test_reads_what_transformers_writes(foreign):
-    start = read_start(foreign.folder)
-    assert start.has_head and start.record is None
+    start = open_model(foreign.folder)
+    assert start.has_head and start.record == {}
     # Each tensor has memory of its own.
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in start.weights.values())
     ids, mask = batch(foreign.model.config.pad_token_id)
     theirs = foreign.model(input_ids=ids, attention_mask=mask).logits
-    assert_same(start.language_model()(ids, documents=mask - 1), theirs, mask)
+    assert_same(start.network(ids, documents=mask - 1), theirs, mask)
     assert start.tokenizer.encode("def f(x):")
 
 
 @torch.no_grad()
 def test_beyond_the_length_it_was_trained_for(foreign):
     """Rotary positions go on as transformers' do, learned ones end."""
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     ids, mask = batch(0, 90)
     if start.config.positions == "learned":
         with pytest.raises(ValueError, match="were learned"):
-            start.language_model()(ids, documents=mask - 1)
+            start.network(ids, documents=mask - 1)
         return
     theirs = foreign.model(input_ids=ids, attention_mask=mask).logits
-    assert_same(start.language_model()(ids, documents=mask - 1), theirs, mask)
+    assert_same(start.network(ids, documents=mask - 1), theirs, mask)
 
 
 def test_angles_far_into_a_text_are_the_same_to_the_bit():
@@ -80,14 +80,14 @@ def test_angles_far_into_a_text_are_the_same_to_the_bit():
 def test_there_and_back(foreign, tmp_path):
     import transformers
 
-    start = read_start(foreign.folder)
-    model = start.language_model()
+    start = open_model(foreign.folder)
+    model = start.network
     out = tmp_path / "out"
-    exported = export_folder(Loaded(model, start.tokenizer, RECORD, 7), out)
+    exported = export_folder(opened(model, start.tokenizer, RECORD), out)
     assert exported.family == foreign.model.config.model_type
     assert exported.architecture == type(foreign.model).__name__
 
-    again = read_start(out)
+    again = open_model(out)
     assert asdict(again.config) == asdict(start.config)
     assert again.weights.keys() == {n for n in start.weights if not n.startswith("pooler.")}
     assert all(torch.equal(again.weights[name], start.weights[name]) for name in again.weights)
@@ -152,15 +152,15 @@ def test_ours_goes_out_and_comes_back(family, changes, tmp_path, tokenizer):
     model = LanguageModel(BackboneConfig(**{**SMALL, **changes})).eval()
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape) * 0.3)
-    exported = export_folder(Loaded(model, tokenizer, RECORD, 7), tmp_path / "out")
+    exported = export_folder(opened(model, tokenizer, RECORD), tmp_path / "out")
     assert exported.family == family
     assert any("SiLU only" in note for note in exported.notes) is (
         changes.get("mlp") in ("relu2", "reglu") and family in ("llama", "qwen3")
     )
 
-    start = read_start(tmp_path / "out")
+    start = open_model(tmp_path / "out")
     assert asdict(start.config) == asdict(model.config)
-    back = start.language_model().state_dict()
+    back = start.network.state_dict()
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
     assert back.keys() == model.state_dict().keys()
 
@@ -179,7 +179,7 @@ def test_writes_on_like_transformers(tmp_path, tokenizer):
     model = LanguageModel(BackboneConfig(**SMALL, mlp="relu2", qk_norm=True)).eval()
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape) * 0.3)
-    export_folder(Loaded(model, tokenizer, RECORD, 7), tmp_path / "out")
+    export_folder(opened(model, tokenizer, RECORD), tmp_path / "out")
     there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     from lm.inference.generate import Sampling, generate, prompt_ids
@@ -209,5 +209,5 @@ ODD = {
 def test_a_shape_without_a_family_is_refused(named, changes, tmp_path, tokenizer):
     model = LanguageModel(BackboneConfig(**SMALL, **changes))
     with pytest.raises(UserError, match=f"don't fit: .*{named}"):
-        export_folder(Loaded(model, tokenizer, RECORD, 7), tmp_path / "out")
+        export_folder(opened(model, tokenizer, RECORD), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -252,7 +252,7 @@ def test_it_prepares_and_opens_the_corpus_once(tmp_path, capsys):
     data.setup("fit")
     opened = data.corpus
     data.setup("validate")
-    assert data.corpus is opened and data.corpus_folder == opened.folder
+    assert data.corpus is opened and data.source == str(opened.folder)
     assert data.train_tokens == opened.manifest["splits"]["train"]["tokens"]
     assert data.tokenizer.vocab_size == data.vocab_size == 300
     capsys.readouterr()
@@ -266,11 +266,11 @@ def test_it_prepares_and_opens_the_corpus_once(tmp_path, capsys):
 def test_what_cannot_work_is_said(corpus):
     data = make_data(corpus, seq_len=100_000)
     with pytest.raises(
-        UserError, match=r"training tokens, too few .* 100000 \+ 1: .*--data\.seq_len \d+ or less"
+        UserError, match=r"training tokens, too few .* 100000 \+ 1: .*`seq_len` of \d+ or less"
     ):
         data.setup()
     for name in ("seq_len", "batch_size", "num_workers"):
-        with pytest.raises(UserError, match=rf"--data\.{name}"):
+        with pytest.raises(UserError, match=rf"`{name}`"):
             make_data(corpus, **{name: -1})
 
 

@@ -93,7 +93,8 @@ def test_the_oldest_turns_go_first(request, format, system):
         (len(short) - 1, last, 4),
         (len(last), last, 4),
     ):
-        assert fit(chat, [*system, *LONG], room) == (expected, dropped, False)
+        found = fit(chat, [*system, *LONG], room)
+        assert (found.ids, found.dropped, found.cut) == (expected, dropped, False)
 
 
 @pytest.mark.parametrize("format", ["own", "chatml"])
@@ -107,7 +108,8 @@ def test_a_long_message_loses_its_beginning(request, format, text):
     for kept in range(1, len(ids)):
         room = len(begin) + kept
         expected = [*begin[: len(begin) - behind], *ids[len(ids) - kept :], *end[len(end) - behind :]]
-        assert fit(chat, messages, room) == (expected, 2, True)
+        found = fit(chat, messages, room)
+        assert (found.ids, found.dropped, found.cut) == (expected, 2, True)
     for room in (len(begin), 3):
         with pytest.raises(UserError, match="the system's message fills them"):
             fit(chat, messages, room)
@@ -288,7 +290,7 @@ def test_a_line_may_bring_its_own_system(own):
 
 
 def test_one_message(lm, ckpt, own):
-    model = checkpoints.load_model(ckpt).model
+    model = checkpoints.open_checkpoint(ckpt).network
     result = lm("chat", ckpt, "--system", "be short", "--temperature", "0", "北京在哪里？", "--tokens", "12")
     expected = by_hand(model, own, [("system", "be short"), ("user", "北京在哪里？")], 12)
     assert (result.status, result.out) == (0, expected + "\n")
@@ -297,7 +299,7 @@ def test_one_message(lm, ckpt, own):
 
 
 def test_json_lines(pipe, ckpt, own):
-    model = checkpoints.load_model(ckpt).model
+    model = checkpoints.open_checkpoint(ckpt).network
     content = (
         '{"prompt": "hello", "id": 7}\nplain words\n\n{"messages": [{"role": "user", "content": "好"}]}\n'
     )

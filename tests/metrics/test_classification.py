@@ -197,6 +197,16 @@ def test_regression_against_torchmetrics(compute_together):
     assert plain(compute_together(empty, alone)) == pytest.approx(figures, rel=1e-12)
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-7, 3.7e12])
+def test_a_constant_has_no_correlation_however_often_it_comes(value):
+    """Its mean is itself to the last bit, so there is no noise to be correlated with."""
+    for number in [*range(1, 200), 100_003]:
+        metric = RegressionScores()
+        metric.update(torch.full((number,), value), torch.arange(float(number)))
+        figures = plain(metric.compute())
+        assert math.isnan(figures["pearson"]) and math.isnan(figures["spearman"])
+
+
 def test_regression_that_is_no_number():
     metric = RegressionScores()
     assert all(value.isnan() for value in metric.compute().values())

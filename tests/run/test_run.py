@@ -304,33 +304,6 @@ def test_any_torch_optimizer_works_by_class_path(lm, tiny_gpt):
     assert "mu_product" in state["state"][0]  # NAdam's own
 
 
-@pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_does(start_lm, tiny_gpt, tmp_path, overlay):
-    """Data parallel and sharded over gloo: the same samples a step, so the same weights up to rounding."""
-    one = start_lm("fit", *tiny_gpt, "--name", "one")
-    _, err = one.communicate()
-    assert one.returncode == 0, err
-    two = start_lm(
-        "fit",
-        *tiny_gpt,
-        "--config",
-        str(ROOT / f"configs/trainer/{overlay}.yaml"),
-        "--trainer.accelerator=cpu",
-        "--trainer.precision=32-true",
-        *(["--trainer.strategy.init_args.compute=fp32"] if overlay == "fsdp" else []),
-        "--trainer.devices=2",
-        "--data.batch_size=2",
-        "--name",
-        "two",
-    )
-    _, err = two.communicate()
-    assert two.returncode == 0, err
-    assert torch.load(tmp_path / "checkpoints/two/last.ckpt", weights_only=True)["global_step"] == 6
-    left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("one", "two"))
-    for key in left:
-        torch.testing.assert_close(left[key], right[key], rtol=0.02, atol=2e-3)
-
-
 def test_a_corpus_that_changed_under_a_run_is_refused(lm, tiny_gpt, code_text, tmp_path):
     """An edited text gives another corpus: to go on with it would be neither run."""
     text = tmp_path / "mine.py"

@@ -11,6 +11,7 @@ from torch import Tensor
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.data.examples.batches import TrainingExamples
+from lm.data.examples.kinds import TextExampleData
 from lm.data.examples.module import ExampleData
 from lm.tasks.finetuning import FineTuning
 
@@ -24,15 +25,16 @@ SHAPES = {
 TASKS = {"gpt": "lm.tasks.causal.CausalPretraining", "bert": "lm.tasks.masked.MaskedPretraining"}
 
 
-class Made(ExampleData):
+class Made(TextExampleData):
     """Examples that stand in the test."""
 
     def __init__(
         self, train: list, val: list | None = None, test: list | None = None, **options: Any
     ) -> None:
         options = {"seq_len": 32, "batch_size": 4, **options}
-        super().__init__("train.x", "val.x", "test.x" if test else None, **options)
-        self._examples = {"train": self._limited(train), "val": val or train[:4], "test": test or []}
+        super().__init__("train.x", val="val.x", test="test.x" if test else None, **options)
+        for split, examples in (("train", train), ("val", val or train[:4]), ("test", test or [])):
+            self.put(split, examples)
 
     def read(self, path: str, split: str) -> list:
         raise AssertionError("everything is there already")
@@ -106,7 +108,7 @@ def batches() -> Callable[..., list[dict[str, Any]]]:
 
     def cut(task: FineTuning, step: int) -> list[dict[str, Any]]:
         data = task.data
-        source = TrainingExamples(data.features("train"), data.batch_size, data.seed, task.batch, step)
+        source = TrainingExamples(data.features("train"), data.batch_size, data.seed, task.collate, step)
         return [source[0, first] for first in range(0, step, data.batch_size)]
 
     return cut

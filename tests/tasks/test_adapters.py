@@ -8,8 +8,7 @@ import torch
 
 from lm import checkpoint as checkpoints
 from lm.backbone.lowrank import is_adapter, merge
-from lm.convert.adapters import open_adapter
-from lm.convert.start import read_start
+from lm.convert import open_adapter, open_model
 from lm.data.examples.records import ChatExample, Message, TextExample
 from lm.errors import UserError
 from lm.tasks import InstructionTuning, SequenceClassification
@@ -44,7 +43,7 @@ def adapted(ready, made, starts):
 
 
 def outputs(net: torch.nn.Module, task) -> torch.Tensor:
-    batch = task.batch(task.data.features("train")[:4])
+    batch = task.collate(task.data.features("train")[:4])
     with torch.no_grad():
         return net(batch["tokens"], batch["documents"], segments=batch.get("segments"))
 
@@ -78,16 +77,16 @@ def test_at_the_start_the_outputs_are_the_base_s(adapted, ready, made, starts, a
 def test_merged_equals_unmerged_after_training(adapted, adapter, learn, kind, tmp_path):
     task = adapted(kind, adapter)
     before = outputs(task.net.eval(), task)
-    learn(task, [task.batch(task.data.features("train"))], count=5)
+    learn(task, [task.collate(task.data.features("train"))], count=5)
     after = outputs(task.net, task)
     assert (after - before).abs().max() > 1e-3, "nothing was learned"
     assert (outputs(plain(task), task) - after).abs().max() <= 1e-5
     made = checkpoints.make_record("lm.tasks.any", task.config, task.tokenizer)
     state = {f"net.{name}": tensor for name, tensor in task.net.state_dict().items()}
     checkpoints.write({"lm": {**made, **task.record()}, "state_dict": state}, tmp_path / "best.ckpt")
-    loaded = checkpoints.load_model(tmp_path / "best.ckpt")
-    assert not [name for name, _ in loaded.model.named_parameters() if is_adapter(name)]
-    assert (outputs(loaded.model, task) - after).abs().max() <= 1e-5
+    loaded = checkpoints.open_checkpoint(tmp_path / "best.ckpt")
+    assert not [name for name, _ in loaded.network.named_parameters() if is_adapter(name)]
+    assert (outputs(loaded.network, task) - after).abs().max() <= 1e-5
 
 
 def test_only_the_adapter_and_the_new_head_are_trained(adapted, adapter):
@@ -114,7 +113,7 @@ def test_settings_that_can_not_be(options):
 
 
 def test_an_adapter_needs_a_model(ready, made):
-    with pytest.raises(UserError, match=r"--model\.init_from"):
+    with pytest.raises(UserError, match=r"`model\.init_from`"):
         ready(SequenceClassification, made(TEXTS, vocab_size=300), adapter=Adapter())
 
 
@@ -122,18 +121,18 @@ def test_an_adapter_needs_a_model(ready, made):
 def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tmp_path, starts):
     """Also with a longer window than the base has positions, and through another path to the same base."""
     task = adapted(kind, adapter, seq_len=40)
-    learn(task, [task.batch(task.data.features("train"))])
+    learn(task, [task.collate(task.data.features("train"))])
     path = write_beside(task, tmp_path)
     moved = tmp_path / "moved.ckpt"
     moved.write_bytes(starts[kind].read_bytes())
     for base in (None, moved):
         loaded = open_adapter(path, base)
-        assert (outputs(loaded.model, task) - outputs(task.net, task)).abs().max() <= 1e-5
+        assert (outputs(loaded.network, task) - outputs(task.net, task)).abs().max() <= 1e-5
         assert loaded.tokenizer.fingerprint == task.tokenizer.fingerprint
-        assert loaded.model.config.max_seq_len == 40
+        assert loaded.network.config.max_seq_len == 40
         assert loaded.record["labels"] == task.labels and "base" not in loaded.record
     content = torch.load(path, weights_only=True)
-    assert "tokenizer" not in content["lm"], "the base has it"
+    assert "processor" not in content["lm"], "the base has it"
     assert not any("base_layer" in name for name in content["state_dict"])
 
 
@@ -142,11 +141,11 @@ def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_s
     tokenizer = load_tokenizer(real_data / "stories260K-hf/tokenizer.model")
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)
-    learn(task, [task.batch(task.data.features("train"))])
+    learn(task, [task.collate(task.data.features("train"))])
     loaded = open_adapter(write_beside(task, tmp_path))
     assert loaded.tokenizer.vocab_size == tokenizer.vocab_size + 4
-    assert outputs(loaded.model, task).shape[-1] == tokenizer.vocab_size + 4
-    assert (outputs(loaded.model, task) - outputs(task.net, task)).abs().max() <= 1e-5
+    assert outputs(loaded.network, task).shape[-1] == tokenizer.vocab_size + 4
+    assert (outputs(loaded.network, task) - outputs(task.net, task)).abs().max() <= 1e-5
 
 
 def test_what_does_not_belong_together_is_refused(adapted, make_start, tokenizer, tmp_path, starts):
@@ -159,15 +158,15 @@ def test_what_does_not_belong_together_is_refused(adapted, make_start, tokenizer
     with pytest.raises(UserError, match="for another model"):
         open_adapter(path, starts["gpt"])
     with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
-        checkpoints.load_model(path)
+        checkpoints.open_checkpoint(path)
     with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
-        read_start(path)
+        open_model(path)
     with pytest.raises(UserError, match="whole model"):
         open_adapter(start, other)
     with pytest.raises(UserError, match="no such checkpoint or folder"):
         open_adapter(path, tmp_path / "nowhere")
     start.unlink()
-    with pytest.raises(UserError, match=r"which is not there: give --base MODEL"):
+    with pytest.raises(UserError, match=r"which is not there: give `base` MODEL"):
         open_adapter(path)
     content = torch.load(path, weights_only=True)
     content["lm"]["format"] = 99
@@ -207,4 +206,4 @@ def test_of_a_real_model_little_is_trained_and_kept(adapted, minilm, tmp_path, k
     path = write_beside(task, tmp_path)
     assert path.stat().st_size < 2_000_000
     loaded = open_adapter(path)
-    assert (outputs(loaded.model, task) - outputs(task.net.eval(), task)).abs().max() <= 1e-5
+    assert (outputs(loaded.network, task) - outputs(task.net.eval(), task)).abs().max() <= 1e-5

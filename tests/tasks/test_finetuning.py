@@ -91,7 +91,7 @@ def test_processes_that_read_ahead_are_handed_no_network(ready, made, starts, na
     tuned = ready(task, made(examples, seq_len=24), init_from=starts[only])
     tuned.unpicklable = lambda: None
     data = tuned.data
-    dataset = TrainingExamples(data.features("train"), data.batch_size, 0, data._make)
+    dataset = TrainingExamples(data.features("train"), data.batch_size, 0, tuned.collate)
     ours, theirs = dataset[0, 0], pickle.loads(pickle.dumps(dataset))[0, 0]
     assert ours.keys() == theirs.keys() and torch.equal(ours["tokens"], theirs["tokens"])
 
@@ -101,7 +101,7 @@ def test_data_of_another_kind_are_refused(ready, made, starts, name):
     task, _, backbone = TASKS[name]
     for other, (_, examples, _) in TASKS.items():
         if other != name:
-            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give --data"):
+            with pytest.raises(UserError, match=rf"{task.__name__} can't learn from Made: give `data`"):
                 ready(task, made(examples), init_from=starts[backbone])
 
 
@@ -123,7 +123,7 @@ def test_frozen_layers_stay_and_nothing_else_does(ready, made, starts, learn):
     for start, layers in (("bert", 1), ("bert", 2), ("gpt", 1)):
         task = ready(SequenceClassification, made(TEXTS), init_from=starts[start], freeze_layers=layers)
         before = {name: p.clone() for name, p in task.net.named_parameters()}
-        learn(task, [task.batch(task.data.features("train"))])
+        learn(task, [task.collate(task.data.features("train"))])
         same = {name for name, p in task.net.named_parameters() if torch.equal(p, before[name])}
         blocks = tuple(f"backbone.blocks.{i}." for i in range(layers))
         frozen = {name for name in before if name.startswith(("backbone.embeddings.", *blocks))}
@@ -186,9 +186,9 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
     task = ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf")
     said = capsys.readouterr().err
     assert "new pieces in the vocabulary" in said and "<|assistant|>" in said
-    from lm.convert.start import read_start
+    from lm.convert import open_model
 
-    old = read_start(real_data / "stories260K-hf")
+    old = open_model(real_data / "stories260K-hf")
     tokens = old.weights["backbone.embeddings.tokens.weight"]
     grown = task.net.backbone.embeddings.tokens.weight
     assert (len(tokens), len(grown)) == (512, 516) == (old.tokenizer.vocab_size, task.tokenizer.vocab_size)
@@ -202,7 +202,7 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
     assert task.tokenizer.encode(text) == old.tokenizer.encode(text)
     with torch.no_grad():
         ids = torch.tensor([[1, *old.tokenizer.encode(text)]])
-        expected = old.language_model()(ids)
+        expected = old.network(ids)
         assert torch.equal(task.net.eval()(ids)[..., :512], expected)
 
 
@@ -238,11 +238,11 @@ def test_the_vocabulary_of_a_run_that_goes_on(ready, made, real_data, tmp_path):
 
 
 def test_more_positions_than_were_learned_are_said(ready, made, starts, capsys):
-    from lm.convert.start import read_start
+    from lm.convert import open_model
 
     task = ready(SequenceClassification, made(TEXTS, seq_len=80), init_from=starts["bert"])
     assert "has learned 32 positions: those up to 80 begin as copies" in capsys.readouterr().err
-    known = read_start(starts["bert"]).weights["backbone.embeddings.positions.weight"]
+    known = open_model(starts["bert"]).weights["backbone.embeddings.positions.weight"]
     found = task.net.backbone.embeddings.positions.weight
     assert torch.equal(found, torch.cat((known, known, known[:16])))
     fewer = ready(SequenceClassification, made(TEXTS, seq_len=20), init_from=starts["bert"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lm.data.examples.batches import pack
+from lm.data.examples.batches import Packed
 from lm.data.examples.kinds import ChatData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
@@ -53,7 +53,7 @@ def hidden_gradient(task, batch) -> torch.Tensor:
 
 def test_every_turn_of_the_assistant_is_learned_and_nothing_else(task):
     tuned = task()
-    batch = tuned.batch(tuned.data.features("train")[:4])
+    batch = tuned.collate(tuned.data.features("train")[:4])
     gradient = hidden_gradient(tuned, batch)
     learned = batch["targets"] >= 0
     assert (gradient[~learned] == 0).all()
@@ -72,7 +72,7 @@ def test_every_turn_of_the_assistant_is_learned_and_nothing_else(task):
 
 def test_the_loss_is_that_of_whole_logits(task):
     tuned = task()
-    batch = tuned.batch(tuned.data.features("train")[:4])
+    batch = tuned.collate(tuned.data.features("train")[:4])
     with torch.no_grad():
         logits = tuned.net(batch["tokens"])
     expected, count = 0.0, 0
@@ -80,8 +80,8 @@ def test_the_loss_is_that_of_whole_logits(task):
         expected -= F.log_softmax(logits[row, column], -1)[batch["targets"][row, column]].item()
         count += 1
     found = tuned.training_step(batch, 0)
-    assert found["nats"].item() == pytest.approx(expected, rel=1e-5)
-    assert int(found["tokens"]) == count
+    assert found["total"].item() == pytest.approx(expected, rel=1e-5)
+    assert int(found["count"]) == count
     assert found["loss"].item() == pytest.approx(expected / tuned.expected, rel=1e-5)
     text = "".join(m.content for e in CHATS[:4] for m in e.messages if m.role == "assistant")
     assert int(found["bytes"]) == len(text.encode())
@@ -103,7 +103,7 @@ def test_packed_equals_unpacked(task, made, gradients):
     found = []
     for tuned in (plain, packed):
         tuned.expected = 1.0  # the sums themselves
-        found.append(gradients(tuned, [tuned.batch(tuned.data.features("train"))]))
+        found.append(gradients(tuned, [tuned.collate(tuned.data.features("train"))]))
     assert found[0][0] > 10
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for name, gradient in found[0][1].items():
@@ -113,7 +113,7 @@ def test_packed_equals_unpacked(task, made, gradients):
 
 def test_packed_rows_are_full_and_hold_everything_once():
     features = [{"tokens": [i] * (1 + i % 9), "targets": [-i] * (1 + i % 9)} for i in range(60)]
-    rows = pack(features, 12, seed=3)
+    rows = Packed(features, 12, seed=3)
     assert all(len(row["tokens"]) <= 12 for row in rows)
     found = sorted((row["tokens"][i], d) for row in rows for i, d in enumerate(row["documents"]))
     assert sorted(token for token, _ in found) == sorted(t for f in features for t in f["tokens"])
@@ -124,8 +124,8 @@ def test_packed_rows_are_full_and_hold_everything_once():
         assert row["targets"] == [-t for t in row["tokens"]] and row["documents"][0] == 0
     least = -(-sum(len(f["tokens"]) for f in features) // 12)
     assert len(rows) <= 1.15 * least
-    assert pack(features, 12, seed=3) == rows != pack(features, 12, seed=4)
-    assert pack([], 12, seed=0) == []
+    assert Packed(features, 12, seed=3) == rows != Packed(features, 12, seed=4)
+    assert Packed([], 12, seed=0) == []
 
 
 def test_text_that_spells_a_control_piece_is_text(task, real_data, make_start, ready, made, tmp_path):
@@ -192,7 +192,7 @@ def test_a_chat_whose_answer_has_no_room_is_left_out_and_counted(task, capsys):
     system = "very long " * 30
     tuned = task([*CHATS, chat("a", "b", system=system)], seq_len=64)
     err = capsys.readouterr().err
-    assert "1 of 9 train examples can't be used at this --data.seq_len" in err
+    assert "1 of 9 train examples can't be used at a seq_len of 64" in err
     assert len(tuned.data.features("train")) == 8
     with pytest.raises(UserError, match=r"no example of train.x can be used"):
         task([chat("a", "b", system=system)] * 2, seq_len=64)
@@ -245,16 +245,18 @@ def test_answers_are_written_and_scored(task, monkeypatch):
         return [tuned.tokenizer.encode(said[text.strip()] + " ") for text in texts]
 
     monkeypatch.setattr("lm.tasks.instruction.complete", complete)
-    tuned._trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn="test"))
+    tuned._trainer = SimpleNamespace(
+        strategy=None, global_rank=0, world_size=1, state=SimpleNamespace(fn="test")
+    )
     tuned.net.eval()
     features = tuned.data.features("test")
     with torch.no_grad():
-        tuned.validation_step(tuned.batch(features[:2]), 0)
-        tuned.validation_step(tuned.batch(features[2:]), 1)
-        extra = tuned.batch([{**features[0], "index": -1}])  # what fills up on several processes
+        tuned.validation_step(tuned.collate(features[:2]), 0)
+        tuned.validation_step(tuned.collate(features[2:]), 1)
+        extra = tuned.collate([{**features[0], "index": -1}])  # what fills up on several processes
         tuned.validation_step(extra, 2)
         figures = tuned.figures()
-        rows = tuned.predict_step(tuned.batch(features), 0)
+        rows = tuned.predict_step(tuned.collate(features), 0)
     assert len(asked) == 6
     assert float(figures["exact_match"]) == pytest.approx(100 * 2 / 3)
     assert [row["answer"] for row in rows] == ["a good day", "one two three", "wrong"]
@@ -284,12 +286,14 @@ def test_greedy_answers_are_the_model_s_own(task):
 def test_as_many_answers_are_written_as_were_asked_for(ready, made, starts, asked):
     data = made(CHATS, val=CHATS[:1] * 7, seq_len=64)
     tuned = ready(InstructionTuning, data, init_from=starts["gpt"], scores="answer", score_val=asked)
-    tuned._trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn="fit"))
+    tuned._trainer = SimpleNamespace(
+        strategy=None, global_rank=0, world_size=1, state=SimpleNamespace(fn="fit")
+    )
     written = []
     tuned.write = lambda chats: [written.append(chat) or "x" for chat in chats]
     with torch.no_grad():
         for start in range(0, 7, 3):
-            tuned.validation_step(tuned.batch(data.features("val")[start : start + 3]), 0)
+            tuned.validation_step(tuned.collate(data.features("val")[start : start + 3]), 0)
     assert len(written) == min(asked, 7)
     assert ("exact_match" in tuned.figures()) is (asked > 0)
 

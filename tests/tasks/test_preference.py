@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from lm import checkpoint as checkpoints
 from lm.data.examples.records import Message, PreferenceExample
 from lm.errors import UserError
 from lm.tasks import PreferenceTuning
@@ -66,8 +67,9 @@ def loss_by_hand(net, reference, chat, beta: float, kind: str, smoothing: float)
 def test_loss_and_gradients_on_whole_logits(task, kind, smoothing, learn):
     tuned = task(kind=kind, label_smoothing=smoothing, beta=0.3)
     other = task(kind=kind, label_smoothing=smoothing, beta=0.3)
-    batch = tuned.batch(tuned.data.features("train"))
-    learn(tuned, [batch], count=2, lr=0.01)
+    batch = tuned.collate(tuned.data.features("train"))
+    # IPO's square makes steps of DPO's size diverge, and what has diverged can't be compared.
+    learn(tuned, [batch], count=2, lr=0.01 if kind == "dpo" else 1e-5)
     tuned.net.train()
     loss = tuned.training_step(batch, 0)["loss"]
     loss.backward()
@@ -89,7 +91,7 @@ def test_at_the_start_the_loss_is_that_of_a_coin(task):
         ("ipo", 0.0, (1 / (2 * 0.1)) ** 2),
     ):
         tuned = task(kind=kind, label_smoothing=smoothing)
-        loss = tuned.training_step(tuned.batch(tuned.data.features("train")), 0)["loss"]
+        loss = tuned.training_step(tuned.collate(tuned.data.features("train")), 0)["loss"]
         assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -103,21 +105,21 @@ def test_the_reference_is_the_starting_model_computed_once(task, adapter, learn,
                     expected = by_hand(plain.net.eval(), plain.chat, example, side).item()
                 assert features[f"reference_{side}"] == pytest.approx(expected, rel=1e-4)
     before = [dict(f) for f in tuned.data.features("train")]
-    learn(tuned, [tuned.batch(tuned.data.features("train"))], count=2)
+    learn(tuned, [tuned.collate(tuned.data.features("train"))], count=2)
     assert [dict(f) for f in tuned.data.features("train")] == before
     calls = []
     monkeypatch.setattr(
         "lm.tasks.preference.answer_log_probability",
         lambda *args: calls.append(args) or torch.zeros(len(args[1])),
     )
-    tuned.training_step(tuned.batch(tuned.data.features("train")), 0)
+    tuned.training_step(tuned.collate(tuned.data.features("train")), 0)
     assert len(calls) == 1, "the model alone, not the reference"
 
 
 def test_the_reference_is_the_same_when_a_run_goes_on(task, ready, made, starts):
     """With other batches to evaluate: the data are still those that the run began with."""
     first = task()
-    record = {"tokenizer": first.tokenizer, **first.record(), "backbone": vars(first.config)}
+    record = {**checkpoints.make_record("", first.config, first.processor), **first.record()}
     data = made(EXAMPLES, seq_len=48, batch_size=2, eval_batch_size=1)
     again = ready(PreferenceTuning, data, record=record, init_from=starts["gpt"])
     assert data.identity == first.data.identity
@@ -167,7 +169,7 @@ def test_the_chat_is_cut_alike_for_both_answers(task, tokenizer, lengths):
 def test_figures_and_predictions(task, monkeypatch):
     tuned = task(beta=0.5)
     features = tuned.data.features("val")
-    batch = tuned.batch([*features, {**features[0], "index": -1}])
+    batch = tuned.collate([*features, {**features[0], "index": -1}])
     ratios = torch.tensor([1.0, 2.0, -1.0, 0.0, 9.0]), torch.tensor([0.0, 4.0, -3.0, 0.5, 0.0])
     monkeypatch.setattr(type(tuned), "ratios", lambda self, batch: ratios)
     tuned.validation_step(batch, 0)
@@ -195,7 +197,7 @@ def test_settings_that_can_not_be(task, options, said):
 
 
 def test_without_a_start_there_is_no_reference(ready, made):
-    with pytest.raises(UserError, match=r"give --model\.init_from PATH") as caught:
+    with pytest.raises(UserError, match=r"give `model\.init_from` PATH") as caught:
         ready(PreferenceTuning, made(EXAMPLES))
     assert caught.value.status == 2
 

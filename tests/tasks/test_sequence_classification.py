@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lm import checkpoint as checkpoints
 from lm.data.examples.records import TextExample
 from lm.errors import UserError
 from lm.tasks import SequenceClassification
@@ -86,7 +87,7 @@ def test_the_loss_of_each_kind_by_hand(task):
 
     several = task([example(0, ("a", "b")), example(1, ()), example(2, ("c",))] * 2)
     assert (several.kind, several.labels) == ("multi", ["a", "b", "c"])
-    batch = several.batch(several.data.features("train")[:3])
+    batch = several.collate(several.data.features("train")[:3])
     assert batch["target"].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     p = logits.sigmoid()
     chosen = torch.tensor([[1.0, 1, 0], [0, 0, 0]])
@@ -95,7 +96,7 @@ def test_the_loss_of_each_kind_by_hand(task):
 
     rating = task([example(i, float(i) / 2) for i in range(6)])
     assert (rating.kind, rating.labels, rating.net.head.out_features) == ("rating", [], 1)
-    batch = rating.batch(rating.data.features("train"))
+    batch = rating.collate(rating.data.features("train"))
     assert batch["target"].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
     found = rating.losses(logits[:, :1], torch.tensor([1.0, 0.0]), training=True)
     torch.testing.assert_close(found, torch.tensor([0.25, 0.01]))
@@ -146,8 +147,8 @@ def test_padding_changes_nothing(task):
         features = tuned.data.features("train")
         assert len({len(f["tokens"]) for f in features}) == 3
         with torch.no_grad():
-            together = tuned.logits(tuned.batch(features))
-            alone = torch.cat([tuned.logits(tuned.batch([f])) for f in features])
+            together = tuned.logits(tuned.collate(features))
+            alone = torch.cat([tuned.logits(tuned.collate([f])) for f in features])
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -182,9 +183,9 @@ def test_held_out_labels_that_were_never_learned(task, val, said):
 @pytest.mark.parametrize(
     ("labels", "limit", "said"),
     [
-        ("abc", 1000, "'b'; raise --data.limit"),
-        ("123", None, "'2'; if it is a number to be predicted: --data.rating true"),
-        ("123", 1000, "'2'; if it is a number to be predicted: --data.rating true; raise --data.limit"),
+        ("abc", 1000, "'b'; raise `data.limit`"),
+        ("123", None, "'2'; if it is a number to be predicted: `data.rating` true"),
+        ("123", 1000, "'2'; if it is a number to be predicted: `data.rating` true; raise `data.limit`"),
         ("ab3", None, "'b'"),
     ],
 )
@@ -197,7 +198,7 @@ def test_what_to_do_about_labels_that_were_never_learned(ready, made, starts, la
 
 
 def test_a_rating_is_not_measured_by_labels(task):
-    with pytest.raises(UserError, match=r"--data\.rating true"):
+    with pytest.raises(UserError, match=r"`data\.rating` true"):
         task([example(i, float(i)) for i in range(4)], [example(0, "good")])
 
 
@@ -214,7 +215,7 @@ def test_one_label_is_nothing_to_learn(task):
 def test_one_label_that_holds_or_not_is_learned(task):
     tuned = task([example(i, ("toxic",) if i % 2 else ()) for i in range(4)])
     assert (tuned.kind, tuned.labels, tuned.net.head.out_features) == ("multi", ["toxic"], 1)
-    assert tuned.batch(tuned.data.features("train"))["target"].tolist() == [[0], [1], [0], [1]]
+    assert tuned.collate(tuned.data.features("train"))["target"].tolist() == [[0], [1], [0], [1]]
     assert tuned.row([0.7])["prediction"] == ["toxic"] and tuned.row([0.2])["prediction"] == []
 
 
@@ -238,12 +239,12 @@ def test_what_is_said_is_what_is_measured(task):
 def test_what_has_no_label_or_an_unknown_one_can_be_labelled(task, labels):
     """A file to predict: some rows labelled, some with a label that was never learned, some not."""
     learned = task([example(i, labels[i % 2]) for i in range(4)])
-    record = {"tokenizer": learned.tokenizer, **learned.record(), "backbone": vars(learned.config)}
+    record = {**checkpoints.make_record("", learned.config, learned.processor), **learned.record()}
     test = [example(0, labels[0]), example(1, None), example(2, "never"), example(3, labels[1])]
     tuned = task(SINGLE, test=test, verb="predict", record=record)
     tuned.net.eval()
     with torch.no_grad():
-        rows = tuned.predict_step(tuned.batch(tuned.data.features("test")), 0)
+        rows = tuned.predict_step(tuned.collate(tuned.data.features("test")), 0)
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     assert all(row["text"] == f"{A} {row['index']}" for row in rows)
     for row in rows:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
+from lm.data.examples.files import Read
 from lm.data.examples.records import TagExample
 from lm.data.examples.tags import read_tags
 from lm.errors import UserError
@@ -42,7 +44,7 @@ def light(tokenizer: Tokenizer, kind: str, seq_len: int, labels=LABELS) -> Token
     """A task that can encode, without a network."""
     config = BackboneConfig(hidden_size=8, num_layers=1, num_heads=2, causal=kind == "gpt")
     task = TokenClassification(config)
-    task.tokenizer, task.labels, config.max_seq_len = tokenizer, list(labels), seq_len
+    task.processor, task.labels, config.max_seq_len = tokenizer, list(labels), seq_len
     return task
 
 
@@ -152,7 +154,7 @@ def test_real_chinese_sentences(chinese, real_data, tmp_path):
     with zipfile.ZipFile(real_data / "msra-ner/dh_msra.zip") as archive:
         name = max(archive.infolist(), key=lambda member: member.file_size)
         (tmp_path / "part.txt").write_bytes(archive.read(name)[:60_000].rpartition(b"\n\n")[0])
-    examples = read_tags(str(tmp_path / "part.txt")).examples
+    examples = Read(read_tags(str(tmp_path / "part.txt")), "part.txt").examples
     assert examples[0].joiner == "" and len(examples) > 100
     labels = sorted({tag for example in examples for tag in example.tags})
     for tokenizer in (chinese, load_tokenizer(real_data / "bert-base-chinese-vocab")):
@@ -171,7 +173,7 @@ def test_the_loss_counts_words(make_task, tokenizer):
     task = make_task(tokenizer, "bert", 32, train, batch_size=2)
     task.net.eval()
     assert task.expected == (5 + 1 + 5 + 1) / 4 * 2
-    batch = task.batch(task.data.features("train")[:2])
+    batch = task.collate(task.data.features("train")[:2])
     logits = task.logits(batch)
     nats = 0.0
     for row in range(2):
@@ -179,7 +181,7 @@ def test_the_loss_counts_words(make_task, tokenizer):
             if target >= 0:
                 nats += -F.log_softmax(logits[row, place], -1)[target].item()
     found = task.training_step(batch, 0)
-    assert found["tokens"] == 6
+    assert found["count"] == 6
     assert found["loss"].item() == pytest.approx(nats / 6, rel=1e-5)
 
 
@@ -197,11 +199,13 @@ def answered(task, examples, verb="test") -> dict[str, float]:
         return made
 
     task.logits = logits
-    task._trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn=verb))
+    task._trainer = SimpleNamespace(
+        strategy=None, global_rank=0, world_size=1, state=SimpleNamespace(fn=verb)
+    )
     step = task.predict_step if verb == "predict" else task.validation_step
     features = sorted(task.data.features("test"), key=lambda f: len(f["tokens"]))
     for start in range(0, len(features), 3):
-        step(task.batch(features[start : start + 3]), 0)
+        step(task.collate(features[start : start + 3]), 0)
     return task.last_rows() if verb == "predict" else {k: float(v) for k, v in task.figures().items()}
 
 
@@ -276,20 +280,20 @@ def test_tags_that_can_not_be_learned(make_task, tokenizer, train, val, said):
 def test_tags_that_the_limit_left_out(tokenizer):
     task = light(tokenizer, "bert", 32, ["O"])
     data = SimpleNamespace(limit=3, examples=lambda split: [ENGLISH], called=str)
-    with pytest.raises(UserError, match=r"known are 'O'; raise --data\.limit$"):
+    with pytest.raises(UserError, match=r"known are 'O'; raise `data\.limit`$"):
         task.check_labels(data, "val")
 
 
 def test_what_has_no_tags_or_unknown_ones_can_be_tagged(make_task, ready, made, starts, tokenizer):
     learned = make_task(tokenizer, "bert", 24)
-    record = {"tokenizer": tokenizer, **learned.record(), "backbone": vars(learned.config)}
+    record = {**checkpoints.make_record("", learned.config, tokenizer), **learned.record()}
     test = [TagExample(("x", "y")), TagExample(("x", "z"), ("B-NEW", "O"))]
     data = made([tagged("x y")], test=test, seq_len=24)
     task = ready(TokenClassification, data, record=record, verb="predict", init_from=starts["bert"])
-    task._trainer = SimpleNamespace(world_size=1)
+    task._trainer = SimpleNamespace(strategy=None, global_rank=0, world_size=1)
     task.net.eval()
     with torch.no_grad():
-        assert task.predict_step(task.batch(data.features("test")), 0) == []
+        assert task.predict_step(task.collate(data.features("test")), 0) == []
     rows = task.last_rows()
     assert [row["words"] for row in rows] == [["x", "y"], ["x", "z"]]
     assert all(tag in learned.labels for row in rows for tag in row["tags"])

@@ -130,8 +130,8 @@ def test_training_uses_text_with_the_character_that_sentencepiece_drops_sentence
 @pytest.mark.parametrize(
     ("texts", "vocab_size", "message"),
     [
-        (["hello world"], 9000, r"--data\.vocab_size 291 or less"),
-        (["hello world"], 20, r"--data\.vocab_size \d+ or more"),
+        (["hello world"], 9000, "`vocab_size` 291 or less"),
+        (["hello world"], 20, r"`vocab_size` \d+ or more"),
         ([], 300, "no text"),
         (["  \n"], 300, "no text"),
     ],
@@ -144,7 +144,7 @@ def test_impossible_vocabularies_say_what_is_possible(texts, vocab_size, message
 def test_the_largest_vocabulary_named_is_possible():
     with pytest.raises(UserError) as error:
         train_tokenizer(["hello world, hello word"], 9000)
-    most = int(str(error.value).split("--data.vocab_size ")[1].split()[0])
+    most = int(str(error.value).split("`vocab_size` ")[1].split()[0])
     assert len(train_tokenizer(["hello world, hello word"], most)) == most
 
 

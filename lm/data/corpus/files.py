@@ -3,13 +3,12 @@
 import bz2
 import codecs
 import gzip
-import io
 import lzma
 import re
+import sys
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from lm.errors import UserError, not_installed
 
@@ -34,6 +33,11 @@ def plain_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def plain_name(path: Path) -> str:
+    """A file's or folder's name without endings, as a part of another name."""
+    return re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-")[:40]
+
+
 @contextmanager
 def open_binary(path: Path):
     """Opens a file for reading, decompressed by its ending (.gz, .bz2, .xz, .zst).
@@ -43,71 +47,33 @@ def open_binary(path: Path):
 
     Raises:
         UserError: the file cannot be opened, or, while it is being read, the compressed data is cut short or
-            damaged, or `zstandard` is missing.
+            damaged, or what undoes .zst is missing.
     """
     openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
     suffix = path.suffix.lower()
-    damage = (EOFError, zlib.error, lzma.LZMAError, OSError)
     try:
         with openers.get(suffix, open)(path, "rb") as file:
             yield file
-    except damage as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
 
 
-def _open_zst(path: Path, mode: str) -> BinaryIO:
-    return io.BufferedReader(_ZstReader(path), buffer_size=1 << 20)
-
-
-class _ZstReader(io.RawIOBase):
-    """Zstandard frames one after another; `zstandard`'s own reader is silent about a file cut short."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise not_installed(f"reading {path}", "zstandard", "zst") from error
-        self._file = path.open("rb")
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._damage = zstandard.ZstdError
-        self._frame = self._new_frame()
-        self._started = False  # whether the current frame has had input
-        self._compressed = b""
-        self._plain = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        while not self._plain and self._more():
-            pass
-        size = min(len(buffer), len(self._plain))
-        buffer[:size] = self._plain[:size]
-        self._plain = self._plain[size:]
-        return size
-
-    def _more(self) -> bool:
-        """Decompresses the next piece; False at a proper end."""
-        if self._frame.eof:
-            self._compressed = self._frame.unused_data
-            self._frame, self._started = self._new_frame(), False
-        self._compressed = self._compressed or self._file.read(1 << 17)
-        if not self._compressed:
-            if self._started:
-                raise EOFError("it ends in the middle of a frame")
-            return False
-        try:
-            self._plain = self._frame.decompress(self._compressed)
-        except self._damage as error:
-            raise EOFError(str(error)) from error
-        self._compressed, self._started = b"", True
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+@contextmanager
+def _open_zst(path: Path, mode: str):
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise not_installed(f"reading {path}", "backports.zstd", "zst") from error
+    try:
+        with zstd.open(path, mode) as file:
+            yield file
+    except zstd.ZstdError as error:
+        raise EOFError(str(error)) from error
 
 
 def decode(data: bytes) -> tuple[str, str] | None:

@@ -6,8 +6,6 @@ which are held out), the tokenizer's training on the training part, and the enco
 
 import hashlib
 import json
-import re
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -18,12 +16,15 @@ from filelock import FileLock
 
 import lm
 from lm.data.corpus.encoding import encoded
-from lm.data.corpus.progress import Progress
+from lm.data.corpus.files import plain_name
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, token_dtype
 from lm.data.corpus.sources import STDLIB, Source, resolve
+from lm.data.corpus.stage import Stage
 from lm.data.corpus.survey import Survey
-from lm.data.corpus.writing import ShardWriter, fsync_folder, write_synced
+from lm.data.corpus.writing import ShardWriter
 from lm.errors import UserError
+from lm.files import atomic_folder, write_atomically
+from lm.processes import say
 from lm.tokenizer import Tokenizer, load_tokenizer, split_lines, train_tokenizer
 
 _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sample where there is more
@@ -34,14 +35,7 @@ _SAMPLED_CHUNK = 16_000  # characters
 class CorpusSettings:
     """What a corpus is made of. Equal settings and unchanged files give the same folder, byte for byte.
 
-    Attributes:
-        corpus: "stdlib", a file, folder or glob, or several of them; see `lm.data.corpus.sources.resolve`.
-        vocab_size: pieces of the tokenizer; without meaning where `tokenizer` is given.
-        tokenizer: a SentencePiece model to use instead of training one.
-        text_field: the field or column that holds the text, in JSON lines and Parquet.
-        val_fraction: the share held out for validation, None for the usual: 5% of the documents, chosen by a
-            hash of their text, or, of fewer than 20 documents, the last 10% of the text.
-        data_dir: where prepared corpora lie.
+    Attributes: see `lm.data.pretraining.PretrainingData`, and
         shard_tokens: a shard is closed after the document that reaches so many tokens.
     """
 
@@ -56,10 +50,10 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(
-                f"--data.val_fraction {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%", status=2
+                f"`val_fraction` {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%", status=2
             )
         if self.tokenizer is None and self.vocab_size < 1:
-            raise UserError(f"--data.vocab_size {self.vocab_size} is not a number of pieces", status=2)
+            raise UserError(f"`vocab_size` {self.vocab_size} is not a number of pieces", status=2)
 
 
 def prepare(settings: CorpusSettings) -> Path:
@@ -76,27 +70,21 @@ def prepare(settings: CorpusSettings) -> Path:
     """
     sources = resolve(settings.corpus)
     folder = _folder(settings, sources)
-    if (folder / MANIFEST).is_file():
-        return _found(folder)
-    partial = folder.with_name(folder.name + ".partial")
+    how = "found"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if (folder / MANIFEST).is_file():  # another process made it while this one waited
-                return _found(folder)
-            if partial.exists():  # a run was killed
-                shutil.rmtree(partial)
-            partial.mkdir()
-            try:
-                _make(partial, settings, sources)
-                partial.rename(folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            fsync_folder(folder.parent)
+        if not (folder / MANIFEST).is_file():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not (folder / MANIFEST).is_file():  # else another process made it while this one waited
+                    with atomic_folder(folder) as partial:
+                        _make(partial, settings, sources)
+                    how = "prepared"
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
-    _say(f"corpus prepared: {_summary(folder)}")
+    splits = Corpus.open(folder, verify=False).manifest["splits"].values()
+    count, tokens, size = (sum(split[key] for split in splits) for key in ("documents", "tokens", "bytes"))
+    ratio = f"{size / tokens:.2f} bytes per token"
+    say(f"corpus {how}: {count:,} documents, {tokens:,} tokens, {ratio}, in {folder}")
     return folder
 
 
@@ -132,18 +120,17 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
 
 def _slug(sources: list[Source]) -> str:
     """A readable name for the folder: that of the first source."""
-    name = Path(sources[0].name).expanduser().resolve().name.split(".")[0]
-    name = re.sub(r"[^\w-]+", "-", name).strip("-")[:40] or "corpus"
+    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
     return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 
 def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:
     survey = Survey.take(sources, settings.text_field, settings.val_fraction)
     tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
-    write_synced(folder / TOKENIZER, tokenizer.to_bytes())
+    write_atomically(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
-    progress = Progress("encoding", survey.bytes)
+    progress = Stage("encoding", survey.bytes)
     try:
         for split, ids, size in encoded(survey.parts(), tokenizer, survey.bytes):
             writers[split].add(ids, size)
@@ -161,13 +148,12 @@ def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None
         "sources": survey.records,
         "splits": records,
     }
-    write_synced(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    fsync_folder(folder)
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
 def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
     """Trains the tokenizer on the training part; on an evenly spread sample of it where it is large."""
-    progress = Progress("training the tokenizer")
+    progress = Stage("training the tokenizer")
     share = min(1.0, _TRAINING_BYTES / survey.bytes)
 
     def sample() -> Iterator[str]:
@@ -185,20 +171,3 @@ def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
     spelt = f"; {bytes_share:.1%} of the characters are spelt in bytes, fewer with more pieces"
     progress.finish(f"{tokenizer.vocab_size} pieces{spelt if bytes_share > 0.005 else ''}")
     return tokenizer
-
-
-def _found(folder: Path) -> Path:
-    _say(f"corpus found: {_summary(folder)}")
-    return folder
-
-
-def _summary(folder: Path) -> str:
-    splits = Corpus.open(folder, verify=False).manifest["splits"]
-    count, tokens, size = (
-        sum(splits[name][key] for name in SPLITS) for key in ("documents", "tokens", "bytes")
-    )
-    return f"{count:,} documents, {tokens:,} tokens, {size / tokens:.2f} bytes per token, in {folder}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

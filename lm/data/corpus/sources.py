@@ -4,20 +4,18 @@ One file is one document; in JSON lines and Parquet each row is one.
 """
 
 import glob
-import io
-import json
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lm.data.corpus.files import decode, open_binary, plain_suffix
-from lm.errors import UserError, not_installed
+from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
+from lm.errors import UserError
 
 STDLIB = "stdlib"
-JSON_LINES = {".jsonl", ".ndjson"}
-PARQUET = {".parquet"}
 # What a folder is searched for; a file that is named itself may have any ending.
 _TEXT_ENDINGS = """
     .txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .yaml .yml .toml .ini .cfg .csv .tsv
@@ -32,14 +30,9 @@ _NOT_LIBRARY |= {"pydoc_data", "encodings"}
 _MOST_WARNINGS = 5
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text that stands by itself.
-
-    Attributes:
-        text: valid Unicode, never empty; line ends as in the source.
-        source: the entry of the corpus specification that it came from.
-    """
+class Document(NamedTuple):
+    """One text that stands by itself, valid Unicode and never empty, with line ends as in the source; and the
+    entry of the corpus specification that it came from."""
 
     text: str
     source: str
@@ -91,7 +84,7 @@ def resolve(spec: str | list[str]) -> list[Source]:
     """
     entries = [spec] if isinstance(spec, str) else list(spec)
     if not entries:
-        raise UserError("the corpus names no file: give --data.corpus a file, a folder, a glob or stdlib")
+        raise UserError("the corpus names no file: give `corpus` a file, a folder, a glob or stdlib")
     return [_stdlib() if entry == STDLIB else _resolve_path(str(entry)) for entry in entries]
 
 
@@ -162,69 +155,36 @@ def documents(
 
 def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], object]) -> Iterator[str]:
     suffix = plain_suffix(path)
-    if suffix in JSON_LINES:
-        yield from _json_lines(path, text_field)
-    elif suffix in PARQUET:
-        yield from _parquet(path, text_field)
-    else:
-        with open_binary(path) as file:
-            data = file.read()
-        decoded = decode(data)
-        if decoded is None:
-            if named:
-                raise UserError(f"{path} is not text: it looks like a binary file")
-            warn(f"skipped {path}: it looks like a binary file")
+    with open_binary(path) as file:
+        if suffix in JSON_LINES:
+            for where, row in json_lines(file, str(path)):
+                if not isinstance(row, dict):
+                    what = f'an object such as {{"{text_field}": "some text"}}'
+                    raise UserError(f"{where}: the line is not {what}")
+                yield mended(_field(row, text_field, where, "field"))
             return
-        text, encoding = decoded
-        if encoding != "utf-8":
-            warn(f"{path} is not UTF-8; it was read as {encoding}")
-        yield text
+        if suffix in PARQUET:
+            for where, row in parquet_rows(file, str(path), text_field):
+                if text_field not in row or row[text_field] is not None:
+                    yield _field(row, text_field, where, "column")
+            return
+        decoded = decode(file.read())
+    if decoded is None:
+        if named:
+            raise UserError(f"{path} is not text: it looks like a binary file")
+        warn(f"skipped {path}: it looks like a binary file")
+        return
+    text, encoding = decoded
+    if encoding != "utf-8":
+        warn(f"{path} is not UTF-8; it was read as {encoding}")
+    yield text
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
-    with open_binary(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where}: the line is not UTF-8") from error
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: the line is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f'{where}: the line is not an object such as {{"{field}": "some text"}}')
-            if field not in row:
-                raise UserError(f"{where}: {_other_fields('field', field, row)}")
-            if not isinstance(row[field], str):
-                raise UserError(f"{where}: the field {field!r} is not text: give --data.text_field another")
-            # JSON can spell half a surrogate pair, which no UTF-8 can hold.
-            yield row[field].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _parquet(path: Path, field: str) -> Iterator[str]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise not_installed(f"reading {path}", "pyarrow", "parquet") from error
-    with open_binary(path) as file:
-        # Parquet is read from its end: where the whole file is compressed, it has to be in memory.
-        readable = file if path.suffix.lower() in PARQUET else io.BytesIO(file.read())
-        try:
-            table = pyarrow.parquet.ParquetFile(readable)
-            if field not in table.schema_arrow.names:
-                raise UserError(f"{path}: {_other_fields('column', field, table.schema_arrow.names)}")
-            kind = table.schema_arrow.field(field).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise UserError(f"{path}: the column {field!r} is not text: give --data.text_field another")
-            for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                yield from (text for text in batch.column(0).to_pylist() if text is not None)
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path} is not a Parquet file, or it is damaged: {error}") from error
-
-
-def _other_fields(kind: str, field: str, names: Iterable[str]) -> str:
-    found = ", ".join(map(repr, names)) or "none at all"
-    return f"there is no {kind} {field!r}, only {found}: give one of them to --data.text_field"
+def _field(row: dict, name: str, where: str, kind: str) -> str:
+    if name not in row:
+        found = ", ".join(map(repr, row)) or "none at all"
+        hint = "give one of them as `text_field`"
+        raise UserError(f"{where}: there is no {kind} {name!r}, only {found}: {hint}")
+    if not isinstance(row[name], str):
+        raise UserError(f"{where}: the {kind} {name!r} is not text: give another `text_field`")
+    return row[name]

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lm.data.corpus.progress import Progress
 from lm.data.corpus.sources import Source, Warnings, documents
+from lm.data.corpus.stage import Stage
 from lm.errors import UserError
 
 _FEW = 20  # with fewer documents than this, the held-out part is the end of the text
@@ -48,7 +48,7 @@ class Survey:
         """
         survey = cls(sources, text_field)
         warn = Warnings()
-        progress = Progress("reading")
+        progress = Stage("reading")
         least, greatest = _HASHES, -1
         for source in sources:
             before = survey.documents
@@ -60,14 +60,8 @@ class Survey:
                 survey.bytes += len(data)
                 progress.advance(len(data))
             size = sum(path.stat().st_size for path in source.files)
-            survey.records.append(
-                {
-                    "name": source.name,
-                    "files": len(source.files),
-                    "bytes_on_disk": size,
-                    "documents": survey.documents - before,
-                }
-            )
+            record = {"name": source.name, "files": len(source.files), "bytes_on_disk": size}
+            survey.records.append(record | {"documents": survey.documents - before})
         warn.finish()
         progress.finish(f"documents: {survey.documents:,}")
         survey._divide(val_fraction, least, greatest)
@@ -75,7 +69,7 @@ class Survey:
 
     def _divide(self, val_fraction: float | None, least: int, greatest: int) -> None:
         if self.characters < 2:
-            raise UserError("the corpus has no text to learn from: give --data.corpus other files")
+            raise UserError("the corpus has no text to learn from: give `corpus` other files")
         if self.documents < _FEW:
             kept = 0.9 if val_fraction is None else 1 - val_fraction
             self.cut = min(max(int(kept * self.characters), 1), self.characters - 1)

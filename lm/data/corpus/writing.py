@@ -1,13 +1,14 @@
 """Token shards onto the disk: what `shards` reads."""
 
 import hashlib
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm.data.corpus.shards import INDEX_DTYPE, shard_paths
+from lm.files import synced, write_atomically
 
 
 class ShardWriter:
@@ -26,6 +27,7 @@ class ShardWriter:
         self._dtype = dtype
         self._shard_tokens = shard_tokens
         self._records: list[dict[str, Any]] = []
+        self._open = ExitStack()
         self._file: Any = None
 
     def add(self, ids: np.ndarray, size: int) -> None:
@@ -65,38 +67,14 @@ class ShardWriter:
         self._record: dict[str, Any] = {"file": name, "tokens": 0, "documents": 0, "bytes": 0}
         self._starts: list[int] = []
         self._sha256 = hashlib.sha256()
-        self._bin_path, self._idx_path = shard_paths(self._folder, name)
-        self._file = self._bin_path.open("wb")
+        bin_path, self._idx_path = shard_paths(self._folder, name)
+        self._file = self._open.enter_context(synced(bin_path))
 
     def _end(self) -> None:
-        file, self._file = self._file, None
-        with file:
-            file.flush()
-            os.fsync(file.fileno())
+        self._open.close()
+        self._file = None
         index = np.array(self._starts, dtype=INDEX_DTYPE).tobytes()
-        write_synced(self._idx_path, index)
+        write_atomically(self._idx_path, index)
         self._record["sha256"] = self._sha256.hexdigest()
         self._record["index_sha256"] = hashlib.sha256(index).hexdigest()
         self._records.append(self._record)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def fsync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk; where the system cannot, does nothing."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """Encoded examples as batches: which come next is a pure function of (seed, epoch, sample), padded little,
 because texts of like length stand together."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lm.data.examples.rows import Lazy, Rows, encode_row
 from lm.data.windows import PADDING, Permutation, stream_hash
 
 Features = dict[str, Any]
@@ -19,8 +21,8 @@ _POOL = 64  # steps whose examples are sorted by length together
 
 
 def length_of(features: Features) -> int:
-    """What decides how much padding an example needs."""
-    return max(len(v) for name, v in features.items() if name.endswith("tokens"))
+    """What decides how much padding an example needs; 0 of one that is not made of tokens."""
+    return max((len(v) for name, v in features.items() if name.endswith("tokens")), default=0)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -62,6 +64,37 @@ def collate(features: Sequence[Features], padding: dict[str, int]) -> dict[str, 
     return batch
 
 
+class Encoded(Lazy[Features]):
+    """Features with what stands beside them.
+
+    Args:
+        rows: the features.
+        lengths: the `length_of` each; computed where they are None.
+    """
+
+    def __init__(self, rows: Sequence[Features], lengths: np.ndarray | None = None) -> None:
+        self.rows, self.columns = rows, {}
+        self.lengths = np.array(list(map(length_of, rows))) if lengths is None else lengths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def item(self, number: int) -> Features:
+        more = {name: numbers[number].item() for name, numbers in self.columns.items()}
+        return {**self.rows[number], **more}
+
+    @property
+    def digest(self) -> str:
+        """A hash of the features, equal for equal ones; what a model added to them is left out, which is
+        rounded otherwise on another device."""
+        if isinstance(self.rows, Rows) and self.rows.order is None:
+            return self.rows.facts["digest"]
+        digest = hashlib.blake2b(digest_size=16)
+        for row in self.rows:
+            digest.update(encode_row(row))
+        return digest.hexdigest()
+
+
 class TrainingExamples(Dataset):
     """Batches in an order of their own in each epoch. Indexed with `(epoch, first sample)`.
 
@@ -69,12 +102,12 @@ class TrainingExamples(Dataset):
     share a step, and the steps come in a random order again. What does not fill a step comes last.
 
     Args:
-        features: the encoded examples.
+        features: the encoded examples, `Encoded` where their lengths are known.
         batch_size: examples in a batch.
         seed: decides the orders.
         make: turns a batch's features into tensors.
         step: examples of an optimizer step, over all its batches and processes: the order goes by these, so
-            that a step has the same examples however it is cut; null: a batch is a step.
+            that a step has the same examples however it is cut; None: a batch is a step.
     """
 
     def __init__(
@@ -83,7 +116,7 @@ class TrainingExamples(Dataset):
         self.features, self.batch_size, self.seed, self.make = features, batch_size, seed, make
         self.step = step or batch_size
         self.windows = len(features)
-        self.lengths = np.array([length_of(f) for f in features])
+        self.lengths = _with_lengths(features).lengths
         self._epoch: tuple[int, np.ndarray] = (-1, np.array([]))
 
     def order(self, epoch: int) -> np.ndarray:
@@ -109,6 +142,10 @@ class TrainingExamples(Dataset):
         return self.make([self.features[i] for i in self.order(epoch)[samples].tolist()])
 
 
+def _with_lengths(features: Sequence[Features]) -> Encoded:
+    return features if isinstance(features, Encoded) else Encoded(features)
+
+
 class HeldOutExamples(Dataset):
     """Every example once, the longest first, so that memory runs out at once or never. Indexed with a batch's
     number; a batch beyond the last is the last again with `index` -1: such examples are not counted.
@@ -122,7 +159,7 @@ class HeldOutExamples(Dataset):
     def __init__(self, features: Sequence[Features], batch_size: int, make: Collate) -> None:
         self.features, self.batch_size, self.make = features, batch_size, make
         self.windows = len(features)
-        self.order = np.argsort([-length_of(f) for f in features], kind="stable")
+        self.order = np.argsort(-_with_lengths(features).lengths, kind="stable")
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
@@ -131,7 +168,7 @@ class HeldOutExamples(Dataset):
         return self.make([{**self.features[int(self.order[-1])], "index": -1}])
 
 
-def pack(features: Sequence[Features], length: int, seed: int) -> list[Features]:
+class Packed(Lazy[Features]):
     """Several chats in one row of at most `length` tokens, each a document that sees nothing of the others.
 
     They are taken in a random order, each into the first open row that has room, as is usual.
@@ -139,26 +176,36 @@ def pack(features: Sequence[Features], length: int, seed: int) -> list[Features]
     Args:
         features: `tokens` and `targets` of each.
     """
-    rows: list[list[Features]] = []
-    room: list[int] = []
-    first_open = 0
-    for number in Permutation(max(len(features), 1), seed)(np.arange(len(features))).tolist():
-        need = len(features[number]["tokens"])
-        for row in range(first_open, len(rows)):
-            if room[row] >= need:
-                break
-        else:
-            row = len(rows)
-            rows.append([])
-            room.append(length)
-        rows[row].append(features[number])
-        room[row] -= need
-        first_open = max(first_open, len(rows) - 200)  # older rows are nearly full: don't look at them again
-    return [
-        {
-            "tokens": [t for f in row for t in f["tokens"]],
-            "targets": [t for f in row for t in f["targets"]],
-            "documents": [d for d, f in enumerate(row) for _ in f["tokens"]],
+
+    def __init__(self, features: Sequence[Features], length: int, seed: int) -> None:
+        self.features = features
+        self.groups: list[list[int]] = []  # the chats of each row
+        lengths = _with_lengths(features).lengths
+        room: list[int] = []
+        first_open = 0
+        for number in Permutation(max(len(features), 1), seed)(np.arange(len(features))).tolist():
+            need = int(lengths[number])
+            for row in range(first_open, len(room)):
+                if room[row] >= need:
+                    break
+            else:
+                row = len(room)
+                self.groups.append([])
+                room.append(length)
+            self.groups[row].append(number)
+            room[row] -= need
+            first_open = max(
+                first_open, len(room) - 200
+            )  # older rows are nearly full: don't look at them again
+        self.lengths = length - np.array(room, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def item(self, number: int) -> Features:
+        chats = [self.features[i] for i in self.groups[number]]
+        return {
+            "tokens": [t for f in chats for t in f["tokens"]],
+            "targets": [t for f in chats for t in f["targets"]],
+            "documents": [d for d, f in enumerate(chats) for _ in f["tokens"]],
         }
-        for row in rows
-    ]

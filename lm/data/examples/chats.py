@@ -1,10 +1,10 @@
 """Chats to learn from: Alpaca, ShareGPT, messages, pairs of columns, parallel text files and DialogSum."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import zip_longest
 
 from lm.data.examples.dialogues import Unusable, in_order, parse_messages, with_system
-from lm.data.examples.files import Read, read_alike
+from lm.data.examples.files import Skipped, read_alike
 from lm.data.examples.records import ChatExample, Message
 from lm.data.examples.tables import Row, no_column, read_rows
 from lm.data.examples.texts import text_in
@@ -13,16 +13,14 @@ from lm.errors import UserError
 FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
 _TURN = ("user", "assistant")
 _REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
+_COLUMNS = (  # what tells a format
+    ("messages", {"messages"}),
+    ("sharegpt", {"conversations"}),
+    ("alpaca", {"instruction", "output"}),
+    ("dialogsum", {"dialogue", "summary"}),
+    ("dialogsum", {"dialogue", "summary1"}),
+)
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("source", "target"), ("input", "output"))
-
-
-@dataclass(frozen=True)
-class _Pairing:
-    """How columns become a chat: their names, and what the user says with `{source}` in it."""
-
-    source: str
-    targets: tuple[str, ...]
-    prompt: str | None
 
 
 def read_chats(
@@ -34,8 +32,8 @@ def read_chats(
     target_path: str | None = None,
     prompt: str | None = None,
     columns: list[str] | None = None,
-) -> Read:
-    """Chats whose last message is the assistant's.
+) -> Iterator[ChatExample | Skipped]:
+    """Chats whose last message is the assistant's, in the file's order.
 
     Args:
         path: a table (see `read_rows`), or the source side of two parallel text files.
@@ -43,21 +41,13 @@ def read_chats(
             value), `alpaca` (instruction, input, output; perhaps system and history), `columns` (those named
             `source` and `target`), `parallel` (line by line, with `target_path`), `dialogsum` (dialogue and
             summary), or `auto`: by the columns.
-        instruction: what the system says first in chats where it says nothing.
-        source: the column with what the user says, in `columns`.
-        target: the column with the answer, in `columns`; of several the first is the answer, and the others
-            are references for the metrics.
+        instruction, source, target, prompt: see `ChatData`.
         target_path: the other side of parallel text files.
-        prompt: what the user says in `columns`, `parallel` and `dialogsum`, with `{source}` where the source
-            goes: `"Translate into German: {source}"`.
         columns: the columns' names where a CSV or TSV file has no header.
 
-    Returns:
-        `ChatExample`s in the file's order.
-
     Raises:
-        UserError: a column is missing, a row is not in the format, parallel files differ in length, or
-            nothing can be used; names file and line.
+        UserError: a column is missing, a row is not in the format, or parallel files differ in length; names
+            file and line.
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}: choose from {', '.join(FORMATS)}", status=2)
@@ -71,19 +61,17 @@ def read_chats(
         format, source, targets = "columns", "source", ("target",)
     else:
         rows = read_rows(path, columns)
-    read = Read([])
     for where, row in rows:
         if format == "auto":
             format, source, targets = _recognise(where, row, source, targets)
         if format == "columns" and not (source and targets):
-            raise UserError("pairs need two columns: give --data.source and --data.target", status=2)
+            raise UserError("pairs need two columns: give `data.source` and `data.target`", status=2)
         try:
-            messages, references = _parsed(where, row, format, _Pairing(source or "", targets, prompt))
+            messages, references = _parsed(where, row, format, source or "", targets, prompt)
             messages = in_order(with_system(messages, instruction), last="assistant")
-            read.examples.append(ChatExample(messages, references))
+            yield ChatExample(messages, references)
         except Unusable as error:
-            read.skip(str(error))
-    return read.or_error(path)
+            yield Skipped(str(error))
 
 
 def _recognise(
@@ -92,26 +80,23 @@ def _recognise(
     """The format of a file by its first row, and for pairs their columns."""
     if source or targets:
         return "columns", source, targets
-    if "messages" in row:
-        return "messages", None, ()
-    if "conversations" in row:
-        return "sharegpt", None, ()
-    if "instruction" in row and "output" in row:
-        return "alpaca", None, ()
-    if "dialogue" in row and ("summary" in row or "summary1" in row):
-        return "dialogsum", None, ()
+    for format, columns in _COLUMNS:
+        if columns <= row.keys():
+            return format, None, ()
     for one, other in _PAIRS:
         if one in row and other in row:
             return "columns", one, (other,)
     raise UserError(
-        f"{where}: these columns are no known format: {', '.join(row)}: give --data.source and --data.target"
+        f"{where}: these columns are no known format: {', '.join(row)}: give `data.source` and `data.target`"
     )
 
 
 Parsed = tuple[tuple[Message, ...], tuple[str, ...]]  # the chat and its references
 
 
-def _parsed(where: str, row: Row, format: str, pairing: _Pairing) -> Parsed:
+def _parsed(
+    where: str, row: Row, format: str, source: str, targets: tuple[str, ...], prompt: str | None
+) -> Parsed:
     if format in ("messages", "sharegpt"):
         column = "messages" if format == "messages" else "conversations"
         if column not in row:
@@ -121,9 +106,18 @@ def _parsed(where: str, row: Row, format: str, pairing: _Pairing) -> Parsed:
         answer = Message("assistant", text_in(row, "output", where))
         return (*alpaca_prompt(row, where), answer), ()
     if format == "dialogsum":
-        names = tuple(name for name in ("summary", *_REFERENCES) if name in row) or ("summary",)
-        pairing = _Pairing("dialogue", names, pairing.prompt)
-    return _pair(where, row, pairing)
+        source = "dialogue"
+        targets = tuple(name for name in ("summary", *_REFERENCES) if name in row) or ("summary",)
+    asked = text_in(row, source, where)
+    answers = [answer for name in targets for answer in _answers(row, name, where)]
+    if not asked.strip():
+        raise Unusable("empty source")
+    if not answers or not answers[0].strip():
+        raise Unusable("empty target")
+    if prompt is not None:
+        asked = prompt.replace("{source}", asked)
+    references = tuple(answer for answer in answers[1:] if answer.strip())
+    return (Message("user", asked), Message("assistant", answers[0])), references
 
 
 def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
@@ -144,18 +138,6 @@ def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
     return with_system((*turns, Message("user", asked)), row.get("system"))
 
 
-def _pair(where: str, row: Row, pairing: _Pairing) -> Parsed:
-    source = text_in(row, pairing.source, where)
-    answers = [answer for name in pairing.targets for answer in _answers(row, name, where)]
-    if not source.strip():
-        raise Unusable("empty source")
-    if not answers or not answers[0].strip():
-        raise Unusable("empty target")
-    asked = source if pairing.prompt is None else pairing.prompt.replace("{source}", source)
-    references = tuple(answer for answer in answers[1:] if answer.strip())
-    return (Message("user", asked), Message("assistant", answers[0])), references
-
-
 def _answers(row: Row, name: str, where: str) -> list[str]:
     """The answer in a column, or several."""
     found = row.get(name)
@@ -170,19 +152,20 @@ def _parallel(path: str, target_path: str) -> Iterator[tuple[str, Row]]:
     Raises:
         UserError: they differ in number.
     """
-    sides = [_lines(path), _lines(target_path)]
-    if len(sides[0]) != len(sides[1]):
+    counts = [0, 0]
+    for number, sides in enumerate(zip_longest(_lines(path), _lines(target_path)), start=1):
+        counts = [number if line is not None else count for line, count in zip(sides, counts, strict=True)]
+        if None not in sides:
+            yield f"{path}:{number}", dict(zip(("source", "target"), sides, strict=True))
+    if counts[0] != counts[1]:
         raise UserError(
-            f"{path} has {len(sides[0]):,} lines and {target_path} has {len(sides[1]):,}: "
+            f"{path} has {counts[0]:,} lines and {target_path} has {counts[1]:,}: "
             "each line must be the translation of the other's"
         )
-    for number, (source, target) in enumerate(zip(*sides, strict=True), start=1):
-        yield f"{path}:{number}", {"source": source, "target": target}
 
 
-def _lines(path: str) -> list[str]:
-    lines = []
+def _lines(path: str) -> Iterator[str]:
     for file in read_alike(path, lambda _: True):
-        text = file.text()
-        lines += [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    return lines
+        with file.opened() as lines:
+            for line in lines:
+                yield line.removesuffix("\n").removesuffix("\r")

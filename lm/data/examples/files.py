@@ -1,113 +1,177 @@
 """Files of examples, wherever they lie: named, in a folder, under a glob, or inside a zip or tar archive."""
 
+import codecs
 import fnmatch
 import glob
+import io
 import re
+import shutil
 import sys
 import tarfile
 import zipfile
 import zlib
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, TextIO
 
 from lm.data.corpus.files import decode, open_binary, plain_suffix
 from lm.errors import UserError
 
 _TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _JUNK = {"__MACOSX", "__pycache__"}  # what other systems leave in archives
-
-
-@dataclass
-class Read:
-    """What a reader found.
-
-    Args:
-        examples: in the file's order.
-        skipped: how many could not be used, by reason: `{"answer not in its context": 3}`.
-    """
-
-    examples: list
-    skipped: dict[str, int] = field(default_factory=dict)
-    _gaps: list[int] = field(default_factory=list)  # how many examples stand before each one skipped
-
-    def skip(self, reason: str) -> None:
-        """Count one that cannot be used, when its turn comes among the examples."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        self._gaps.append(len(self.examples))
-
-    def row_number(self, index: int) -> int:
-        """Which row example `index` was read from, counted from 0, those that were skipped too."""
-        return index + bisect_right(self._gaps, index)
-
-    def or_error(self, path: str) -> "Read":
-        """Itself.
-
-        Raises:
-            UserError: there are no examples in it.
-        """
-        if self.examples:
-            return self
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.skipped.items())
-        raise UserError(f"nothing can be used in {path}: {reasons or 'it has no examples'}")
+_IN_MEMORY = 1 << 24  # bytes of an archive's member; larger ones lie in a temporary file while they are read
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A row that a reader can't use, in its place among the examples."""
+
+    reason: str
+
+
+class Known(dict[str, Any]):
+    """What a reader knows of its examples only when it has seen all of them, at its end; see
+    `lm.data.examples.records.Example.known`."""
+
+
+class Read:
+    """What a reader finds, one example after another with the number of its row, from 0, skipped ones counted
+    too.
+
+    Args:
+        found: the reader's.
+        path: what it reads, for messages.
+
+    Attributes:
+        skipped: how many rows could not be used, by reason; when all have been read.
+        known: see `Known`; likewise.
+    """
+
+    def __init__(self, found: Iterable[Any], path: str) -> None:
+        self._found, self._path = found, path
+        self.skipped: Counter[str] = Counter()
+        self.known = Known()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """
+        Raises:
+            UserError: there was no example, at the end.
+        """
+        used = False
+        for number, found in enumerate(self._found):
+            if isinstance(found, Skipped):
+                self.skipped[found.reason] += 1
+            elif isinstance(found, Known):
+                self.known = found
+            else:
+                used = True
+                yield number, found
+        if not used:
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.skipped.items())
+            raise UserError(f"nothing can be used in {self._path}: {reasons or 'it has no examples'}")
+
+    @cached_property
+    def examples(self) -> list:
+        """All of them, in memory."""
+        found = [example for _, example in self]
+        return [example.known(**self.known) for example in found]
+
+
+_UNKNOWN = "unknown"
+
+
+@dataclass
 class File:
-    """A file's bytes, decompressed.
+    """A file that can be read, more than once, decompressed.
 
     Args:
         where: how errors name it: its path, or `ARCHIVE!MEMBER`.
         name: its path inside the folder or archive that was asked for, with `/`; the file's name where it
             was named itself.
-        data: the bytes.
+        content: its path, or what it holds, as an open file that can go back to its start.
     """
 
     where: str
     name: str
-    data: bytes
+    content: Path | BinaryIO
+    _text: str | None = field(default=_UNKNOWN, init=False, repr=False)  # of what is not UTF-8
 
     @property
     def suffix(self) -> str:
         """The ending that says what it holds: ".jsonl" for "a.JSONL.gz"."""
         return plain_suffix(Path(self.name))
 
-    def text(self, warn: Callable[[str], object] | None = None) -> str:
-        """Its text, whatever the encoding, line ends as they are.
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Its bytes, from the start."""
+        if isinstance(self.content, Path):
+            with open_binary(self.content) as file:
+                yield file
+        else:
+            self.content.seek(0)
+            yield self.content
+
+    @property
+    def data(self) -> bytes:
+        """All of its bytes."""
+        with self.open() as file:
+            return file.read()
+
+    @contextmanager
+    def opened(self, newline: str = "\n", warn: Callable[[str], object] | None = None) -> Iterator[TextIO]:
+        """Its text, whatever the encoding, as a stream of lines. Only what is not UTF-8 is read whole.
 
         Args:
-            warn: is told where it is not UTF-8; null for a line on stderr.
+            newline: what ends a line; "" for any of the usual ends. They stay as they are.
+            warn: is told, once, where it is not UTF-8; None for a line on stderr.
 
         Raises:
             UserError: it is empty, or no text.
         """
-        decoded = decode(self.data)
-        if decoded is None:
-            raise UserError(f"{self.where} is not text: it looks like a binary file")
-        text, encoding = decoded
-        if not text.strip():
+        if self._text is _UNKNOWN:
+            self._text = self._decoded(warn or (lambda line: print(f"warning: {line}", file=sys.stderr)))
+        if self._text is not None:
+            yield io.StringIO(self._text, newline=newline)
+            return
+        with self.open() as file:
+            stream = io.TextIOWrapper(file, "utf-8-sig", newline=newline)
+            try:
+                yield stream
+            finally:
+                with suppress(ValueError):  # where nobody has read on, it is closed already
+                    stream.detach()  # else it would close the file
+
+    def _decoded(self, warn: Callable[[str], object]) -> str | None:
+        """The text of what is not UTF-8; None of what is, which is looked at piece by piece."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        blank, text = True, None
+        try:
+            with self.open() as file:
+                while piece := file.read(1 << 20):
+                    blank = not decoder.decode(piece).strip() and blank
+            decoder.decode(b"", final=True)  # it may be cut inside a character
+        except UnicodeDecodeError:
+            decoded = decode(self.data)
+            if decoded is None:
+                raise UserError(f"{self.where} is not text: it looks like a binary file") from None
+            text, encoding = decoded
+            blank = not text.strip()
+        if blank:
             raise UserError(f"{self.where} is empty")
-        if encoding != "utf-8":
-            warn = warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
+        if text is not None:
             hint = "convert it to UTF-8 if that is wrong"
             warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
         return text
 
-
-def mended(value: object) -> object:
-    """The same with halves of surrogate pairs, which no UTF-8 can hold, replaced by U+FFFD; looks into lists
-    and objects."""
-    if isinstance(value, str):
-        if not _SURROGATE.search(value):
-            return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [mended(item) for item in value]
-    if isinstance(value, dict):
-        return {mended(key): mended(item) for key, item in value.items()}
-    return value
+    def text(self, warn: Callable[[str], object] | None = None) -> str:
+        """All of its text; see `opened`."""
+        with self.opened(warn=warn) as file:
+            return file.read()
 
 
 def split_member(path: str) -> tuple[Path, str] | None:
@@ -148,20 +212,18 @@ def read_files(path: str, wanted: Callable[[str], bool] = lambda name: True) -> 
     elif place.is_dir():
         found = _in_folder(place, wanted)
     elif place.exists():
-        found = iter([_load(place, place.name)])
+        found = iter([File(str(place), place.name, place)])
     elif glob.has_magic(str(place)):
-        matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207 - absolute ones too
-        found = (_load(match, match.name) for match in matches if match.is_file())
+        found = (File(str(match), match.name, match) for match in _matches(place))
     elif "!" in path and Path(path.partition("!")[0]).expanduser().is_file():
         raise UserError(f"{path}: {path.partition('!')[0]} is not a zip or tar archive")
     else:
         raise UserError(f"no such file or folder: {path.partition('!')[0]}")
-    count = 0
-    for file in found:
-        count += 1
-        yield file
-    if not count:
+    first = next(found, None)
+    if first is None:
         raise UserError(f"there is nothing to read in {path}")
+    yield first
+    yield from found
 
 
 def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:
@@ -184,15 +246,26 @@ def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:
         yield file
 
 
-def _load(path: Path, name: str) -> File:
-    with open_binary(path) as file:
-        return File(str(path), name, file.read())
+def source_files(path: str) -> list[Path]:
+    """The files on disk that a path means, sorted: whatever changes in them changes the examples."""
+    place = Path(path).expanduser()
+    inside = split_member(path)
+    if inside is not None:
+        return [inside[0]]
+    if place.is_dir():
+        return sorted(found for found in place.rglob("*") if found.is_file())
+    return [place] if place.exists() else _matches(place)
+
+
+def _matches(place: Path) -> list[Path]:
+    found = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207 - absolute ones too
+    return [match for match in found if match.is_file()]
 
 
 def _in_folder(folder: Path, wanted: Callable[[str], bool]) -> Iterator[File]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(name for name in names if not _hidden(name) and wanted(name)):
-        yield _load(folder / name, name)
+        yield File(str(folder / name), name, folder / name)
 
 
 def _hidden(name: str) -> bool:
@@ -205,7 +278,7 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
     seen: list[str] = []
 
     def chosen(path: str) -> str | None:
-        """The name below the member, null for a file that is not in it."""
+        """The name below the member, None for a file that is not in it."""
         if _hidden(path):
             return None
         seen.append(path)
@@ -215,11 +288,11 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
         roots.add(found[0])
         return found[1]
 
-    for path, name, data in members(archive, chosen):
+    for path, name, content in members(archive, chosen):
         if len(roots) > 1:
             first, second = sorted(roots)
             raise UserError(f"{archive}!{member} may mean {first} or {second}: write one of them after the !")
-        yield File(f"{archive}!{path}", name, data)
+        yield File(f"{archive}!{path}", name, content)
     if not roots:
         there = f"it holds {_outline(seen)}" if seen else "it is empty"
         what = f"there is no {member} in {archive}" if member else f"there is nothing to read in {archive}"
@@ -251,7 +324,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        """See `TarInfo.frombuf`; a block of zeros is the one proper end of an archive.
+        """A block of zeros is the one proper end of an archive.
 
         Raises:
             tarfile.ReadError: it is no header.
@@ -264,7 +337,13 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-Member = tuple[str, str, bytes]  # the path in the archive, the name below what was asked for, the bytes
+Member = tuple[str, str, BinaryIO]  # the path in the archive, the name below what was asked for, its bytes
+
+
+def _copied(stream: BinaryIO) -> BinaryIO:
+    content = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - as long as somebody reads it
+    shutil.copyfileobj(stream, content)
+    return content
 
 
 def _zipped(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Member]:
@@ -273,7 +352,8 @@ def _zipped(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Memb
             paths = sorted(info.filename for info in file.infolist() if not info.is_dir())
             for path, name in [(path, chosen(path)) for path in paths]:
                 if name is not None:
-                    yield path, name, file.read(path)
+                    with file.open(path) as stream:
+                        yield path, name, _copied(stream)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive} is not a zip file, or it is cut short or damaged: {error}") from error
     except (OSError, RuntimeError) as error:
@@ -292,6 +372,6 @@ def _tarred(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Memb
                     path = info.name.removeprefix("./")
                     name = chosen(path) if info.isfile() else None
                     if name is not None:
-                        yield path, name, file.extractfile(info).read()
+                        yield path, name, _copied(file.extractfile(info))
         except tarfile.TarError as error:
             raise UserError(f"{archive} is not a tar file, or it is cut short or damaged: {error}") from error

@@ -1,30 +1,94 @@
 """The datamodules of fine-tuning, one for each kind of example: they say where the readers look."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
-from lm.data.examples.batches import Features, pack
+from lm.data.examples.batches import Encoded, Packed
 from lm.data.examples.chats import read_chats
-from lm.data.examples.files import Read
+from lm.data.examples.files import Known, Skipped
 from lm.data.examples.module import ExampleData
 from lm.data.examples.preferences import read_preferences
 from lm.data.examples.questions import read_questions
 from lm.data.examples.records import (
     ChatExample,
+    Example,
     PreferenceExample,
     QuestionExample,
     TagExample,
     TextExample,
 )
+from lm.data.examples.stdlib import stdlib_chats, stdlib_texts
 from lm.data.examples.tags import read_tags
-from lm.data.examples.texts import read_texts, stdlib_texts
+from lm.data.examples.texts import read_texts
+from lm.data.loading import at_least
 from lm.errors import UserError
 from lm.processes import say
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lm.tokenizer.chat import with_chat
 
+Found = Iterable[Example | Skipped | Known]
 
-class TextData(ExampleData):
+
+class TextExampleData(ExampleData):
+    """Examples that a tokenizer encodes.
+
+    Args:
+        train: the file to learn from; see `ExampleData`.
+        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
+            how many.
+        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
+        tokenizer: a tokenizer to use instead, where the model brings none.
+    """
+
+    processor: Tokenizer | None = None
+    for_encoding = frozenset({"seq_len", "vocab_size", "tokenizer_path", "too_long", "too_short"})
+
+    def __init__(
+        self,
+        train: str,
+        seq_len: int = 256,
+        vocab_size: int = 8000,
+        tokenizer: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, **kwargs)
+        at_least(seq_len=(seq_len, 8))
+        self.seq_len, self.tokenizer_path = seq_len, tokenizer
+        self.too_long = f"longer than {seq_len} pieces"
+        self.too_short = f" at a seq_len of {seq_len}"
+        self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
+
+    @abstractmethod
+    def texts(self, example: Any) -> Iterable[str]:
+        """The texts of an example that a tokenizer should know."""
+
+    def shape(self) -> dict[str, int]:
+        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The processor."""
+        return self.processor
+
+    def open_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for."""
+        return load_tokenizer(self.tokenizer_path)
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was asked for, or one trained on the examples to learn from."""
+        if self.tokenizer_path:
+            return self.open_tokenizer()
+        texts = (text for example in self.examples("train") for text in self.texts(example))
+        try:
+            return train_tokenizer(texts, self.vocab_size)
+        except UserError as error:
+            hint = "or start from a model, which brings a tokenizer: give `init_from` PATH"
+            raise UserError(f"{error}; {hint}") from error
+
+
+class TextData(TextExampleData):
     """Texts, or pairs of texts, with labels.
 
     Files are CSV, TSV, JSON Lines, JSON or Parquet, or folders whose subfolders are the labels (as IMDB's,
@@ -40,6 +104,8 @@ class TextData(ExampleData):
         rating: the label is a number to be predicted.
         label_names: names for what the file has as labels, such as `{"0": negative, "1": positive}`.
     """
+
+    record = TextExample
 
     def __init__(
         self,
@@ -64,18 +130,17 @@ class TextData(ExampleData):
             "label_names": label_names,
         }
 
-    def read(self, path: str, split: str) -> Read:
-        """The examples of a file; of a file to be labelled, those without a label too."""
+    def read(self, path: str, split: str) -> Found:
+        # Of a file to be labelled, those without a label too.
         if path == "stdlib":
             return stdlib_texts(split)
         return read_texts(path, labelled=split == "train", **self.options)
 
     def texts(self, example: TextExample) -> Iterable[str]:
-        """The text and its pair."""
         return (example.text,) if example.pair is None else (example.text, example.pair)
 
 
-class TagData(ExampleData):
+class TagData(TextExampleData):
     """Sentences with a tag for each word: CoNLL columns or JSON Lines with lists of words and tags.
 
     Args:
@@ -84,6 +149,8 @@ class TagData(ExampleData):
         joiner: what stands between words; null: nothing where most are single Chinese characters, else a
             space.
     """
+
+    record = TagExample
 
     def __init__(
         self,
@@ -96,40 +163,34 @@ class TagData(ExampleData):
         super().__init__(train, **kwargs)
         self.options = {"word_column": word_column, "tag_column": tag_column, "joiner": joiner}
 
-    def read(self, path: str, split: str) -> Read:
-        """The sentences of a file."""
+    def read(self, path: str, split: str) -> Found:
         return read_tags(path, **self.options)
 
     def texts(self, example: TagExample) -> Iterable[str]:
-        """The sentence."""
         return (example.joiner.join(example.words),)
 
 
-class QuestionData(ExampleData):
+class QuestionData(TextExampleData):
     """Questions on texts: SQuAD's JSON, versions 1.1 and 2, or JSON Lines. What is held out of one file is
     whole documents."""
 
-    def read(self, path: str, split: str) -> Read:
-        """The questions of a file; of one to be answered, those without an answer too."""
-        if split == "test" and self.predicting:
-            return read_questions(path, labelled=False)
-        try:
-            return read_questions(path)
-        except UserError:
-            if split != "test":
-                raise
-            return read_questions(path, labelled=False)
+    record = QuestionExample
+
+    def read(self, path: str, split: str) -> Found:
+        if split == "test":
+            # Of a file to be answered, those without an answer too.
+            answered = any(isinstance(found, QuestionExample) for found in read_questions(path))
+            return read_questions(path, labelled=answered and not self.predicting)
+        return read_questions(path)
 
     def texts(self, example: QuestionExample) -> Iterable[str]:
-        """The question and its text."""
         return (example.question, example.context)
 
     def group(self, example: QuestionExample) -> str:
-        """The document."""
         return example.document
 
 
-class ChatData(ExampleData):
+class ChatData(TextExampleData):
     """Chats and instructions: alpaca, ShareGPT and messages JSON, pairs in named columns, parallel texts.
     "stdlib" is functions of the standard library, each with its docstring's first sentence.
 
@@ -143,6 +204,8 @@ class ChatData(ExampleData):
             `train.en.gz` is asked and `train.de.gz` answers; `train` is then `train`, without the suffix.
         packing: put several short chats into one row, where they don't see each other: less padding.
     """
+
+    record = ChatExample
 
     def __init__(
         self,
@@ -160,7 +223,7 @@ class ChatData(ExampleData):
     ) -> None:
         super().__init__(train, **kwargs)
         if prompt is not None and "{source}" not in prompt:
-            raise UserError(f"--data.prompt {prompt!r} has no {{source}} in it", status=2)
+            raise UserError(f"`data.prompt` {prompt!r} has no {{source}} in it", status=2)
         self.options = {
             "format": format,
             "source": source,
@@ -174,44 +237,43 @@ class ChatData(ExampleData):
         """The file with the first suffix, of parallel ones."""
         return super().located(f"{path}.{self.parallel[0]}" if self.parallel else path)
 
-    def read(self, path: str, split: str) -> Read:
-        """The chats of a file."""
+    def read(self, path: str, split: str) -> Found:
         if path == "stdlib":
-            from lm.data.examples.stdlib import stdlib_chats
-
             return stdlib_chats(split)
-        answers = path.removesuffix(self.parallel[0]) + self.parallel[1] if self.parallel else None
-        return read_chats(path, target_path=answers, **self.options)
+        return read_chats(path, target_path=self._answers(path), **self.options)
+
+    def _answers(self, path: str) -> str | None:
+        return path.removesuffix(self.parallel[0]) + self.parallel[1] if self.parallel else None
+
+    def files(self, path: str) -> list[Path]:
+        answers = self._answers(path)
+        return super().files(path) + (super().files(answers) if answers else [])
 
     def open_tokenizer(self) -> Tokenizer:
-        """With the pieces that a chat needs."""
         return with_chat(super().open_tokenizer())[0]
 
     def texts(self, example: ChatExample) -> Iterable[str]:
-        """What is said."""
         return (message.content for message in example.messages)
 
-    def arrange(self, features: list[Features]) -> list[Features]:
-        """Packed, where that was asked for."""
+    def arrange(self, features: Encoded) -> Encoded:
         if not self.packing:
             return features
-        packed = pack(features, self.seq_len, self.seed)
+        packed = Packed(features, self.seq_len, self.seed)
         say(f"{len(features):,} chats are packed into {len(packed):,} rows of {self.seq_len} pieces")
-        return packed
+        return Encoded(packed, packed.lengths)
 
 
-class PreferenceData(ExampleData):
+class PreferenceData(TextExampleData):
     """Pairs of answers, the better one known: Anthropic's hh-rlhf, LLaMA-Factory's JSON, or columns `prompt`,
     `chosen` and `rejected`."""
 
-    def read(self, path: str, split: str) -> Read:
-        """The pairs of a file."""
+    record = PreferenceExample
+
+    def read(self, path: str, split: str) -> Found:
         return read_preferences(path)
 
     def open_tokenizer(self) -> Tokenizer:
-        """With the pieces that a chat needs."""
         return with_chat(super().open_tokenizer())[0]
 
     def texts(self, example: PreferenceExample) -> Iterable[str]:
-        """What is said, and both answers."""
         return (*(m.content for m in example.messages), example.chosen, example.rejected)

@@ -1,24 +1,46 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import glob
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from lm.data.examples.batches import Collate, Features, HeldOutExamples, TrainingExamples
-from lm.data.examples.files import Read
-from lm.data.examples.splitting import overlap, split_by_hash
-from lm.data.loading import ResumableData, ResumableLoader
+from lm.data.corpus.files import plain_name
+from lm.data.corpus.sources import STDLIB, resolve
+from lm.data.examples.batches import (
+    Encoded,
+    Features,
+    HeldOutExamples,
+    TrainingExamples,
+    length_of,
+)
+from lm.data.examples.files import Known, Read, Skipped, source_files
+from lm.data.examples.records import Example
+from lm.data.examples.rows import Rows, RowWriter, code_of, is_plain, kept, key_of
+from lm.data.examples.splitting import chosen_by_number, content_hashes, held_out, overlap
+from lm.data.loading import Data, ResumableLoader, at_least
+from lm.engine.replicas import data_shard
 from lm.errors import UserError
 from lm.processes import say
-from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
-Encode = Callable[[Any, bool], list[Features]]
+# What decides neither how a file is read nor how an example is encoded.
+_BESIDE = {
+    "paths",
+    "root",
+    "data_dir",
+    "batch_size",
+    "eval_batch_size",
+    "num_workers",
+    "limit",
+    "val_fraction",
+    "seed",
+}
+_BESIDE |= {"trainer", "processor"}
 
 
 def _exists(path: str) -> bool:
@@ -29,28 +51,45 @@ def _exists(path: str) -> bool:
     return False
 
 
-class ExampleData(ResumableData, ABC):
+def _taken(examples: Sequence, numbers: np.ndarray) -> Sequence:
+    """Some of the examples, in this order."""
+    if isinstance(examples, Rows):
+        return examples.taken(numbers)
+    return [examples[i] for i in numbers.tolist()]
+
+
+def _example(record: type[Example], facts: dict[str, Any], values: list) -> Example:
+    return record.of(values).known(**facts)
+
+
+class ExampleData(Data):
     """Examples from files. A subclass reads one kind of file.
+
+    What was read, and what the task made of it, lies below `data_dir` and is read from there row by row: by
+    every process, and again by the next command. It may be deleted at any time.
 
     Args:
         train: the file to learn from: a file, folder or glob, or `ARCHIVE!MEMBER`.
         val: the file that decides which weights are best; a part of `train` where it is null.
         test: the file for the figures of the end.
         root: folder that these names are looked for in where they don't lie in the one you work in.
-        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
-            how many.
         batch_size: examples in a batch, on each device.
         eval_batch_size: the same while evaluating.
-        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
-        tokenizer: a tokenizer to use instead, where the model brings none.
         val_fraction: the part of `train` that is held out where there is no `val`.
         limit: learn from this many examples only, the same ones each time; null for all.
         seed: decides the order of the examples.
         num_workers: processes that read ahead.
+        data_dir: where what was read lies, in `examples`.
 
     Attributes:
+        record: what one example is.
         predicting: whether `lm predict` is what the test part is for: then it needs no labels.
     """
+
+    record: type[Example]
+    for_encoding: frozenset[str] = frozenset()  # fields that decide nothing before examples are encoded
+    too_long = "longer than allowed"  # what is said of examples that are cut
+    too_short = ""  # and why others can't be used at all
 
     def __init__(
         self,
@@ -58,140 +97,135 @@ class ExampleData(ResumableData, ABC):
         val: str | None = None,
         test: str | None = None,
         root: str = "data",
-        seq_len: int = 256,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
-        vocab_size: int = 8000,
-        tokenizer: str | None = None,
         val_fraction: float = 0.1,
         limit: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        data_dir: str = "data",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("seq_len", seq_len, 8),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", 1 if eval_batch_size is None else eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("limit", 1 if limit is None else limit, 1),
-        ):
-            if value < least:
-                raise UserError(f"--data.{name} {value} is too small: give at least {least}", status=2)
+        at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1))
+        at_least(num_workers=(num_workers, 0), limit=(limit, 1))
         if not 0 < val_fraction < 1:
-            raise UserError(f"--data.val_fraction {val_fraction}: it must lie between 0 and 1", status=2)
+            raise UserError(f"`val_fraction` {val_fraction}: it must lie between 0 and 1", status=2)
         self.paths = {"train": train, "val": val, "test": test}
-        self.root = root
-        self.seq_len, self.batch_size = seq_len, batch_size
+        self.root, self.data_dir, self.batch_size = root, data_dir, batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.tokenizer_path = tokenizer
-        self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
         self.val_fraction, self.limit, self.seed, self.num_workers = val_fraction, limit, seed, num_workers
-        self.tokenizer: Tokenizer | None = None
         self.predicting = False
-        self._examples: dict[str, list] = {}
-        self._uncut: list = []  # what there is to learn from, without the limit
-        self._test: Read | None = None
-        self._features: dict[str, list[Features]] = {}
-        self._encode: Encode | None = None
-        self._make: Collate | None = None
+        self._examples: dict[str, Sequence] = {}
+        self._whole: Sequence = []  # what `train` holds
+        self._learned = np.array([], dtype=np.int64)  # which of them are not held out, whatever the limit
+        self._features: dict[str, Encoded] = {}
+        self._task: Any = None
         self._identity: str | None = None
 
-    def shape(self) -> dict[str, int]:
-        """What the model's backbone takes from the data."""
-        return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}
-
     @abstractmethod
-    def read(self, path: str, split: str) -> Read:
-        """The examples of a file, and what was skipped."""
-
-    @abstractmethod
-    def texts(self, example: Any) -> Iterable[str]:
-        """The texts of an example that a tokenizer should know."""
+    def read(self, path: str, split: str) -> Iterable[Example | Skipped | Known]:
+        """The examples of a file, one after another, and in its place each row that can't be used."""
 
     def group(self, example: Any) -> str | None:
-        """Examples of one group never fall into two splits; null where each stands for itself."""
+        """Examples of one group never fall into two splits; None where each stands for itself."""
         return None
 
+    def files(self, path: str) -> list[Path]:
+        """The files on disk that `read` opens for a path."""
+        return list(resolve(STDLIB)[0].files) if path == STDLIB else source_files(path)
+
     @property
-    def corpus_folder(self) -> str:
-        """Where the examples come from, to be named in messages."""
+    def source(self) -> str:
         return str(self.paths["train"])
 
     def located(self, path: str) -> str:
         """A path as it was given, where something lies there, else below `root`."""
         as_given = Path(path).expanduser()
         elsewhere = as_given.is_absolute() or as_given.parts[:1] == ("..",)
-        return path if path == "stdlib" or elsewhere or _exists(path) else str(Path(self.root) / path)
+        return path if path == STDLIB or elsewhere or _exists(path) else str(Path(self.root) / path)
 
     def called(self, split: str) -> str:
         """A split, to be named in messages."""
         return self.paths[split] or "the held-out part"
 
     def has(self, split: str) -> bool:
-        """Whether there are examples of this split."""
         return split != "test" or self.paths["test"] is not None
 
-    def examples(self, split: str) -> list:
-        """The examples of `train`, `val` or `test`, read at the first call.
+    # From files to examples.
 
-        Raises:
-            UserError: there is no such file, or nothing in it.
-        """
+    def examples(self, split: str) -> Sequence:
+        """The examples of `train`, `val` or `test`, read at the first call; an error where there are none."""
         if split not in self._examples:
             path = self.paths[split]
             if path is not None:
-                place = self.located(path)
-                here = place.removeprefix(f"{Path(self.root)}/")
-                if here != place and not _exists(place):
-                    raise UserError(f"no such file or folder: {here}, nor {place}")
-                found = self._read(place, split)
-                if split == "train":
-                    if self.paths["val"] is None:
-                        found, self._examples["val"] = self._split(found)
-                    self._uncut, found = found, self._limited(found)
-                self._examples[split] = found
+                self.put(split, self._read(path, split))
             elif split == "val":
                 self.examples("train")
             else:
-                raise UserError("there is no test part: give --data.test FILE", status=2)
+                raise UserError("there is no test part: give `data.test` FILE", status=2)
         return self._examples[split]
 
-    def _read(self, path: str, split: str) -> list:
-        read = self.read(path, split)
-        for reason, count in read.skipped.items():
-            say(f"{path} ({split}): {count:,} skipped: {reason}")
-        if not read.examples:
-            raise UserError(f"there are no examples in {path}")
-        if split == "test":
-            self._test = read
-        return read.examples
+    def put(self, split: str, examples: Sequence[Example]) -> None:
+        """Take these examples, such as a program has made, instead of a file's."""
+        if split != "train":
+            self._examples[split] = examples
+            return
+        held = np.zeros(len(examples), dtype=bool)
+        if self.paths["val"] is None:
+            held = held_out(self._hashes(examples)[:, 1], self.val_fraction)
+            if held.all() or not held.any():
+                raise UserError(
+                    f"none of {len(examples)} examples can be held out: they are too few, or all ask the "
+                    "same or are of one document; give more, or `data.val` FILE"
+                )
+            self._examples["val"] = _taken(examples, np.flatnonzero(held))
+        self._whole, self._learned = examples, np.flatnonzero(~held)
+        self._limit()
+
+    def _limit(self) -> None:
+        numbers = self._learned
+        if self.limit is not None and self.limit < len(numbers):
+            numbers = numbers[chosen_by_number(len(numbers), self.limit)]
+        self._examples["train"] = _taken(self._whole, numbers)
+
+    def _read(self, path: str, split: str) -> Rows:
+        place = self.located(path)
+        here = place.removeprefix(f"{Path(self.root)}/")
+        if here != place and not _exists(place):
+            raise UserError(f"no such file or folder: {here}, nor {place}")
+        states = ((str(file.resolve()), file.stat()) for file in self.files(place))
+        files = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+        folder = self._folder(place, split, files, self._options(self.for_encoding), code_of(type(self)))
+
+        def fill(rows: RowWriter) -> dict[str, Any]:
+            read = Read(self.read(place, split), place)
+            for number, example in read:
+                rows.add(example.values(), row=number)
+            return {"skipped": read.skipped, "known": read.known}
+
+        facts = Rows(kept(folder, fill)).facts
+        for reason, count in facts["skipped"].items():
+            say(f"{place} ({split}): {count:,} skipped: {reason}")
+        return Rows(folder, partial(_example, self.record, facts["known"]))
+
+    def _options(self, without: Iterable[str] = ()) -> dict[str, Any]:
+        """What a subclass was told, and may heed when it reads."""
+        beside = _BESIDE.union(without)
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in beside}
+
+    def _folder(self, path: str, split: str, *key: Any) -> Path:
+        name = plain_name(Path(path)) or "examples"
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return Path(self.data_dir) / "examples" / f"{name}-{split}-{key_of(kind, path, split, *key)}"
+
+    def _hashes(self, examples: Sequence) -> np.ndarray:
+        compute = partial(content_hashes, group=self.group)
+        return examples.column("hashes", compute) if isinstance(examples, Rows) else compute(examples)
 
     def row_number(self, index: int) -> int:
-        """The number of a test example's row in its file, from 0: rows that were skipped count, so that what
-        is predicted can be put beside the file.
-
-        Args:
-            index: the example's place in `examples("test")`.
-        """
-        self.examples("test")
-        return self._test.row_number(index)
-
-    def _split(self, examples: list) -> tuple[list, list]:
-        keep, held = split_by_hash(examples, self.val_fraction, self.group)
-        if not keep or not held:
-            raise UserError(
-                f"none of {len(examples)} examples can be held out: they are too few, or all ask the same "
-                "or are of one document; give more, or --data.val FILE"
-            )
-        return keep, held
-
-    def _limited(self, examples: list) -> list:
-        if self.limit is None or self.limit >= len(examples):
-            return examples
-        # By a hash, so that a smaller limit is a part of a larger one, whatever the file's order.
-        order = sorted(range(len(examples)), key=lambda i: hashlib.blake2b(str(i).encode()).digest())
-        return [examples[i] for i in sorted(order[: self.limit])]
+        # Rows that were skipped count, so that what is predicted can be put beside the file.
+        examples = self.examples("test")
+        return int(examples.column("row")[index]) if isinstance(examples, Rows) else index
 
     def setup(self, stage: str | None = None) -> None:
         """Read what a command needs: `fit` the training and held-out part, `validate` the latter, `test` and
@@ -206,130 +240,132 @@ class ExampleData(ResumableData, ABC):
         if self.paths["val"] is not None or "val" not in self._examples:
             return
         # What is held out does not depend on the limit.
-        known = {name for example in self._uncut for name in labels_of(example)}
-        held, rare = [], []
-        for example in self._examples["val"]:
-            (held if known.issuperset(labels_of(example)) else rare).append(example)
-        if rare and held:
-            self._uncut, self._examples["val"] = [*self._uncut, *rare], held
-            self._examples["train"] = self._limited(self._uncut)
-            say(f"{len(rare):,} held-out examples have labels that stand nowhere else: they are learned from")
+        known = {name for e in _taken(self._whole, self._learned) for name in labels_of(e)}
+        numbers = np.setdiff1d(np.arange(len(self._whole)), self._learned)
+        rare = np.array([not known.issuperset(labels_of(e)) for e in self._examples["val"]], dtype=bool)
+        if rare.any() and not rare.all():
+            self._learned = np.concatenate((self._learned, numbers[rare]))
+            self._examples["val"] = _taken(self._whole, numbers[~rare])
+            self._limit()
+            say(
+                f"{rare.sum():,} held-out examples have labels that stand nowhere else: they are learned from"
+            )
 
     def compare_splits(self) -> None:
         """Say how many held-out examples were learned from, if any were."""
-        for split in ("val", "test"):
-            if split == "test" and self.paths["test"] is None:
-                continue
-            shared = overlap(self.examples("train"), self.examples(split))
+        for split in filter(self.has, ("val", "test")):
+            shared = overlap(*(self._hashes(self.examples(part))[:, 0] for part in ("train", split)))
             if shared:
-                say(
-                    f"warning: {shared:,} examples of {self.called(split)} stand in {self.paths['train']} too"
-                )
+                say(f"warning: {shared:,} examples of {self.called(split)} stand in {self.source} too")
 
-    def open_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for."""
-        return load_tokenizer(self.tokenizer_path)
+    # From examples to batches.
 
-    def make_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for, or one trained on the examples to learn from."""
-        if self.tokenizer_path:
-            return self.open_tokenizer()
-        texts = (text for example in self.examples("train") for text in self.texts(example))
-        try:
-            return train_tokenizer(texts, self.vocab_size)
-        except UserError as error:
-            hint = "or start from a model, which brings a tokenizer: --model.init_from PATH"
-            raise UserError(f"{error}; {hint}") from error
-
-    def use(self, tokenizer: Tokenizer, encode: Encode, make: Collate) -> None:
-        """Say how examples become batches.
+    def use(self, task: Any) -> None:
+        """Say who encodes the examples and puts them into batches.
 
         Args:
-            encode: an example's features, several where it is cut into windows, none where it is of no use;
-                its second argument tells whether they are to learn from.
-            make: a batch of features.
+            task: has `encode(example, training)`: an example's features, several where it is cut into
+                windows, none where it is of no use; `cut` and `several` in the first of them are counted.
+                `collate` turns a batch's features into tensors; it holds no network, as processes that read
+                ahead are handed it. `processor`, `config` and `record()` are all that decides how it encodes.
         """
-        self.tokenizer, self._encode, self._make = tokenizer, encode, make
+        self.processor, self._task = task.processor, task
         self._features, self._identity = {}, None
 
-    def features(self, split: str) -> list[Features]:
+    def features(self, split: str) -> Encoded:
         """The encoded examples of a split, encoded at the first call; each held-out one with the `index` of
         its example. Says how many were cut."""
-        if self._encode is None:
+        task = self._task
+        if task is None:
             raise UserError(
                 f"{type(self).__name__} has examples to fine-tune on: give a task for them, such as "
-                "--model lm.tasks.SequenceClassification",
+                "`model` lm.tasks.SequenceClassification",
                 status=2,
             )
         if split not in self._features:
             examples = self.examples(split)
-            training = split == "train"
-            found, cut, several, useless = [], 0, 0, 0
-            for index, example in enumerate(examples):
-                encoded = self._encode(example, training)
-                cut += sum([f.pop("cut", False) for f in encoded[:1]])
-                several += sum([f.pop("several", False) for f in encoded[:1]])
-                useless += not encoded
-                found += encoded if training else [{**f, "index": index} for f in encoded]
-            for count, what in (cut, "cut"), (several, "read in several windows"):
+            if isinstance(examples, Rows):
+                made_by = f"{type(task).__module__}.{type(task).__qualname__}"
+                processor = None if task.processor is None else task.processor.fingerprint
+                told = {k: v for k, v in vars(task).items() if k != "training" and is_plain(v)}
+                key = (made_by, processor, repr(task.config), task.record(), told, examples.fingerprint)
+                code = code_of(type(self), type(task))
+                folder = self._folder(self.called(split), split, "features", self._options(), code, *key)
+                rows = Rows(kept(folder, lambda rows: self._encode(split, rows.add)))
+                facts, found = rows.facts, Encoded(rows, rows.column("length"))
+            else:
+                listed: list[Features] = []
+                facts = self._encode(split, lambda row, length: listed.append(row))
+                found = Encoded(listed)
+            for count, what in (facts["cut"], "cut"), (facts["several"], "read in several windows"):
                 if count:
-                    long = f"{count:,} of {len(examples):,} {split} examples are longer"
-                    say(f"{long} than {self.seq_len} pieces: {what}")
-            if useless:
-                say(f"{useless:,} of {len(examples):,} {split} examples can't be used at this --data.seq_len")
-            if not found:
-                raise UserError(f"no example of {self.called(split)} can be used")
-            self._features[split] = self.arrange(found) if training else found
+                    say(f"{count:,} of {len(examples):,} {split} examples are {self.too_long}: {what}")
+            if facts["useless"]:
+                useless = f"{facts['useless']:,} of {len(examples):,} {split} examples"
+                say(f"{useless} can't be used{self.too_short}")
+            self._features[split] = self.arrange(found) if split == "train" else found
         return self._features[split]
 
-    def arrange(self, features: list[Features]) -> list[Features]:
+    def _encode(self, split: str, add: Callable[..., None]) -> dict[str, int]:
+        """Hands over each example's features with their length; counts what was cut."""
+        training = split == "train"
+        facts = {"cut": 0, "several": 0, "useless": 0}
+        used = False
+        for index, example in enumerate(self.examples(split)):
+            encoded = self._task.encode(example, training)
+            for name in ("cut", "several"):
+                facts[name] += sum(bool(features.pop(name, False)) for features in encoded[:1])
+            facts["useless"] += not encoded
+            for features in encoded:
+                used = True
+                add(features if training else {**features, "index": index}, length=length_of(features))
+        if not used:
+            raise UserError(f"no example of {self.called(split)} can be used")
+        return facts
+
+    def add_columns(self, split: str, columns: dict[str, np.ndarray]) -> None:
+        """Put numbers, such as a model found once, beside the features, under names of their own.
+
+        Args:
+            columns: by name, one number for each of `features(split)`.
+        """
+        self.features(split).columns.update(columns)
+
+    def arrange(self, features: Encoded) -> Encoded:
         """The features to learn from, put together otherwise; see `ChatData`."""
         return features
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, on each of the trainer's processes."""
-        return max(len(self.features("train")) // (self.batch_size * self.trainer.world_size), 1)
+        return max(len(self.features("train")) // (self.batch_size * data_shard(self.trainer).size), 1)
 
     @property
     def identity(self) -> str:
         """A hash of the encoded training examples: equal for the same data."""
         if self._identity is None:
-            digest = hashlib.blake2b()
-            for features in self.features("train"):
-                # What a model made of them is rounded otherwise on another device.
-                plain = {k: v for k, v in features.items() if not k.startswith("reference")}
-                lists = {k: v.tolist() for k, v in plain.items() if isinstance(v, np.ndarray)}
-                digest.update(repr({**plain, **lists}).encode())
-            self._identity = digest.hexdigest()
+            self._identity = self.features("train").digest
         return self._identity
 
     def train_dataloader(self) -> ResumableLoader:
-        """The training examples from where `load_state_dict` says, else from the first epoch's start."""
-        trainer = self.trainer
-        step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        features = self.features("train")
-        return self.training_loader(TrainingExamples(features, self.batch_size, self.seed, self._make, step))
+        step = self.batch_size * self.trainer.accumulate_grad_batches * data_shard(self.trainer).size
+        features, collate = self.features("train"), self._task.collate
+        return self.training_loader(TrainingExamples(features, self.batch_size, self.seed, collate, step))
 
     def _held_out(self, split: str) -> DataLoader:
-        dataset = HeldOutExamples(self.features(split), self.eval_batch_size, self._make)
-        return self.held_out_loader(dataset)
+        features = self.features(split)
+        return self.held_out_loader(HeldOutExamples(features, self.eval_batch_size, self._task.collate))
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out examples, each once."""
         return self._held_out("val")
 
     def test_dataloader(self) -> DataLoader:
-        """The test examples, each once."""
         return self._held_out("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        """The test examples, labelled or not."""
-        return self._held_out("test")
+    predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loader is, and in which data."""
-        return {"loader": self.loader_state(), "data": self.identity}
+        return {"loader": self.loader_state(), "rows": self.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The training loader goes on from there.
@@ -338,8 +374,7 @@ class ExampleData(ResumableData, ABC):
             UserError: the examples are not those that the run began with.
         """
         if self.trainer.state.fn == "fit":
-            if state["data"] != self.identity:
-                raise UserError(
-                    f"{self.paths['train']} has changed since the run began: choose another --name"
-                )
+            # Older checkpoints have a hash of another kind, `data`, which can't be compared.
+            if state.get("rows", self.identity) != self.identity:
+                raise UserError(f"{self.source} has changed since the run began: choose another `name`")
             self._state = dict(state["loader"])

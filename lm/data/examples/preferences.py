@@ -1,10 +1,11 @@
 """Pairs of answers to the same chat, one better than the other."""
 
 import re
+from collections.abc import Iterator
 
 from lm.data.examples.chats import alpaca_prompt
 from lm.data.examples.dialogues import Unusable, in_order, parse_message, parse_messages, with_system
-from lm.data.examples.files import Read
+from lm.data.examples.files import Skipped
 from lm.data.examples.records import Message, PreferenceExample
 from lm.data.examples.tables import Row, no_column, read_rows
 from lm.data.examples.texts import text_in
@@ -15,7 +16,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 Messages = tuple[Message, ...]
 
 
-def read_preferences(path: str) -> Read:
+def read_preferences(path: str) -> Iterator[PreferenceExample | Skipped]:
     """Preferences from a table with the columns `chosen` and `rejected`, in one of these forms:
 
     - both are whole dialogues, as a text ("\\n\\nHuman: …\\n\\nAssistant: …", hh-rlhf) or as lists of
@@ -23,26 +24,23 @@ def read_preferences(path: str) -> Read:
     - both are answers, as texts or messages, to the chat in `conversations` or `messages` (LLaMA-Factory), in
       `prompt` (a text or a list of messages), or in `instruction` and `input`.
 
+    Skipped are identical answers, dialogues that don't share their beginning, roles out of order, empty
+    messages.
+
     Args:
         path: a table; see `read_rows`.
 
-    Returns:
-        `PreferenceExample`s in the file's order. Counted as skipped: identical answers, dialogues that don't
-        share their beginning, roles out of order, empty messages.
-
     Raises:
-        UserError: a column is missing or holds something else, or nothing can be used; names file and line.
+        UserError: a column is missing or holds something else; names file and line.
     """
-    read = Read([])
     for where, row in read_rows(path):
         for name in ("chosen", "rejected"):
             if name not in row:
                 raise UserError(no_column(row, name, where))
         try:
-            read.examples.append(_example(row, where))
+            yield _example(row, where)
         except Unusable as error:
-            read.skip(str(error))
-    return read.or_error(path)
+            yield Skipped(str(error))
 
 
 def _example(row: Row, where: str) -> PreferenceExample:

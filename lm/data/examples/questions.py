@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from lm.data.examples.files import Read
+from lm.data.examples.files import Skipped
 from lm.data.examples.records import QuestionExample
 from lm.data.examples.tables import Row, read_rows, value
 from lm.errors import UserError
@@ -11,8 +11,9 @@ from lm.errors import UserError
 Answers = list[tuple[str, int | None]]
 
 
-def read_questions(path: str, labelled: bool = True) -> Read:
-    """Questions, each with its context and the answers in it.
+def read_questions(path: str, labelled: bool = True) -> Iterator[QuestionExample | Skipped]:
+    """Questions in the file's order, each with its context and the answers in it. `document` is the article,
+    in a table without titles the context.
 
     An answer that does not stand where its offset says is looked for: the place nearest to the offset counts.
 
@@ -23,14 +24,10 @@ def read_questions(path: str, labelled: bool = True) -> Read:
         labelled: whether a question without the field `answers`, or with none that is in its context,
             is skipped and counted, or kept without an answer.
 
-    Returns:
-        `QuestionExample`s in the file's order. `document` is the article, in a table without titles the
-        context.
-
     Raises:
-        UserError: a field is missing or is of another type, or nothing can be used; names file and line.
+        UserError: a field is missing or is of another type; names file and line.
     """
-    read = Read([])
+    count = 0
     for number, (where, row) in enumerate(read_rows(path), start=1):
         if "paragraphs" in row:
             questions = _article(row, f"{row.get('title') or 'article'} #{number}", where)
@@ -39,8 +36,8 @@ def read_questions(path: str, labelled: bool = True) -> Read:
             document = row.get("title") or hashlib.sha256(context.encode()).hexdigest()[:16]
             questions = iter([(row, context, str(document), where)])
         for question, context, document, place in questions:
-            _add(read, question, context, document, place, labelled)
-    return read.or_error(path)
+            yield _question(str(count), question, context, document, place, labelled)
+            count += 1
 
 
 def _article(row: Row, document: str, where: str) -> Iterator[tuple[Row, str, str, str]]:
@@ -53,25 +50,23 @@ def _article(row: Row, document: str, where: str) -> Iterator[tuple[Row, str, st
             yield question, context, document, f"{place}, question {q}"
 
 
-def _add(read: Read, row: Row, context: str, document: str, where: str, labelled: bool) -> None:
+def _question(
+    number: str, row: Row, context: str, document: str, where: str, labelled: bool
+) -> QuestionExample | Skipped:
     question = _text(row, "question", where)
-    number = len(read.examples) + sum(read.skipped.values())
-    name = str(row["id"]) if row.get("id") not in (None, "") else str(number)
+    name = number if row.get("id") in (None, "") else str(row["id"])
     if not question.strip() or not context.strip():
-        read.skip("empty question or context")
-        return
+        return Skipped("empty question or context")
     if row.get("is_impossible") is True:
         given: Answers = []
     elif row.get("answers") is None and labelled:
-        read.skip("no answers given")
-        return
+        return Skipped("no answers given")
     else:
         given = _answers(row.get("answers"), where)
     found = dict.fromkeys(place for text, start in given if (place := _placed(text, start, context)))
     if given and not found and labelled:
-        read.skip("answer not in its context")
-        return
-    read.examples.append(QuestionExample(name, question, context, tuple(found), document))
+        return Skipped("answer not in its context")
+    return QuestionExample(name, question, context, tuple(found), document)
 
 
 def _placed(text: str, start: int | None, context: str) -> tuple[str, int] | None:

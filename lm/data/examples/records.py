@@ -1,16 +1,46 @@
 """What one example of each kind is, whatever file it came from."""
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Self
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
-class TextExample:
+class Example(ABC):
+    """What all kinds have: a dataclass of plain values, which can be written as JSON and read back."""
+
+    @property
+    @abstractmethod
+    def content(self) -> tuple[str, ...]:
+        """What is asked: two examples with the same content are the same, whatever their labels and answers,
+        and never fall into two splits."""
+
+    def values(self) -> list:
+        """The fields, in their order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    @classmethod
+    def of(cls, values: list) -> Self:
+        """The example from its fields, where lists stand for tuples."""
+        return cls(*map(_as_tuples, values))
+
+    def known(self, **facts: Any) -> Self:
+        """The example in the light of what the whole file tells; see `lm.data.examples.files.Known`."""
+        return replace(self, **facts)
+
+
+@dataclass(frozen=True)
+class TextExample(Example):
     """A text, or a pair of texts, to be classified or rated.
 
     Args:
         text: the text.
         pair: the second text of a pair.
-        label: a label's name; a tuple of names where several may hold; a number where it is a rating; null
+        label: a label's name; a tuple of names where several may hold; a number where it is a rating; None
             where it is not known, as in a file to predict.
     """
 
@@ -18,9 +48,19 @@ class TextExample:
     pair: str | None = None
     label: str | tuple[str, ...] | float | None = None
 
+    @property
+    def content(self) -> tuple[str, ...]:
+        return self.text, self.pair or ""
+
+    def known(self, several: bool = False) -> Self:
+        """With a tuple of labels: where one example of a file has a list, a name is a list of one."""
+        if not several or self.label is None or isinstance(self.label, tuple):
+            return self
+        return replace(self, label=(str(self.label),))
+
 
 @dataclass(frozen=True)
-class TagExample:
+class TagExample(Example):
     """A sentence with a tag for each of its words.
 
     Args:
@@ -33,9 +73,13 @@ class TagExample:
     tags: tuple[str, ...] = ()
     joiner: str = " "
 
+    @property
+    def content(self) -> tuple[str, ...]:
+        return (self.joiner.join(self.words),)
+
 
 @dataclass(frozen=True)
-class QuestionExample:
+class QuestionExample(Example):
     """A question on a text that holds its answer, or doesn't.
 
     Args:
@@ -53,9 +97,12 @@ class QuestionExample:
     answers: tuple[tuple[str, int], ...] = ()
     document: str = ""
 
+    @property
+    def content(self) -> tuple[str, ...]:
+        return self.question, self.context
 
-@dataclass(frozen=True)
-class Message:
+
+class Message(NamedTuple):
     """What somebody says in a chat.
 
     Args:
@@ -67,8 +114,15 @@ class Message:
     content: str
 
 
+class _WithMessages(Example):
+    @classmethod
+    def of(cls, values: list) -> Self:
+        messages, *rest = values
+        return cls(tuple(Message(*message) for message in messages), *map(_as_tuples, rest))
+
+
 @dataclass(frozen=True)
-class ChatExample:
+class ChatExample(_WithMessages):
     """A chat to learn from: roles in order, the last message by the assistant.
 
     Args:
@@ -77,11 +131,15 @@ class ChatExample:
     """
 
     messages: tuple[Message, ...]
-    references: tuple[str, ...] = field(default=())
+    references: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return tuple(part for message in self.messages[:-1] for part in message)
 
 
 @dataclass(frozen=True)
-class PreferenceExample:
+class PreferenceExample(_WithMessages):
     """Two answers to the same chat, one better than the other.
 
     Args:
@@ -93,3 +151,7 @@ class PreferenceExample:
     messages: tuple[Message, ...]
     chosen: str
     rejected: str
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return tuple(part for message in self.messages for part in message)

@@ -1,68 +1,58 @@
-"""Which examples are held out, and which stand in two sets."""
+"""Which examples are held out, and which stand in two sets: by hashes of their content, 64 bits each."""
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lm.data.examples.records import (
-    ChatExample,
-    PreferenceExample,
-    QuestionExample,
-    TagExample,
-    TextExample,
-)
+import numpy as np
 
 
-def content(example: Any) -> tuple[str, ...]:
-    """An example's texts: two with the same ones are the same, whatever their labels and answers. A chat is
-    its messages up to the last answer."""
-    match example:
-        case TextExample():
-            return example.text, example.pair or ""
-        case TagExample():
-            return (example.joiner.join(example.words),)
-        case QuestionExample():
-            return example.question, example.context
-        case ChatExample() | PreferenceExample():
-            asked = example.messages[:-1] if isinstance(example, ChatExample) else example.messages
-            return tuple(part for message in asked for part in (message.role, message.content))
-    raise TypeError(f"{type(example).__name__} is no example")
-
-
-def _digest(parts: tuple[str, ...]) -> bytes:
+def _digest(parts: tuple[str, ...]) -> int:
     """A hash of texts, which takes no heed of case, blanks and the width of letters."""
     normal = (" ".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in parts)
-    return hashlib.blake2b("\0".join(normal).encode("utf-8", "replace"), digest_size=16).digest()
+    digest = hashlib.blake2b("\0".join(normal).encode("utf-8", "replace"), digest_size=16).digest()
+    return int.from_bytes(digest[:8])
 
 
-def overlap(train: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many examples of `other` also stand in `train`, but for case and blanks and whatever the label.
+def content_hashes(
+    examples: Sequence[Any], group: Callable[[Any], str | None] = lambda example: None
+) -> np.ndarray:
+    """Of each example a hash of its content and one of its group, uint64 (examples, 2).
 
     Args:
-        train: examples to learn from.
-        other: examples to measure with.
+        examples: with `content`; see `lm.data.examples.records`.
+        group: what examples that stay together have in common; None for the content.
     """
-    known = {_digest(content(example)) for example in train}
-    return sum(_digest(content(example)) in known for example in other)
+    found = np.empty((len(examples), 2), dtype=np.uint64)
+    for row, example in zip(found, examples, strict=True):
+        name = group(example)
+        row[:] = content = _digest(example.content)
+        row[1] = content if name is None else _digest((name,))
+    return found
 
 
-def split_by_hash(
-    examples: Sequence[Any], fraction: float, key: Callable[[Any], str | None] | None = None
-) -> tuple[list, list]:
-    """Part the examples by a hash, so that the same one always falls on the same side, whatever the others.
+def overlap(train: np.ndarray, other: np.ndarray) -> int:
+    """How many of some hashes (n,) stand among others (m,) too."""
+    known = np.sort(train)
+    places = np.minimum(known.searchsorted(other), len(known) - 1)
+    return int((known[places] == other).sum())
+
+
+def held_out(hashes: np.ndarray, fraction: float) -> np.ndarray:
+    """Which examples are held out, bool (n,): the same one always falls on the same side, whatever the
+    others.
 
     Args:
-        examples: of one kind.
+        hashes: uint64 (n,).
         fraction: the part that is held out, between 0 and 1, roughly.
-        key: examples of the same key stay together; null, or where it gives null, for the example's content.
-
-    Returns:
-        those to learn from, and those held out, each in the old order.
     """
-    keep, held = [], []
-    for example in examples:
-        group = key(example) if key else None
-        digest = _digest(content(example)) if group is None else _digest((group,))
-        (held if int.from_bytes(digest[:8]) < fraction * 2**64 else keep).append(example)
-    return keep, held
+    return hashes < np.uint64(math.ceil(fraction * 2**64))
+
+
+def chosen_by_number(count: int, limit: int) -> np.ndarray:
+    """`limit` of `count` numbers, in their order: by a hash, so that a smaller limit is a part of a larger
+    one."""
+    order = (int.from_bytes(hashlib.blake2b(str(i).encode()).digest()[:8]) for i in range(count))
+    return np.sort(np.argsort(np.fromiter(order, np.uint64, count), kind="stable")[:limit])

@@ -12,13 +12,14 @@ import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from lm.data.corpus.files import decode
+from lm.data.corpus.formats import mended
 from lm.data.corpus.sources import STDLIB, resolve
-from lm.data.examples.files import Read, mended
+from lm.data.examples.files import Skipped
 from lm.data.examples.records import ChatExample, Message, TextExample
 from lm.errors import UserError
 
@@ -38,8 +39,7 @@ _ABBREVIATION = re.compile(r"\b(e\.g|i\.e|etc|cf|vs|resp|[A-Z])\.$")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
-class _Code:
+class _Code(NamedTuple):
     """A function or method.
 
     Args:
@@ -55,22 +55,18 @@ class _Code:
     sentence: str
 
 
-def stdlib_chats(split: str) -> Read:
+def stdlib_chats(split: str) -> Iterator[ChatExample | Skipped]:
     """Functions of the standard library with what they do: the user shows the code without its docstring, the
-    assistant says the docstring's first sentence.
+    assistant says the docstring's first sentence. In the order of modules and lines; code of more than 2,000
+    characters is skipped.
 
     Args:
         split: `train`, `val` or `test`: 80, 10 and 10% of the modules, by a hash of their names.
-
-    Returns:
-        `ChatExample`s, in the order of modules and lines. Counted as skipped: code of more than 2,000
-        characters.
 
     Raises:
         UserError: there is no such split, or this Python has no sources of its library.
     """
     _check(split)
-    read = Read([])
     seen: set[str] = set()
     for code in _functions():
         # A copy in a second module counts for the first one, whose split it may not share.
@@ -80,24 +76,20 @@ def stdlib_chats(split: str) -> Read:
         if _split_of(code.module) != split:
             continue
         if len(code.bare) > _MOST_CHARACTERS:
-            read.skip(f"code longer than {_MOST_CHARACTERS:,} characters")
-            continue
-        messages = (Message("user", code.bare), Message("assistant", code.sentence))
-        read.examples.append(ChatExample(messages))
-    return read.or_error(f"the {split} part of the standard library")
+            yield Skipped(f"code longer than {_MOST_CHARACTERS:,} characters")
+        else:
+            yield ChatExample((Message("user", code.bare), Message("assistant", code.sentence)))
 
 
-def stdlib_texts(split: str) -> Read:
-    """Pieces of code with the package that they are from, such as `email` or `asyncio`.
+def stdlib_texts(split: str) -> Iterator[TextExample]:
+    """Pieces of code with the package that they are from, such as `email` or `asyncio`: by package, in the
+    order of modules and lines.
 
     A piece is a function or method, or, of a long one, 40 lines.
 
     Args:
         split: `train`, `val` or `test`. Of each package modules with about a tenth of the pieces, chosen by a
             hash, are for `val`, as many for `test`, at least one each.
-
-    Returns:
-        `TextExample`s, by package, in the order of modules and lines.
 
     Raises:
         UserError: there is no such split, or this Python has no sources of its library.
@@ -113,13 +105,11 @@ def stdlib_texts(split: str) -> Read:
             if piece not in seen:
                 seen.add(piece)
                 pieces[package][code.module].append(piece)
-    read = Read([])
     for package, modules in pieces.items():
         splits = _split_package({module: len(found) for module, found in modules.items()})
         for module, found in modules.items():
             if splits.get(module) == split:
-                read.examples += [TextExample(piece, None, package) for piece in found]
-    return read.or_error(f"the {split} part of the standard library")
+                yield from (TextExample(piece, None, package) for piece in found)
 
 
 def _check(split: str) -> None:

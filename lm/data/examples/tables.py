@@ -1,22 +1,18 @@
 """Rows of tables: CSV, TSV, JSON Lines, JSON and Parquet, each row an object with named columns."""
 
 import csv
-import io
 import json
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from lm.data.corpus.files import plain_suffix
-from lm.data.corpus.sources import JSON_LINES, PARQUET
-from lm.data.examples.files import File, Read, mended, read_alike
-from lm.errors import UserError, not_installed
-
-__all__ = ["TABLES", "Read", "Row", "is_table", "no_column", "read_rows", "rows_of", "value"]
+from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
+from lm.data.examples.files import File, read_alike
+from lm.errors import UserError
 
 Row = dict[str, object]
 TABLES = {".csv", ".tsv", ".json", *JSON_LINES, *PARQUET}
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half a surrogate pair
 
 
 def is_table(name: str) -> bool:
@@ -48,22 +44,17 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str
 def rows_of(file: File, columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
     """The rows of one file that has been read, as `read_rows` yields them."""
     suffix = file.suffix
-    if suffix in PARQUET:
-        rows = _parquet(file)
-    elif suffix == ".csv":
-        rows = _csv(file, columns)
-    elif suffix == ".tsv":
-        rows = _tsv(file, columns)
-    elif suffix == ".json" or suffix in JSON_LINES:
-        rows = _json(file)
+    if suffix in {".csv", ".tsv"}:
+        rows = (_csv if suffix == ".csv" else _tsv)(file, columns)
+    elif suffix in TABLES:
+        rows = _parquet(file) if suffix in PARQUET else _json(file)
     else:
         rows = _unknown(file, columns)
-    empty = True
-    for row in rows:
-        empty = False
-        yield row
-    if empty:
+    first = next(rows, None)
+    if first is None:
         raise UserError(f"{file.where} has no rows")
+    yield first
+    yield from rows
 
 
 def value(row: Row, name: str, where: str) -> object:
@@ -83,68 +74,79 @@ def no_column(row: Iterable[str], name: str, where: str) -> str:
     names = ", ".join(column if len(column) <= 30 else f"{column[:30]}…" for column in map(str, row))
     hint, file = "", where.rpartition(":")[0]
     if plain_suffix(PurePosixPath(file)) in {".csv", ".tsv"}:
-        where, hint = file, " (if its first line is no header, give the names with --data.columns)"
+        where, hint = file, " (if its first line is no header, give the names as `columns`)"
     return f"there is no column {name!r} in {where}: it has {names or 'none'}{hint}"
 
 
 def _unknown(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
-    text = file.text().lstrip()
-    if text[0] in "{[":
+    first = _first_line(file).lstrip()
+    if first[0] in "{[":
         return _json(file)
-    if "\t" in text.split("\n", 1)[0]:
+    if "\t" in first:
         return _tsv(file, columns)
     raise UserError(f"{file.where}: what is in it? Name it .csv, .tsv, .jsonl, .json or .parquet")
 
 
+def _first_line(file: File, blank: str | None = None) -> str:
+    """The first line that has more than blanks in it."""
+    with file.opened() as lines:
+        return next(line for line in lines if line.strip(blank))
+
+
+Record = tuple[int, list[str]]  # the line where it begins, and its fields
+
+
 def _csv(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
-    text = file.text()
-    first = text.lstrip("\r\n").split("\n", 1)[0]
+    first = _first_line(file, "\r\n")
     # A spreadsheet in a country with decimal commas separates by semicolons.
     delimiter = "," if "," in first else max(";\t", key=first.count)
-    return _named(_records(text, file.where, delimiter), file.where, columns)
+    return _named(_records(file, delimiter), file.where, columns)
 
 
 def _tsv(file: File, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
     """TSV is written in two ways: quoted as CSV is, and plainly, where a quote is just a quote."""
-    text = file.text()
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    plain = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip("\r\n ")]
-    records = plain
-    if '"' in text:
-        try:
-            quoted = list(_records(text, file.where, "\t"))
-        except UserError:
-            quoted = []
-        if _regular(quoted) and (len(quoted) == len(plain) or not _regular(plain)):
-            records = quoted
-    return _named(iter(records), file.where, columns)
+    return _named(_records(file, "\t") if _is_quoted(file) else _plain(file), file.where, columns)
 
 
-def _regular(records: list[tuple[int, list[str]]]) -> bool:
-    return len({len(fields) for _, fields in records}) == 1
+def _is_quoted(file: File) -> bool:
+    with file.opened() as lines:
+        if not any('"' in line for line in lines):
+            return False
+    try:
+        quoted = Counter(len(fields) for _, fields in _records(file, "\t"))
+    except UserError:
+        return False
+    plain = Counter(len(fields) for _, fields in _plain(file))
+    return len(quoted) == 1 and (quoted.total() == plain.total() or len(plain) != 1)
 
 
-def _records(text: str, where: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each record and the line where it begins; empty lines left out."""
+def _plain(file: File) -> Iterator[Record]:
+    with file.opened() as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip("\r\n "):
+                yield number, line.removesuffix("\n").removesuffix("\r").split("\t")
+
+
+def _records(file: File, delimiter: str) -> Iterator[Record]:
+    """The records of a file with quotes; empty lines left out."""
     csv.field_size_limit(2**31 - 1)  # the usual limit is 131,072 characters
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            # A quote that is never closed swallows the rest of the file.
-            what = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
-            raise UserError(f"{where}:{line}: {what}") from error
-        if fields is None:
-            return
-        if len(fields) > 1 or any(field.strip() for field in fields):
-            yield line, fields
+    with file.opened(newline="") as lines:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                # A quote that is never closed swallows the rest of the file.
+                what = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
+                raise UserError(f"{file.where}:{line}: {what}") from error
+            if fields is None:
+                return
+            if len(fields) > 1 or any(field.strip() for field in fields):
+                yield line, fields
 
 
-def _named(
-    records: Iterator[tuple[int, list[str]]], where: str, columns: list[str] | None
-) -> Iterator[tuple[str, Row]]:
+def _named(records: Iterator[Record], where: str, columns: list[str] | None) -> Iterator[tuple[str, Row]]:
     names = columns or [name.strip() for name in next(records, (0, []))[1]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -157,37 +159,36 @@ def _named(
 
 
 def _json(file: File) -> Iterator[tuple[str, Row]]:
-    text = file.text()
-    mend = mended if _HALF_PAIR.search(text) else lambda row: row
-    by_line = file.suffix in JSON_LINES and not text.lstrip().startswith("[")
-    rows = _json_lines(text, file.where) if by_line else _json_value(text, file.where)
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(f'{where}: this is not an object such as {{"text": "…"}}')
-        yield where, mend(row)
+    with file.opened() as lines:
+        first = next(line for line in lines if line.strip())
+        several = any(line.strip() for line in lines)
+        by_line = file.suffix in JSON_LINES and not first.lstrip().startswith("[")
+        # Many .json files are JSON Lines.
+        if by_line or (several and _is_json(first)):
+            lines.seek(0)
+            rows = json_lines(lines, file.where)
+        else:
+            rows = _json_value(file)
+        for where, row in rows:
+            if not isinstance(row, dict):
+                raise UserError(f'{where}: this is not an object such as {{"text": "…"}}')
+            yield where, mended(row)
 
 
-def _json_lines(text: str, where: str) -> Iterator[tuple[str, object]]:
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{where}:{number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
-            what = f"the line is not JSON: {getattr(error, 'msg', error)}"
-            if number == len(lines):  # not even a line end follows it
-                what = "the last line is not whole: was the file cut short?"
-            raise UserError(f"{where}:{number}: {what}") from error
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def _json_value(text: str, where: str) -> Iterator[tuple[str, object]]:
+def _json_value(file: File) -> Iterator[tuple[str, object]]:
+    text, where = file.text(), file.where
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         message = getattr(error, "msg", str(error))
-        if message == "Extra data":  # something whole and then more: JSON Lines, as many .json files are
-            return _json_lines(text, where)
         at_end = getattr(error, "pos", 0) >= len(text.rstrip()) or message.startswith("Unterminated string")
         what = "it ends too early: was the file cut short?" if at_end else message
         raise UserError(f"{where}:{getattr(error, 'lineno', 1)}: this is not JSON: {what}") from error
@@ -201,17 +202,5 @@ def _json_value(text: str, where: str) -> Iterator[tuple[str, object]]:
 
 
 def _parquet(file: File) -> Iterator[tuple[str, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise not_installed(f"reading {file.where}", "pyarrow", "parquet") from error
-    try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.data))
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file.where}, row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file.where} is not a Parquet file, or it is damaged: {error}") from error
+    with file.open() as stream:
+        yield from parquet_rows(stream, file.where)

@@ -3,18 +3,15 @@
 import glob
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lm.data.corpus.files import decode
 from lm.data.corpus.sources import Warnings
-from lm.data.examples.files import File, Read, read_files, split_member
+from lm.data.examples.files import File, Known, Skipped, read_files, split_member
 from lm.data.examples.records import TextExample
-from lm.data.examples.stdlib import stdlib_texts
 from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
 from lm.errors import UserError
-
-__all__ = ["read_texts", "stdlib_texts", "text_in"]
 
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _UNLABELLED = {"unsup", "unlabelled", "unlabeled"}  # folders that are no class
@@ -30,48 +27,39 @@ def read_texts(
     rating: bool = False,
     label_names: dict | None = None,
     labelled: bool = True,
-) -> Read:
-    """Texts with their labels.
+) -> Iterator[TextExample | Skipped | Known]:
+    """Texts with their labels, in the file's order; of a folder, sorted by name.
 
     Args:
         path: a table (see `read_rows`), or a folder with a subfolder of text files for each class, whose name
             is the label, also inside an archive: `aclImdb.tar.xz!train`. There `<br />` becomes a newline.
-        text: the column with the text.
-        pair: the column with the second text of a pair; null where there is one text only.
-        label: the column with the label; null where there is none. A list in it means several labels.
-        columns: the columns' names where a CSV or TSV file has no header.
-        separator: what stands between labels in a string, where several may hold; then an empty string means
-            that none does.
-        rating: whether labels are numbers to be predicted.
-        label_names: names for what stands in the file: `{"0": "negative", "1": "positive"}`.
-        labelled: whether an example without a label is skipped and counted, or kept with null.
-
-    Returns:
-        `TextExample`s in the file's order (of a folder: sorted by name).
+        text, pair, label, columns, separator, rating, label_names: see `TextData`. A list of labels means
+            several; with a separator an empty string means that none holds.
+        labelled: whether an example without a label is skipped, or kept with None.
 
     Raises:
-        UserError: a column is missing, a rating is no number, a label is not among `label_names`, or nothing
-            can be used; names file and line.
+        UserError: a column is missing, a rating is no number, or a label is not among `label_names`; names
+            file and line.
     """
     if rating and (separator or label_names):
         raise UserError("a rating is a number: it has no separator and no label_names", status=2)
     convert = _Labels(separator, rating, {str(key): str(name) for key, name in (label_names or {}).items()})
-    read = Read([])
     classes = _class_files(path)
-    if classes:
-        _read_classes(classes, convert, labelled, read)
-    else:
-        _read_table(path, (text, pair, label), columns, convert, labelled, read)
-    if any(isinstance(example.label, tuple) for example in read.examples):
-        read.examples = [_several(example) for example in read.examples]
-    return read.or_error(path)
-
-
-def _several(example: TextExample) -> TextExample:
-    """The same with a tuple of labels: where one example has a list, a single name is a list of one."""
-    if example.label is None or isinstance(example.label, tuple):
-        return example
-    return TextExample(example.text, example.pair, (str(example.label),))
+    rows = _class_texts(classes) if classes else _table_texts(path, (text, pair, label), columns, labelled)
+    labelled = labelled and (label is not None or bool(classes))
+    several = False
+    for where, first, second, given in rows:
+        found = convert(given, where)
+        if not first.strip():
+            yield Skipped("empty text")
+        elif second is not None and not second.strip():
+            yield Skipped("empty second text")
+        elif found is None and labelled:
+            yield Skipped("no label")
+        else:
+            several = several or isinstance(found, tuple)
+            yield TextExample(first, second, found)
+    yield Known(several=several)
 
 
 class _Labels:
@@ -127,7 +115,7 @@ def _short(found: object) -> str:
 
 
 def text_in(row: Row, name: str, where: str) -> str:
-    """The text in a column, empty where it is null; a number as it is written.
+    """The text in a column, empty where it is None; a number as it is written.
 
     Raises:
         UserError: there is no such column, or something else is in it.
@@ -140,36 +128,24 @@ def text_in(row: Row, name: str, where: str) -> str:
     raise UserError(f"{where}: the column {name!r} is not text: {_short(found)}")
 
 
-def _read_table(
-    path: str,
-    names: tuple[str, str | None, str | None],
-    columns: list[str] | None,
-    convert: Callable,
-    labelled: bool,
-    read: Read,
-) -> None:
+Labelled = tuple[str, str, str | None, object]  # where it stands, the text, its pair, and what its label is
+
+
+def _table_texts(
+    path: str, names: tuple[str, str | None, str | None], columns: list[str] | None, labelled: bool
+) -> Iterator[Labelled]:
     text, pair, label = names
-    labelled = labelled and label is not None
     without: tuple[str, Row] | None = None  # the first row that lacks the label's column
     with_label = False
     for where, row in read_rows(path, columns):
-        first = text_in(row, text, where)
-        second = text_in(row, pair, where) if pair else None
         if label in row:
             with_label = True
         else:
             without = without or (where, row)
-        found = convert(row.get(label), where)
-        if not first.strip():
-            read.skip("empty text")
-        elif pair and not second.strip():
-            read.skip("empty second text")
-        elif found is None and labelled:
-            read.skip("no label")
-        else:
-            read.examples.append(TextExample(first, second, found))
-    if labelled and without and not with_label:
-        raise UserError(no_column(without[1], str(label), without[0]))
+        first = text_in(row, text, where)
+        yield where, first, text_in(row, pair, where) if pair else None, row.get(label)
+    if labelled and label is not None and without and not with_label:
+        raise UserError(no_column(without[1], label, without[0]))
 
 
 def _class_files(path: str) -> list[tuple[str, File]]:
@@ -215,14 +191,9 @@ def _class_files(path: str) -> list[tuple[str, File]]:
     return [(folder.name, file) for file in files if (folder := PurePosixPath(file.name).parent) not in above]
 
 
-def _read_classes(files: list[tuple[str, File]], convert: Callable, labelled: bool, read: Read) -> None:
+def _class_texts(files: list[tuple[str, File]]) -> Iterator[Labelled]:
     warn = Warnings()
     for name, file in files:
-        found = None if name in _UNLABELLED else convert(name, file.where)
-        if not file.data.strip():
-            read.skip("empty text")
-        elif found is None and labelled:
-            read.skip("no label")
-        else:
-            read.examples.append(TextExample(_BREAK.sub("\n", file.text(warn)), None, found))
+        text = _BREAK.sub("\n", file.text(warn)) if file.data.strip() else ""
+        yield file.where, text, None, None if name in _UNLABELLED else name
     warn.finish()

@@ -290,10 +290,10 @@ assert not {"torch", "lightning"} & set(sys.modules)
     assert "usage: lm prepare" in result.stdout
 
 
-@pytest.mark.real_data
-def test_a_real_book_in_chinese_comes_back_exactly(real_data, tmp_path):
-    path = real_data / "chinese-classics" / "西游记.txt"
-    corpus = Corpus.open(prepare(CorpusSettings(str(path), 6000, data_dir=str(tmp_path))))
+def test_a_book_in_chinese_comes_back_exactly(sources, origin, tmp_path):
+    path = sources / "chinese-classics" / "西游记.txt"
+    size = {"own": 600, "real": 6000}[origin]
+    corpus = Corpus.open(prepare(CorpusSettings(str(path), size, data_dir=str(tmp_path))))
     assert corpus.folder.name.startswith("西游记-")
     text = path.read_bytes().decode()
     assert contents(corpus, "train") == [text[: int(0.9 * len(text))]]

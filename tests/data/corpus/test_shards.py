@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lm.data.corpus.shards import MANIFEST, Corpus
-from lm.data.corpus.writing import ShardWriter, write_synced
+from lm.data.corpus.writing import ShardWriter
 from lm.errors import UserError
+from lm.files import write_atomically
 from lm.tokenizer import train_tokenizer
 
 
@@ -28,7 +29,7 @@ def folder(tmp_path, documents):
         for ids in part:
             writer.add(ids, size=2 * len(ids))
         splits[split] = writer.close()
-    write_synced(tmp_path / "tokenizer.model", tokenizer.to_bytes())
+    write_atomically(tmp_path / "tokenizer.model", tokenizer.to_bytes())
     manifest = {"format": 1, "vocab_size": 290, "dtype": "uint16", "splits": splits}
     manifest["tokenizer_sha256"] = tokenizer.fingerprint
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))

@@ -5,9 +5,17 @@ import json
 
 import pytest
 
-from lm.data.examples.chats import read_chats
+from lm.data.examples import chats
+from lm.data.examples.files import Read
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
+
+
+def read_chats(path, *args, **options):
+    read = Read(chats.read_chats(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 
@@ -127,9 +135,9 @@ def test_empty_messages_and_unknown_roles_are_skipped_and_counted(table):
         (
             {"a": "x"},
             {},
-            r"f\.jsonl:1: these columns are no known format: a: give --data.source and --data.target",
+            r"f\.jsonl:1: these columns are no known format: a: give `data.source` and `data.target`",
         ),
-        ({"a": "x"}, {"source": "a"}, "give --data.source and --data.target"),
+        ({"a": "x"}, {"source": "a"}, "give `data.source` and `data.target`"),
         ({"a": "x"}, {"source": "a", "target": "b"}, r"no column 'b' in .*f\.jsonl:1: it has a"),
         ({"a": "x"}, {"format": "messages"}, r"no column 'messages' in .*f\.jsonl:1"),
         ({"a": "x"}, {"format": "alpaca"}, r"no column 'output' in .*f\.jsonl:1"),
@@ -151,27 +159,31 @@ def test_what_is_no_such_format_is_named(table, row, options, message):
         read_chats(table(row), **options)
 
 
-@pytest.mark.parametrize("part, lines", [("train", 29_000), ("val", 1014), ("test_2016_flickr", 1000)])
-def test_multi30k(real_data, part, lines):
-    paths = [str(real_data / f"multi30k/{part}.{language}.gz") for language in ("en", "de")]
+@pytest.mark.parametrize(
+    "part, own, real", [("train", 8, 29_000), ("val", 24, 1014), ("test_2016_flickr", 4, 1000)]
+)
+def test_multi30k(sources, origin, part, own, real):
+    paths = [str(sources / f"multi30k/{part}.{language}.gz") for language in ("en", "de")]
     read = read_chats(paths[0], target_path=paths[1], prompt="Translate into German: {source}")
-    assert (len(read.examples), read.skipped) == (lines, {})
+    assert (len(read.examples), read.skipped) == ({"own": own, "real": real}[origin], {})
     with gzip.open(paths[1], "rt", encoding="utf-8") as file:
         last = file.read().splitlines()[-1]
     assert read.examples[-1].messages[-1] == Message("assistant", last)
 
 
-def test_dialogsum(real_data):
-    for part, references in (("dev", 0), ("test", 2)):
-        read = read_chats(str(real_data / f"dialogsum/dialogsum.{part}.jsonl"), prompt="{source}\n\nSummary:")
-        assert (len(read.examples), read.skipped) == (500, {})
+def test_dialogsum(sources, origin):
+    for part, references, own in (("dev", 0, 3), ("test", 2, 8)):
+        read = read_chats(str(sources / f"dialogsum/dialogsum.{part}.jsonl"), prompt="{source}\n\nSummary:")
+        assert (len(read.examples), read.skipped) == ({"own": own, "real": 500}[origin], {})
         assert {len(example.references) for example in read.examples} == {references}
         assert all(example.messages[0].content.startswith("#Person") for example in read.examples)
 
 
 @pytest.mark.parametrize(
-    "name, count", [("alpaca_en", 999), ("alpaca_zh", 1000), ("kto_en", 300)], ids=["en", "zh", "messages"]
+    "name, own, real",
+    [("alpaca_en", 4, 999), ("alpaca_zh", 3, 1000), ("kto_en", 2, 300)],
+    ids=["en", "zh", "messages"],
 )
-def test_llamafactory(real_data, name, count):
-    read = read_chats(str(real_data / f"llamafactory-sft-dpo/{name}_demo.json"))
-    assert (len(read.examples), read.skipped) == (count, {})
+def test_llamafactory(sources, origin, name, own, real):
+    read = read_chats(str(sources / f"llamafactory-sft-dpo/{name}_demo.json"))
+    assert (len(read.examples), read.skipped) == ({"own": own, "real": real}[origin], {})

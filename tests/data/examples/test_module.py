@@ -1,6 +1,8 @@
 """What all example datamodules do: where files lie, what is held out, what is said, what stays the same."""
 
 import json
+import uuid
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,7 +36,17 @@ def ready(data, encode=None):
         parts = [ids[i : i + 10] for i in range(0, len(ids), 10)]
         return [{"tokens": part, **({"cut": len(parts) > 1} if part is parts[0] else {})} for part in parts]
 
-    data.use(None, encode or by_characters, lambda f: collate(f, {"tokens": 0}))
+    class Characters:
+        processor = config = None
+        collate = partial(collate, padding={"tokens": 0})
+
+        def encode(self, example, training):
+            return (encode or by_characters)(example, training)
+
+        def record(self):
+            return {"encode": uuid.uuid4().hex if encode else ""}
+
+    data.use(Characters())
     return data
 
 
@@ -146,8 +158,8 @@ def test_the_identity_is_that_of_the_encoded_data(tmp_path):
     path = write(tmp_path / "a.jsonl", texts(30))
     val = write(tmp_path / "v.jsonl", texts(3, 500))
     first, same = (ready(TextData(path, val=val)) for _ in range(2))
-    for number, row in enumerate(same.features("train")):
-        row["reference_chosen"] = number / 3  # what a model made of it
+    same.add_columns("train", {"reference_chosen": np.arange(30) / 3})  # what a model made of it
+    assert same.features("train")[1] == {**first.features("train")[1], "reference_chosen": 1 / 3}
     assert first.identity == same.identity
     changed = write(tmp_path / "b.jsonl", [*texts(29), {"text": "a text with number 30", "label": "a"}])
     assert ready(TextData(changed, val=val)).identity != first.identity
@@ -163,12 +175,12 @@ def test_the_identity_is_that_of_the_encoded_data(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"seq_len": 7}, "--data.seq_len 7 is too small: give at least 8"),
-        ({"batch_size": 0}, "--data.batch_size 0 is too small"),
-        ({"eval_batch_size": 0}, "--data.eval_batch_size 0 is too small"),
-        ({"num_workers": -1}, "--data.num_workers -1"),
-        ({"limit": 0}, "--data.limit 0 is too small"),
-        ({"val_fraction": 1.0}, "--data.val_fraction 1.0: it must lie between 0 and 1"),
+        ({"seq_len": 7}, "`seq_len` 7 is too small: give at least 8"),
+        ({"batch_size": 0}, "`batch_size` 0 is too small"),
+        ({"eval_batch_size": 0}, "`eval_batch_size` 0 is too small"),
+        ({"num_workers": -1}, "`num_workers` -1"),
+        ({"limit": 0}, "`limit` 0 is too small"),
+        ({"val_fraction": 1.0}, "`val_fraction` 1.0: it must lie between 0 and 1"),
     ],
 )
 def test_settings_that_can_not_be(options, said):
@@ -180,7 +192,7 @@ def test_settings_that_can_not_be(options, said):
 def test_there_is_no_test_part(tmp_path):
     data = TextData(write(tmp_path / "a.jsonl", texts(30)))
     assert data.has("val") and not data.has("test")
-    with pytest.raises(UserError, match=r"give --data\.test FILE"):
+    with pytest.raises(UserError, match=r"give `data\.test` FILE"):
         data.setup("test")
 
 
@@ -255,9 +267,9 @@ def test_parallel_texts(tmp_path):
         ChatData("x", prompt="translate this")
 
 
-def test_the_vocabulary_is_known_before_anything_is_read(real_data):
+def test_the_vocabulary_is_known_before_anything_is_read(sources):
     """A Llama's tokenizer has no pieces for chats."""
-    model = str(real_data / "stories260K-hf/tokenizer.model")
+    model = str(sources / "stories260K-hf/tokenizer.model")
     assert TextData("x", tokenizer=model).vocab_size == 512
     for kind in (ChatData, PreferenceData):
         data = kind("x", tokenizer=model)

@@ -4,9 +4,17 @@ import json
 
 import pytest
 
-from lm.data.examples.preferences import read_preferences
+from lm.data.examples import preferences
+from lm.data.examples.files import Read
 from lm.data.examples.records import Message, PreferenceExample
 from lm.errors import UserError
+
+
+def read_preferences(path, *args, **options):
+    read = Read(preferences.read_preferences(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 USER, SYSTEM = Message("user", "Hi"), Message("system", "Be brief")
 EXPECTED = PreferenceExample((USER,), "Good", "Bad")
@@ -135,19 +143,19 @@ def test_broken_rows_are_named(table, row, message):
         read_preferences(table(row))
 
 
-def test_hh_rlhf(real_data):
-    read = read_preferences(str(real_data / "hh-rlhf/test.jsonl.gz"))
-    assert len(read.examples) + sum(read.skipped.values()) == 2312
+def test_hh_rlhf(sources, origin):
+    read = read_preferences(str(sources / "hh-rlhf/test.jsonl.gz"))
+    assert len(read.examples) + sum(read.skipped.values()) == {"own": 6, "real": 2312}[origin]
     assert read.skipped == {
-        "chosen and rejected don't share their beginning": 5,
-        "roles out of order": 4,
-        "empty message": 4,
+        "chosen and rejected don't share their beginning": {"own": 1, "real": 5}[origin],
+        "roles out of order": {"own": 1, "real": 4}[origin],
+        "empty message": {"own": 1, "real": 4}[origin],
     }
     assert all(example.messages[-1].role == "user" for example in read.examples)
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_llamafactory_dpo(real_data, language):
-    read = read_preferences(str(real_data / f"llamafactory-sft-dpo/dpo_{language}_demo.json"))
-    assert (len(read.examples), read.skipped) == (300, {})
+@pytest.mark.parametrize("language, own", [("en", 3), ("zh", 2)])
+def test_llamafactory_dpo(sources, origin, language, own):
+    read = read_preferences(str(sources / f"llamafactory-sft-dpo/dpo_{language}_demo.json"))
+    assert (len(read.examples), read.skipped) == ({"own": own, "real": 300}[origin], {})
     assert {example.messages[0].role for example in read.examples} == {"system", "user"}

@@ -4,8 +4,16 @@ import json
 
 import pytest
 
-from lm.data.examples.questions import read_questions
+from lm.data.examples import questions
+from lm.data.examples.files import Read
 from lm.errors import UserError
+
+
+def read_questions(path, *args, **options):
+    read = Read(questions.read_questions(path, *args, **options), path)
+    assert read.examples
+    return read
+
 
 CONTEXT = "To be, or not to be: to be free."
 
@@ -113,10 +121,11 @@ def test_broken_rows_are_named(table, change, message):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_xquad(real_data, language):
-    read = read_questions(str(real_data / f"xquad/xquad.{language}.json"))
-    assert (len(read.examples), read.skipped) == (1190, {})
-    assert len({example.document for example in read.examples}) == 48
-    assert len({example.id for example in read.examples}) == 1190
+def test_xquad(sources, origin, language):
+    read = read_questions(str(sources / f"xquad/xquad.{language}.json"))
+    articles, questions = {"own": (3, 18), "real": (48, 1190)}[origin]
+    assert (len(read.examples), read.skipped) == (questions, {})
+    assert len({example.document for example in read.examples}) == articles
+    assert len({example.id for example in read.examples}) == questions
     for example in read.examples:
         assert all(example.context[start:].startswith(text) for text, start in example.answers)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lm.data.examples import splitting
 from lm.data.examples.records import (
     ChatExample,
     Message,
@@ -10,7 +11,15 @@ from lm.data.examples.records import (
     TagExample,
     TextExample,
 )
-from lm.data.examples.splitting import overlap, split_by_hash
+
+
+def overlap(train, other):
+    return splitting.overlap(*(splitting.content_hashes(examples)[:, 0] for examples in (train, other)))
+
+
+def split_by_hash(examples, fraction, key=lambda example: None):
+    held = splitting.held_out(splitting.content_hashes(examples, key)[:, 1], fraction)
+    return tuple([e for e, out in zip(examples, held, strict=True) if out == side] for side in (False, True))
 
 
 def said(*texts):

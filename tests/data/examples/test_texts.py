@@ -7,9 +7,16 @@ from collections import Counter
 
 import pytest
 
+from lm.data.examples import texts
+from lm.data.examples.files import Read
 from lm.data.examples.records import TextExample
-from lm.data.examples.texts import read_texts
 from lm.errors import UserError
+
+
+def read_texts(path, *args, **options):
+    read = Read(texts.read_texts(path, *args, **options), path)
+    assert read.examples
+    return read
 
 
 @pytest.fixture
@@ -185,30 +192,32 @@ def test_a_folder_in_an_archive_may_have_a_dot_in_its_name(tmp_path, ending):
         labels(f"{archive}!d_v1.0")
 
 
-@pytest.mark.parametrize("part, count", [("train", 6920), ("dev", 872), ("test", 1821)])
-def test_sst2(real_data, part, count):
-    read = read_texts(str(real_data / f"sst2/{part}.tsv"), columns=["label", "text"])
-    assert (len(read.examples), read.skipped) == (count, {})
+@pytest.mark.parametrize("part, own, real", [("train", 6, 6920), ("dev", 3, 872), ("test", 2, 1821)])
+def test_sst2(sources, origin, part, own, real):
+    read = read_texts(str(sources / f"sst2/{part}.tsv"), columns=["label", "text"])
+    assert (len(read.examples), read.skipped) == ({"own": own, "real": real}[origin], {})
     assert {example.label for example in read.examples} == {"0", "1"}
 
 
 @pytest.mark.parametrize(
-    "part, count", [("train_few_all", 1185), ("dev_few_all", 1098), ("test_public", 2010)]
+    "part, own, real", [("train_few_all", 6, 1185), ("dev_few_all", 3, 1098), ("test_public", 3, 2010)]
 )
-def test_tnews_is_json_lines_in_a_json_file(real_data, part, count):
-    read = read_texts(str(real_data / f"fewclue-tnews/{part}.json"), "sentence", label="label_desc")
-    assert (len(read.examples), read.skipped) == (count, {})
-    assert len({example.label for example in read.examples}) == 15
+def test_tnews_is_json_lines_in_a_json_file(sources, origin, part, own, real):
+    read = read_texts(str(sources / f"fewclue-tnews/{part}.json"), "sentence", label="label_desc")
+    assert (len(read.examples), read.skipped) == ({"own": own, "real": real}[origin], {})
+    assert len({example.label for example in read.examples}) == {"own": 3, "real": 15}[origin]
 
 
-def test_crows_pairs(real_data):
-    path = str(real_data / "crows-pairs/crows_pairs_anonymized.csv")
-    assert len(read_texts(path, "sent_more", "sent_less", "bias_type").examples) == 1508
+def test_crows_pairs(sources, origin):
+    path = str(sources / "crows-pairs/crows_pairs_anonymized.csv")
+    examples = read_texts(path, "sent_more", "sent_less", "bias_type").examples
+    assert len(examples) == {"own": 3, "real": 1508}[origin]
 
 
-def test_a_part_of_imdb_inside_its_tar(real_data):
-    read = read_texts(str(real_data / "imdb/aclImdb.tar.xz!val"))
-    assert Counter(example.label for example in read.examples) == {"neg": 2500, "pos": 2500}
+def test_a_part_of_imdb_inside_its_tar(sources, origin):
+    read = read_texts(str(sources / "imdb/aclImdb.tar.xz!val"))
+    count = {"own": 2, "real": 2500}[origin]
+    assert Counter(example.label for example in read.examples) == {"neg": count, "pos": count}
     assert not any("<br" in example.text for example in read.examples)
     first = read.examples[0]
     assert read.skipped == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lm.convert.start import read_start
+from lm.convert import open_model
 from lm.errors import UserError
 
 from .conftest import CASES, GPT2, GROUPED, MODERN, SIZES
@@ -44,7 +44,7 @@ def assert_same_body(start, model) -> None:
 @pytest.mark.parametrize(("kind", "settings", "has_head"), BODIES.values(), ids=BODIES)
 def test_a_body_alone(kind, settings, has_head, make_foreign):
     foreign = make_foreign(kind, **settings)
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert start.has_head is has_head
     assert_same_body(start, foreign.model)
     pooled = {n for n in start.weights if n.startswith("pooler.")}
@@ -58,7 +58,7 @@ def test_the_pooler_is_berts(make_foreign):
     from lm.backbone import Classifier
 
     foreign = make_foreign("BertForSequenceClassification", **SIZES, num_labels=3)
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     ours = Classifier(start.config, 3, "first", pooler=True).eval()
     head = foreign.model.classifier.state_dict()
     ours.load_weights({**start.weights, **{f"head.{name}": tensor for name, tensor in head.items()}})
@@ -66,7 +66,7 @@ def test_the_pooler_is_berts(make_foreign):
     mask[1, 20:] = 0
     segments = (torch.arange(33) > 9).long().expand(2, -1)
     theirs = foreign.model(input_ids=IDS, attention_mask=mask, token_type_ids=segments).logits
-    torch.testing.assert_close(ours(IDS, mask - 1, segments), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(IDS, mask - 1, segments=segments), theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_pooler_is_berts(make_foreign):
 )
 def test_the_body_under_another_tasks_head(kind, settings, left, make_foreign):
     foreign = make_foreign(kind, **settings)
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert any("left out" in note and left in note for note in start.notes)
     assert start.has_head is kind.startswith("GPT2")  # tied: the embeddings are the head
     assert_same_body(start, foreign.model)
@@ -93,11 +93,11 @@ def test_the_body_under_another_tasks_head(kind, settings, left, make_foreign):
 
 def test_bert_for_pretraining(make_foreign):
     foreign = make_foreign("BertForPreTraining", **SIZES)
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert start.has_head
     with torch.no_grad():
         theirs = foreign.model(input_ids=IDS).prediction_logits
-        torch.testing.assert_close(start.language_model()(IDS), theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(start.network(IDS), theirs, atol=1e-4, rtol=1e-4)
     assert start.notes[0].startswith("left out, another task's head: cls.seq_relationship")
 
 
@@ -107,7 +107,7 @@ def test_half_precision_becomes_fp32(dtype, make_foreign):
     path = foreign.folder / "model.safetensors"
     tensors = load_file(path)
     save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, path, {"format": "pt"})
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert {tensor.dtype for tensor in start.weights.values()} == {torch.float32}
     name = "backbone.blocks.1.mlp.up.weight"
     assert torch.equal(start.weights[name], tensors["model.layers.1.mlp.up_proj.weight"].to(dtype).float())
@@ -122,9 +122,9 @@ def rewrite(folder: Path, change) -> None:
 
 
 def assert_same_after(foreign, change) -> None:
-    before = read_start(foreign.folder)
+    before = open_model(foreign.folder)
     rewrite(foreign.folder, change)
-    after = read_start(foreign.folder)
+    after = open_model(foreign.folder)
     assert after.config == before.config and after.has_head is before.has_head
     assert after.weights.keys() == before.weights.keys()
     assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
@@ -185,30 +185,30 @@ def test_a_tied_matrix_that_is_stored_twice(case, table, output, make_foreign):
     assert_same_after(foreign, lambda tensors: tensors.update({output: tensors[table]}))
     # Two that differ are two.
     rewrite(foreign.folder, lambda tensors: tensors.update({output: tensors[table] + 1}))
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert start.config.tie_embeddings is False
     assert any("tied; the weights say not" in note for note in start.notes)
 
 
 def test_shards(make_foreign):
     foreign = make_foreign("LlamaForCausalLM", **GROUPED)
-    whole = read_start(foreign.folder)
+    whole = open_model(foreign.folder)
     (foreign.folder / "model.safetensors").unlink()
     foreign.model.save_pretrained(foreign.folder, max_shard_size="30KB")
     assert len(list(foreign.folder.glob("model-*.safetensors"))) > 2
-    start = read_start(foreign.folder)
+    start = open_model(foreign.folder)
     assert all(torch.equal(start.weights[name], tensor) for name, tensor in whole.weights.items())
     first = min(foreign.folder.glob("model-*.safetensors"))
     first.unlink()
     with pytest.raises(UserError, match=rf"lacks {first.name}, which model.safetensors.index.json names"):
-        read_start(foreign.folder)
+        open_model(foreign.folder)
 
 
 def test_config_as_older_versions_wrote_it(make_foreign):
     """Rotary fields apart, ModernBERT's layers by a number."""
     for architecture, settings in (CASES["llama 3, tied"], CASES["modernbert"]):
         foreign = make_foreign(architecture, **settings)
-        before = read_start(foreign.folder).config
+        before = open_model(foreign.folder).config
         path = foreign.folder / "config.json"
         config = json.loads(path.read_text())
         rope = config.pop("rope_parameters")
@@ -221,32 +221,30 @@ def test_config_as_older_versions_wrote_it(make_foreign):
             config["rope_theta"] = rope.pop("rope_theta")
             config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
         path.write_text(json.dumps(config))
-        assert read_start(foreign.folder).config == before
+        assert open_model(foreign.folder).config == before
         assert before.rope_type == "llama3" or (before.global_every, before.window) == (3, 5)
 
 
 def test_a_checkpoint_of_lm(trained):
-    from lm.checkpoint import load_model
+    from lm.checkpoint import open_checkpoint
 
     for name in ("gpt", "bert"):
         path = trained / f"checkpoints/{name}/best.ckpt"
-        start, loaded = read_start(path), load_model(path)
+        start, loaded = open_model(path), open_checkpoint(path)
         assert start.has_head and start.record["task"] == loaded.record["task"]
         assert "head.weight" not in start.weights  # tied
-        assert start.config == loaded.model.config
+        assert start.config == loaded.config
         tokens = torch.arange(20, 36)[None]
         with torch.no_grad():
-            assert torch.equal(start.language_model()(tokens), loaded.model(tokens))
+            assert torch.equal(start.network(tokens), loaded.network(tokens))
 
 
 def test_stories(real_data):
     """A trained Llama of 260 thousand parameters goes on as its authors' program does."""
     from lm.inference.generate import Sampling, generate_text
 
-    start = read_start(real_data / "stories260K-hf")
-    text = generate_text(
-        start.language_model(), start.tokenizer, "Once upon a time", 40, Sampling(temperature=0)
-    )
+    start = open_model(real_data / "stories260K-hf")
+    text = generate_text(start.network, start.tokenizer, "Once upon a time", 40, Sampling(temperature=0))
     wanted = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
     assert text.startswith(wanted)
 
@@ -256,7 +254,7 @@ def test_a_trained_bert(minilm):
     """Sentences that mean the same lie close, and the tokens' states are transformers'."""
     import transformers
 
-    start = read_start(minilm)
+    start = open_model(minilm)
     assert not start.has_head and start.config.num_layers == 6 and start.config.segments == 2
     from lm.backbone import Backbone
 

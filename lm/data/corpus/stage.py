@@ -6,19 +6,16 @@ import time
 _AT_A_TERMINAL, _IN_A_LOG = 0.2, 15.0  # seconds between two updates
 
 
-class Progress:
-    """One stage of the work: "reading  12.3 MB", rewritten in place at a terminal, a few plain lines in a
-    log.
+class Stage:
+    """One stage of the work: "reading: 12.3 MB", rewritten at a terminal, a few plain lines in a log.
 
     Args:
-        stage: what is being done.
+        name: what is being done.
         total: bytes that there are to do, None if that is not known yet.
     """
 
-    def __init__(self, stage: str, total: int | None = None) -> None:
-        self._stage = stage
-        self._total = total
-        self._done = 0
+    def __init__(self, name: str, total: int | None = None) -> None:
+        self._name, self._total, self._done = name, total, 0
         self._terminal = sys.stderr.isatty()
         self._start = self._said = time.monotonic()
 
@@ -28,16 +25,14 @@ class Progress:
         now = time.monotonic()
         if now - self._said >= (_AT_A_TERMINAL if self._terminal else _IN_A_LOG):
             self._said = now
-            self._say(self._line(), end="" if self._terminal else "\n")
+            self._say("", "" if self._terminal else "\n")
 
     def finish(self, note: str = "") -> None:
         """Says the stage's last line, with the seconds it took."""
         note = note and f" ({note})"
-        self._say(f"{self._line()}{note} in {time.monotonic() - self._start:.1f} s", end="\n")
+        self._say(f"{note} in {time.monotonic() - self._start:.1f} s", "\n")
 
-    def _line(self) -> str:
+    def _say(self, rest: str, end: str) -> None:
         share = f" of {self._total / 1e6:.1f} MB, {self._done / self._total:.0%}" if self._total else " MB"
-        return f"{self._stage}: {self._done / 1e6:.1f}{share}"
-
-    def _say(self, line: str, end: str) -> None:
+        line = f"{self._name}: {self._done / 1e6:.1f}{share}{rest}"
         print(f"\r\x1b[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)

@@ -1,4 +1,5 @@
-"""An adapter's file, `adapter.ckpt`, and the model that it was trained beside, made into one model."""
+"""What can be opened: a checkpoint of lm, a Hugging Face folder, or an adapter with what it was trained
+beside."""
 
 import hashlib
 import re
@@ -10,12 +11,30 @@ from torch import Tensor
 
 from lm import checkpoint as checkpoints
 from lm.backbone.lowrank import is_adapter, merge
-from lm.checkpoint import Loaded
-from lm.convert.start import Start, read_start
+from lm.checkpoint import Model
+from lm.convert.folder import read_folder
 from lm.errors import UserError
 
 # Tables that fine-tuning may lengthen: by new pieces, or by more positions.
 GROWING = re.compile(r"backbone\.embeddings\.(tokens|positions)\.weight|head\.(weight|bias)")
+
+
+def open_model(path: str | Path) -> Model:
+    """The model at a path.
+
+    Args:
+        path: a checkpoint of lm, or a Hugging Face folder: config.json, model.safetensors (or its shards with
+            their index) and the tokenizer's files.
+
+    Raises:
+        UserError: it is neither, or it is damaged, or it is a model that can't be followed exactly.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"no such checkpoint or folder: {path}; nothing is downloaded: give a folder on your disk"
+        )
+    return read_folder(path) if path.is_dir() else checkpoints.open_checkpoint(path)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
@@ -27,13 +46,13 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def open_adapter(path: str | Path, base: str | Path | None = None) -> Loaded:
+def open_adapter(path: str | Path, base: str | Path | None = None) -> Model:
     """The model that an adapter and its base make together. A checkpoint that is whole, as `best.ckpt`, is
     opened as it is.
 
     Args:
         path: `adapter.ckpt` of a run.
-        base: what the adapter was trained beside, a checkpoint or a Hugging Face folder; null: where it lay
+        base: what the adapter was trained beside, a checkpoint or a Hugging Face folder; None: where it lay
             then.
 
     Raises:
@@ -45,34 +64,33 @@ def open_adapter(path: str | Path, base: str | Path | None = None) -> Loaded:
     beside = record.get("base")
     if beside is None:
         if base is not None:
-            raise UserError(f"{path} is a whole model, no adapter: leave --base out", status=2)
-        return checkpoints.load_model(path)
+            raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
+        return checkpoints.open_checkpoint(path)
     try:
         source, known = beside["source"], beside["fingerprint"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: it does not say what it was trained beside") from error
     if base is None and not Path(source).exists():
-        raise UserError(f"{path} was trained beside {source}, which is not there: give --base MODEL")
-    start = read_start(base or source)
+        raise UserError(f"{path} was trained beside {source}, which is not there: give `base` MODEL")
+    start = open_model(base or source)
     if fingerprint(start.weights) != known:
         raise UserError(
             f"{path} is for another model than {start.source}: it was trained beside {source} as it was then"
         )
     try:
-        return _joined(checkpoint, record, start)
+        model = _joined(checkpoint, record, start, str(path))
+        _ = model.network  # whether the weights fit is found out here
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: it does not fit to {start.source} ({error})") from error
+    return model
 
 
-def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Start) -> Loaded:
-    config = checkpoints.config_of(record)
-    tokenizer = checkpoints.load_tokenizer(record) if "tokenizer" in record else start.tokenizer
-    with torch.device("meta"):
-        model = checkpoints.make_network(config, record.get("head"))
+def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Model, source: str) -> Model:
+    config, head = checkpoints.config_of(record), record.get("head")
     trained = checkpoints.network_weights(checkpoint["state_dict"])
     adapted = {name.partition(".lora_")[0] for name in trained if is_adapter(name)}
     weights = dict(trained)
-    for name, wanted in model.state_dict().items():
+    for name, wanted in checkpoints.outline(config, head).state_dict().items():
         theirs = start.weights.get(name)
         if name in trained or theirs is None:
             continue
@@ -82,6 +100,12 @@ def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Start) ->
             theirs = theirs[: len(wanted)]
         layer, _, kind = name.rpartition(".")
         weights[f"{layer}.base_layer.{kind}" if layer in adapted else name] = theirs
-    model.load_weights(merge(weights, record["adapter"]))
-    described = {k: v for k, v in record.items() if k not in ("tokenizer", "base")}
-    return Loaded(model.eval(), tokenizer, described, checkpoint.get("global_step", 0))
+    return Model(
+        config,
+        merge(weights, record["adapter"]),
+        checkpoints.processor_of(record) if "processor" in record else start.processor,
+        source,
+        {name: value for name, value in record.items() if name not in ("processor", "base")},
+        step=checkpoint.get("global_step", 0),
+        has_head=checkpoints.is_language(head),
+    )

@@ -1,101 +1,26 @@
-"""Where training goes on from: a checkpoint of lm, or a folder as Hugging Face's transformers write it."""
+"""Reading a folder as Hugging Face's transformers write it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig, LanguageModel
+from lm.backbone import BackboneConfig
+from lm.checkpoint import Model, outline
 from lm.convert.families import FAMILIES
 from lm.convert.family import EMBEDDINGS, Family, Part
 from lm.convert.fields import Fields
 from lm.convert.parts import Shape, shape_of, unpack
 from lm.convert.tokenizer_files import read_tokenizer
 from lm.convert.weights import read_json, read_tensors
-from lm.errors import UserError
-from lm.tokenizer import Tokenizer
+from lm.errors import UserError, some
 
 
-@dataclass
-class Start:
-    """A model to start from.
-
-    Args:
-        config: its backbone's shape.
-        weights: by the names of a `LanguageModel`: `backbone.…`, and as far as they are there `head.…` (the
-            matrix over the vocabulary only if it is not tied) and BERT's `pooler.…`. From a checkpoint of a
-            classifier, `head.…` is the classifier's.
-        tokenizer: the one it was trained with.
-        source: where it was read, for people.
-        has_head: whether `weights` hold all of a `LanguageModel`.
-        record: what a checkpoint of lm says of itself; null for a Hugging Face folder.
-        notes: what a person should know, a sentence each.
-    """
-
-    config: BackboneConfig
-    weights: dict[str, Tensor]
-    tokenizer: Tokenizer
-    source: str
-    has_head: bool
-    record: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def language_model(self) -> LanguageModel:
-        """The model with its language-model head, in evaluation mode.
-
-        Raises:
-            UserError: it has no such head.
-        """
-        if not self.has_head:
-            raise UserError(f"{self.source} has no language-model head")
-        with torch.device("meta"):
-            model = LanguageModel(self.config)
-        model.load_weights({name: t for name, t in self.weights.items() if not name.startswith("pooler.")})
-        return model.eval()
-
-
-def read_start(path: str | Path) -> Start:
-    """Read a model to start from.
-
-    Args:
-        path: a checkpoint of lm, or a Hugging Face folder: config.json, model.safetensors (or its shards with
-            their index) and the tokenizer's files.
+def read_folder(folder: Path) -> Model:
+    """The model in a Hugging Face folder.
 
     Raises:
-        UserError: it is neither, or it is damaged, or it is a model that can't be followed exactly.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"no such checkpoint or folder: {path}; nothing is downloaded: give a folder on your disk"
-        )
-    return read_folder(path) if path.is_dir() else read_checkpoint(path)
-
-
-def read_checkpoint(path: Path) -> Start:
-    """A checkpoint of lm.
-
-    Raises:
-        UserError: see `lm.checkpoint.load_model`.
-    """
-    from lm.checkpoint import load_model
-
-    loaded = load_model(path)
-    weights = dict(loaded.model.state_dict())
-    complete = isinstance(loaded.model, LanguageModel)
-    if complete and loaded.model.config.tie_embeddings:
-        weights.pop("head.weight", None)
-    return Start(loaded.model.config, weights, loaded.tokenizer, str(path), complete, loaded.record)
-
-
-def read_folder(folder: Path) -> Start:
-    """A Hugging Face folder.
-
-    Raises:
-        UserError: see `read_start`.
+        UserError: it is none, or damaged, or a model that can't be followed exactly.
     """
     if not (folder / "config.json").exists():
         if (best := folder / "best.ckpt").exists():
@@ -108,7 +33,7 @@ def read_folder(folder: Path) -> Start:
     if init in ("scaled", "zero"):
         config.residual_init = init
 
-    tensors = _plain_names(family, read_tensors(folder))
+    tensors = _plainsome(family, read_tensors(folder))
     if config.num_layers > len(tensors):  # before anything of that many layers is made
         raise UserError(
             f"{folder}: the weights are {len(tensors)} tensors, too few for the {config.num_layers} layers "
@@ -127,11 +52,11 @@ def read_folder(folder: Path) -> Start:
 
     left_out = sorted(tensors.keys() - {part.theirs for part in (*body, *head, *pooler)})
     if left_out:
-        notes.append(f"left out, another task's head: {_names(left_out)}")
+        notes.append(f"left out, another task's head: {some(left_out)}")
     weights = unpack([*body, *head, *pooler], tensors, _shapes(config))
     if config.dropout:
-        notes.append(f"its dropout of {config.dropout:g} is kept, on everything (--model.dropout changes it)")
-    return Start(config, weights, read_tokenizer(folder), str(folder), has_head, None, notes)
+        notes.append(f"its dropout of {config.dropout:g} is kept, on everything (`model.dropout` changes it)")
+    return Model(config, weights, read_tokenizer(folder), str(folder), notes=notes, has_head=has_head)
 
 
 def _family(fields: Fields) -> Family:
@@ -157,7 +82,7 @@ def _config(family: Family, fields: Fields) -> BackboneConfig:
     return config
 
 
-def _plain_names(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plainsome(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the names of a body without a head, old names replaced, tables that are no weights left."""
     plain = {}
     for name, tensor in tensors.items():
@@ -205,7 +130,7 @@ def _has_head(
     missing = [name for name in names if name not in tensors]
     architectures = fields.content.get("architectures") or []
     if any(name in family.languages for name in architectures) and missing:
-        raise UserError(f"{folder}: the weights lack {_names(missing)}")
+        raise UserError(f"{folder}: the weights lack {some(missing)}")
     # ModernBERT's classifiers have a dense layer of the language-model head's name.
     other = any(name.endswith(("Classification", "Answering", "Choice")) for name in architectures)
     return not missing and not (other and names)
@@ -213,21 +138,12 @@ def _has_head(
 
 def _shapes(config: BackboneConfig) -> dict[str, Shape]:
     """The shapes of all our tensors, a pooler's among them."""
-    with torch.device("meta"):
-        model = LanguageModel(config)
     width = config.hidden_size
     return {
-        **{name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        **{name: tuple(tensor.shape) for name, tensor in outline(config).state_dict().items()},
         "pooler.dense.weight": (width, width),
         "pooler.dense.bias": (width,),
     }
-
-
-def _names(names: Iterable[str]) -> str:
-    """At most three names."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _check(
@@ -240,7 +156,7 @@ def _check(
     """
     wanted = {part.theirs: shape_of(part, shapes) for part in parts}
     if missing := [name for name in wanted if name not in tensors]:
-        raise UserError(f"{folder}: the weights lack {_names(missing)}")
+        raise UserError(f"{folder}: the weights lack {some(missing)}")
     heads = {
         part.theirs for part in family.head(BackboneConfig(causal=False, bias=True, tie_embeddings=False))
     }
@@ -251,7 +167,7 @@ def _check(
     ]
     if extra:
         raise UserError(
-            f"{folder}: its config.json has no place for these of its weights: {_names(sorted(extra))}"
+            f"{folder}: its config.json has no place for these of its weights: {some(sorted(extra))}"
         )
     for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape:

@@ -1,0 +1,139 @@
+"""What is open: a model with all that belongs to it, wherever it came from."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel
+from lm.backbone.lowrank import merge
+from lm.checkpoint.format import config_of, network_weights, processor_of, read, read_record
+from lm.errors import UserError
+from lm.processors import Processor
+
+
+def make_network(
+    config: BackboneConfig, head: dict[str, Any] | None = None, embeddings: Input | None = None
+) -> LanguageModel | Classifier:
+    """A network with new weights.
+
+    Args:
+        head: what a record says of the head: its `kind`, and of a classifier's its arguments; None, or of
+            kind `language`, for a language model.
+        embeddings: what stands before the blocks of a classifier; None: token embeddings.
+    """
+    if is_language(head):
+        return LanguageModel(config)
+    arguments = {name: value for name, value in head.items() if name != "kind"}
+    return Classifier(config, **arguments, embeddings=embeddings)
+
+
+def is_language(head: dict[str, Any] | None) -> bool:
+    """Whether what a record says of a head is a language model's."""
+    return head is None or head["kind"] == "language"
+
+
+def outline(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
+    """A network as `make_network` makes it, without memory for its weights: on the meta device."""
+    with torch.device("meta"):
+        return make_network(config, head)
+
+
+@dataclass
+class Model:
+    """A model that was read from a checkpoint or from another project's folder.
+
+    Args:
+        config: its backbone's shape.
+        weights: by the network's own names: `backbone.…`, and as far as they are there `head.…` (a matrix
+            over the vocabulary only if it is not tied) and BERT's `pooler.…`, also beside another head.
+        processor: the one it was trained with.
+        source: where it was read, for people.
+        record: what `make_record` wrote, without the processor; empty for a foreign folder.
+        notes: what a person should know, a sentence each.
+        step: optimizer steps it was trained for.
+        has_head: whether `weights` hold all of a `LanguageModel`.
+    """
+
+    config: BackboneConfig
+    weights: dict[str, Tensor]
+    processor: Processor
+    source: str
+    record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    step: int = 0
+    has_head: bool = True
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor, of a model that works on text."""
+        return self.processor
+
+    @cached_property
+    def network(self) -> LanguageModel | Classifier:
+        """The network in evaluation mode; it shares memory with `weights`, and lies where they do.
+
+        Raises:
+            UserError: there is no head, neither a language model's nor a classifier's.
+            RuntimeError: the weights don't fit the shape.
+        """
+        head, weights = self.record.get("head"), self.weights
+        if is_language(head):
+            if not self.has_head:
+                raise UserError(f"{self.source} has no language-model head")
+            weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
+        network = outline(self.config, head)
+        network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))
+        return network.eval()
+
+
+def read_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """What a checkpoint holds, before anybody looks whether its weights fit. An adapter in it is merged.
+
+    Raises:
+        UserError: see `read` and `read_record`; or its description is not whole.
+    """
+    checkpoint = read(path)
+    record = read_record(checkpoint, path)
+    if record.get("base") is not None:
+        raise UserError(
+            f"{path} is an adapter, without the model that it was made for: use best.ckpt beside it, or "
+            "put it into that model by `lm export`"
+        )
+    try:
+        config, language = config_of(record), is_language(record.get("head"))
+        weights = network_weights(checkpoint["state_dict"])
+        if record.get("adapter"):
+            weights = merge(weights, record["adapter"])
+        if language and config.tie_embeddings:
+            weights.pop("head.weight", None)
+        return Model(
+            config,
+            {name: value.to(device) for name, value in weights.items()},
+            processor_of(record),
+            str(path),
+            {name: value for name, value in record.items() if name != "processor"},
+            step=checkpoint.get("global_step", 0),
+            has_head=language,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+
+
+def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model of a checkpoint, with nothing but that file.
+
+    Raises:
+        UserError: see `read_model`; or its weights don't fit its own description.
+    """
+    model = read_model(path, device)
+    try:
+        _ = model.network  # whether the weights fit is found out here
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} don't fit its own description: {error}") from error
+    return model

@@ -1,0 +1,197 @@
+"""Tasks on examples: how one is encoded, which labels there are, and a network that is made once the data are
+known. Nothing here knows what an example is of."""
+
+from abc import abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
+from lm import checkpoint as checkpoints
+from lm.backbone import BackboneConfig, Input, Network
+from lm.data.examples.batches import Collate, Features, collate
+from lm.data.examples.module import ExampleData
+from lm.engine.lightning import train_by_steps
+from lm.errors import UserError
+from lm.optim import Linear, Schedule
+from lm.processors import Processor
+from lm.tasks.base import Task
+
+_SPLIT = {"fit": "train", "validate": "val"}  # what a verb looks at first; else the test part
+_HELD_OUT = {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}
+
+
+class ExampleTask(Task):
+    """A task on examples. A subclass says which head it needs, how an example is encoded, and its loss.
+
+    The network is made in `setup`, once the data are read, because it depends on the labels found there.
+
+    Args:
+        backbone: the shape of the Transformer.
+        optimizer: any torch optimizer.
+        schedule: learning-rate factors over the run.
+        compile: compile each block with torch.compile.
+    """
+
+    reads: type = object  # the class of its examples
+    data_class = ""  # the datamodule that reads such, to be named in messages
+    shardable = True  # whether all it does with the network goes through the network's own forward
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: Schedule | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(backbone, optimizer, schedule or Linear(warmup=0), compile)
+        self.data: ExampleData | None = None
+        self.labels: list[str] = []
+
+    # What a subclass says.
+
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
+        (`pooled`, `tokens` or `span`)."""
+
+    @abstractmethod
+    def encode(self, example: Any, training: bool) -> list[Features]:
+        """The features of an example: several where it is cut into windows, none where it is of no use."""
+
+    @abstractmethod
+    def make_processor(self, data: ExampleData) -> Processor:
+        """What turns raw examples into numbers, for a run that begins."""
+
+    def make_input(self) -> Input | None:
+        """What stands before the blocks; None: token embeddings."""
+        return None
+
+    def find_labels(self, data: ExampleData) -> list[str]:
+        """The labels' names, found in the training data."""
+        return []
+
+    def labels_of(self, example: Any) -> tuple[str, ...]:
+        """The labels of one example."""
+        return ()
+
+    def check_labels(self, data: ExampleData, split: str) -> None:
+        """Look whether a held-out part has labels that were never learned.
+
+        Raises:
+            UserError: it has.
+        """
+
+    def make_figures(self) -> None:
+        """Make the metrics, now that the labels and the data are known."""
+
+    def look_at(self, data: ExampleData) -> None:
+        """Look at the encoded training data before training begins."""
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """What each list among the features is padded with, by its name."""
+        return {}
+
+    @property
+    def collate(self) -> Collate:
+        """Makes a batch of features. Processes that read ahead are handed it, so it holds no network."""
+        return partial(collate, padding=self.padding)
+
+    # From the data to a network.
+
+    def setup(self, stage: str) -> None:
+        """Take processor and labels from the checkpoint that the trainer loads, else find them; make the
+        network; say how examples become batches. A second time, with the same data, it does nothing."""
+        data = self.trainer.datamodule
+        if data is self.data and data is not None:
+            return
+        self.prepare(data, self.checkpoint_record(), stage)
+        if stage == "fit":
+            train_by_steps(self.trainer, data.steps_per_epoch)
+
+    def prepare(self, data: ExampleData, record: dict[str, Any] | None = None, stage: str = "fit") -> None:
+        """What `setup` does once data and checkpoint are known.
+
+        Args:
+            data: after its own `setup`.
+            record: of the checkpoint that a run goes on from or that is evaluated; None: a run begins.
+            stage: `fit`, `validate`, `test` or `predict`.
+        """
+        if not isinstance(data, ExampleData):
+            raise UserError(
+                f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
+            )
+        self.data = data
+        self._check_examples(data, _SPLIT.get(stage, "test"))
+        data.give_back_rare(self.labels_of)
+        if stage == "fit":
+            data.compare_splits()
+        if record is not None:
+            self.take_record(record, checkpoints.processor_of(record))
+        else:
+            self.processor = self.make_processor(data)
+            self.labels = self.find_labels(data)
+        for split in _HELD_OUT.get(stage, ()):
+            if data.has(split):
+                self.check_labels(data, split)
+        self.net = self.make_network()
+        self.initialize(resumed=record is not None, training=stage == "fit")
+        data.use(self)
+        self.make_figures()
+        if stage == "fit":
+            self.look_at(data)
+
+    def _check_examples(self, data: ExampleData, split: str) -> None:
+        if not isinstance(data.examples(split)[0], self.reads):
+            ours, theirs = type(self).__name__, type(data).__name__
+            raise UserError(f"{ours} can't learn from {theirs}: give `data` {self.data_class}", status=2)
+
+    def make_network(self) -> Network:
+        """The network with new weights."""
+        return checkpoints.make_network(self.config, self.head(), self.make_input())
+
+    def initialize(self, resumed: bool, training: bool) -> None:
+        """Change the new network before it is trained: weights from elsewhere, what is frozen.
+
+        Args:
+            resumed: its weights are going to come from a checkpoint.
+            training: the network is going to be trained.
+        """
+
+    def record(self) -> dict[str, Any]:
+        """The labels and the head."""
+        return {"labels": self.labels, "head": self.head()}
+
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
+        """Take from a checkpoint what the data say otherwise."""
+        self.processor = processor
+        self.config = checkpoints.config_of(record)
+        self.labels = list(record["labels"])
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
+        model = checkpoints.read_model(path, device)
+        try:
+            task = cls(model.config)
+            task.take_record(model.record, model.processor)
+            task.net = task.make_network()
+            task.net.load_weights(model.weights, device)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+        return task.eval()
+
+    def configure_model(self) -> None:
+        """See `Task.configure_model`.
+
+        Raises:
+            UserError: a sharded network cannot do what the task needs of it.
+        """
+        if self.device_mesh is not None and not self.shardable:
+            raise UserError(
+                f"{type(self).__name__} is not sharded over processes: use configs/trainer/ddp.yaml", status=2
+            )
+        super().configure_model()
