@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -193,26 +194,30 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 def stream_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | list[int],
     tokens: int,
     sampling: Sampling,
     samples: int = 1,
     seed: int = 0,
     stops: tuple[str, ...] = (),
     use_cache: bool = True,
+    ends: tuple[int | None, ...] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Text after `prompt` as it is written.
 
     Args:
+        prompt: a text, or ids.
         stops: a sample ends before the first of these strings.
+        ends: pieces that end a sample; None: that of the tokenizer.
 
     Yields:
         (sample, text that is certain by now); text that may be the start of a stop string is held back.
     """
+    ends = (tokenizer.eos_id,) if ends is None else ends
+    ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     decoders = [StreamDecoder(tokenizer) for _ in range(samples)]
     held = [""] * samples
     open_samples = set(range(samples))
-    longest = max((len(s) for s in stops), default=1) - 1
 
     def settle(sample: int, final: bool) -> str:
         """The part of a sample's held text that can be shown."""
@@ -220,45 +225,25 @@ def stream_text(
         found = [at for at in (text.find(s) for s in stops) if at >= 0]
         if found:
             open_samples.discard(sample)
-            held[sample] = ""
             return text[: min(found)]
         # Only an end that could still grow into a stop string has to wait.
-        waits = max(
-            (n for n in range(1, longest + 1) if any(s.startswith(text[-n:]) for s in stops)), default=0
-        )
-        cut = len(text) if final else len(text) - min(waits, len(text))
-        held[sample] = text[cut:]
-        return text[:cut]
+        starts = (text[at:] for at in range(len(text)))
+        waits = "" if final else next((t for t in starts if any(s.startswith(t) for s in stops)), "")
+        held[sample] = waits
+        return text[: len(text) - len(waits)]
 
-    pieces = generate(
-        model,
-        prompt_ids(tokenizer, prompt),
-        tokens,
-        sampling,
-        samples,
-        seed,
-        tokenizer.eos_id,
-        use_cache,
-        tokenizer.vocab_size,
-    )
-    for step in pieces:
+    pieces = generate(model, ids, tokens, sampling, samples, seed, ends[0], use_cache, tokenizer.vocab_size)
+    for step in chain(pieces, [[ends[0]] * samples]):
         for sample in sorted(open_samples):
-            if step[sample] == tokenizer.eos_id:
-                held[sample] += decoders[sample].flush()
-                yield sample, settle(sample, final=True)
+            final = step[sample] in ends
+            held[sample] += decoders[sample].flush() if final else decoders[sample].feed(step[sample])
+            if final:
                 open_samples.discard(sample)
-                continue
-            held[sample] += decoders[sample].feed(step[sample])
-            ready = settle(sample, final=False)
+            ready = settle(sample, final)
             if ready:
                 yield sample, ready
         if not open_samples:
             return
-    for sample in sorted(open_samples):
-        held[sample] += decoders[sample].flush()
-        ready = settle(sample, final=True)
-        if ready:
-            yield sample, ready
 
 
 def generate_text(
