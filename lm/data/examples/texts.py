@@ -194,6 +194,7 @@ def _class_files(path: str) -> list[tuple[str, File]]:
 def _class_texts(files: list[tuple[str, File]]) -> Iterator[Labelled]:
     warn = Warnings()
     for name, file in files:
-        text = _BREAK.sub("\n", file.text(warn)) if file.data.strip() else ""
+        file.warn = warn
+        text = _BREAK.sub("\n", file.text()) if file.data.strip() else ""
         yield file.where, text, None, None if name in _UNLABELLED else name
     warn.finish()
