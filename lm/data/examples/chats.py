@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Literal, get_args
 
 from lm.data.examples.dialogues import Unusable, in_order, parse_messages, with_system
 from lm.data.examples.files import Skipped, read_alike
 from lm.data.examples.records import ChatExample, Message
-from lm.data.examples.tables import Row, no_column, read_rows
+from lm.data.examples.tables import Row, read_rows, value
 from lm.data.examples.texts import text_in
 from lm.errors import UserError
 
-FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"]
 _TURN = ("user", "assistant")
 _REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
 _COLUMNS = (  # what tells a format
@@ -49,8 +50,8 @@ def read_chats(
         UserError: a column is missing, a row is not in the format, or parallel files differ in length; names
             file and line.
     """
-    if format not in FORMATS:
-        raise UserError(f"there is no format {format!r}: choose from {', '.join(FORMATS)}", status=2)
+    if format not in get_args(Format):
+        raise UserError(f"there is no format {format!r}: choose from {', '.join(get_args(Format))}", status=2)
     if prompt is not None and "{source}" not in prompt:
         raise UserError("the prompt has no {source}: say where the source goes", status=2)
     targets = (target,) if isinstance(target, str) else tuple(target or ())
@@ -99,9 +100,8 @@ def _parsed(
 ) -> Parsed:
     if format in ("messages", "sharegpt"):
         column = "messages" if format == "messages" else "conversations"
-        if column not in row:
-            raise UserError(no_column(row, column, where))
-        return with_system(parse_messages(row[column], where, column), row.get("system")), ()
+        messages = parse_messages(value(row, column, where), where, column)
+        return with_system(messages, row.get("system")), ()
     if format == "alpaca":
         answer = Message("assistant", text_in(row, "output", where))
         return (*alpaca_prompt(row, where), answer), ()
@@ -154,7 +154,7 @@ def _parallel(path: str, target_path: str) -> Iterator[tuple[str, Row]]:
     """
     counts = [0, 0]
     for number, sides in enumerate(zip_longest(_lines(path), _lines(target_path)), start=1):
-        counts = [number if line is not None else count for line, count in zip(sides, counts, strict=True)]
+        counts = [count + (line is not None) for line, count in zip(sides, counts, strict=True)]
         if None not in sides:
             yield f"{path}:{number}", dict(zip(("source", "target"), sides, strict=True))
     if counts[0] != counts[1]:

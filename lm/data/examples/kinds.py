@@ -1,12 +1,13 @@
 """The datamodules of fine-tuning, one for each kind of example: they say where the readers look."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lm.data.examples.batches import Encoded, Packed
-from lm.data.examples.chats import read_chats
+from lm.data.examples.chats import Format, read_chats
 from lm.data.examples.files import Known, Skipped
 from lm.data.examples.module import ExampleData
 from lm.data.examples.preferences import read_preferences
@@ -29,6 +30,11 @@ from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lm.tokenizer.chat import with_chat
 
 Found = Iterable[Example | Skipped | Known]
+
+
+def options_of(reader: Callable[..., Found], given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments given that the reader has too."""
+    return {name: given[name] for name in signature(reader).parameters if name in given}
 
 
 class TextExampleData(ExampleData):
@@ -120,15 +126,7 @@ class TextData(TextExampleData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
-        self.options = {
-            "text": text,
-            "pair": pair,
-            "label": label,
-            "columns": columns,
-            "separator": separator,
-            "rating": rating,
-            "label_names": label_names,
-        }
+        self.options = options_of(read_texts, locals())
 
     def read(self, path: str, split: str) -> Found:
         # Of a file to be labelled, those without a label too.
@@ -161,7 +159,7 @@ class TagData(TextExampleData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
-        self.options = {"word_column": word_column, "tag_column": tag_column, "joiner": joiner}
+        self.options = options_of(read_tags, locals())
 
     def read(self, path: str, split: str) -> Found:
         return read_tags(path, **self.options)
@@ -210,9 +208,7 @@ class ChatData(TextExampleData):
     def __init__(
         self,
         train: str,
-        format: Literal[
-            "auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"
-        ] = "auto",
+        format: Format = "auto",
         source: str | None = None,
         target: str | list[str] | None = None,
         instruction: str | None = None,
@@ -224,13 +220,7 @@ class ChatData(TextExampleData):
         super().__init__(train, **kwargs)
         if prompt is not None and "{source}" not in prompt:
             raise UserError(f"`data.prompt` {prompt!r} has no {{source}} in it", status=2)
-        self.options = {
-            "format": format,
-            "source": source,
-            "target": target,
-            "instruction": instruction,
-            "prompt": prompt,
-        }
+        self.options = options_of(read_chats, locals())
         self.parallel, self.packing = parallel, packing
 
     def located(self, path: str) -> str:

@@ -7,7 +7,7 @@ from lm.data.examples.chats import alpaca_prompt
 from lm.data.examples.dialogues import Unusable, in_order, parse_message, parse_messages, with_system
 from lm.data.examples.files import Skipped
 from lm.data.examples.records import Message, PreferenceExample
-from lm.data.examples.tables import Row, no_column, read_rows
+from lm.data.examples.tables import Row, read_rows, value
 from lm.data.examples.texts import text_in
 from lm.errors import UserError
 
@@ -35,8 +35,7 @@ def read_preferences(path: str) -> Iterator[PreferenceExample | Skipped]:
     """
     for where, row in read_rows(path):
         for name in ("chosen", "rejected"):
-            if name not in row:
-                raise UserError(no_column(row, name, where))
+            value(row, name, where)  # an error where it is missing
         try:
             yield _example(row, where)
         except Unusable as error:
