@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 import lm
 from lm.data.corpus.encoding import encoded
 from lm.data.corpus.files import plain_name
@@ -23,7 +21,7 @@ from lm.data.corpus.stage import Stage
 from lm.data.corpus.survey import Survey
 from lm.data.corpus.writing import ShardWriter
 from lm.errors import UserError
-from lm.files import atomic_folder, write_atomically
+from lm.files import make_once, write_atomically
 from lm.processes import say
 from lm.tokenizer import Tokenizer, load_tokenizer, split_lines, train_tokenizer
 
@@ -70,15 +68,8 @@ def prepare(settings: CorpusSettings) -> Path:
     """
     sources = resolve(settings.corpus)
     folder = _folder(settings, sources)
-    how = "found"
     try:
-        if not (folder / MANIFEST).is_file():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not (folder / MANIFEST).is_file():  # else another process made it while this one waited
-                    with atomic_folder(folder) as partial:
-                        _make(partial, settings, sources)
-                    how = "prepared"
+        how = "prepared" if make_once(folder, lambda partial: _make(partial, settings, sources)) else "found"
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
     splits = Corpus.open(folder, verify=False).manifest["splits"].values()
@@ -98,7 +89,10 @@ def locate(settings: CorpusSettings) -> Path:
 
 
 def _folder(settings: CorpusSettings, sources: list[Source]) -> Path:
-    return Path(settings.data_dir) / f"{_slug(sources)}-{_fingerprint(settings, sources)}"
+    """Named after the first source, and by a fingerprint."""
+    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
+    slug = name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
+    return Path(settings.data_dir) / f"{slug}-{_fingerprint(settings, sources)}"
 
 
 def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
@@ -116,12 +110,6 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
             state = path.stat()
             inputs.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
     return hashlib.sha256(json.dumps([made_of, inputs], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _slug(sources: list[Source]) -> str:
-    """A readable name for the folder: that of the first source."""
-    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
-    return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 
 def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:

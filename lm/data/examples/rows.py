@@ -12,7 +12,6 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from filelock import FileLock
 
 import lm
 from lm.errors import UserError
-from lm.files import atomic, atomic_folder, synced, write_atomically
+from lm.files import atomic, make_once, synced, write_atomically
 
 T = TypeVar("T")
 _ROWS, _FACTS, _OFFSETS = "rows.json", "facts.json", "offsets.npy"
@@ -110,8 +109,8 @@ class Rows(Lazy[T]):
 class RowWriter:
     """Writes the files of `Rows` into a folder."""
 
-    def __init__(self, folder: Path, file: Any) -> None:
-        self._folder, self._file = folder, file
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._offsets, self._numbers = array("q", [0]), defaultdict(lambda: array("q"))
         self._digest = hashlib.blake2b(digest_size=16)
 
@@ -124,8 +123,10 @@ class RowWriter:
         for name, number in numbers.items():
             self._numbers[name].append(number)
 
-    def close(self, facts: dict[str, Any]) -> None:
-        """Writes what stands beside the rows."""
+    def write(self, fill: Callable[["RowWriter"], dict[str, Any]]) -> None:
+        """The rows that `fill` adds, and what stands beside them."""
+        with synced(self._folder / _ROWS) as self._file:
+            facts = fill(self)
         for name, numbers in {_OFFSETS.removesuffix(".npy"): self._offsets, **self._numbers}.items():
             with synced(self._folder / f"{name}.npy") as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64))
@@ -141,14 +142,7 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
         UserError: it can't be written. Nothing is left behind then, nor if `fill` raises.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if folder.exists() else FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                with atomic_folder(folder) as partial:
-                    with synced(partial / _ROWS) as file:
-                        writer = RowWriter(partial, file)
-                        facts = fill(writer)
-                    writer.close(facts)
+        make_once(folder, lambda partial: RowWriter(partial).write(fill))
     except OSError as error:
         hint = "make room, or give `data.data_dir` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
