@@ -50,10 +50,7 @@ class PretrainingData(Data):
     ) -> None:
         super().__init__()
         at_least(seq_len=(seq_len, 1), batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-        self.seq_len = seq_len
-        self.batch_size = batch_size
-        self.seed = seed
-        self.num_workers = num_workers
+        self.seq_len, self.batch_size, self.seed, self.num_workers = seq_len, batch_size, seed, num_workers
         self.settings = CorpusSettings(corpus, vocab_size, tokenizer, text_field, val_fraction, data_dir)
         self.corpus: Corpus | None = None
         self._folder: Path | None = None
@@ -84,7 +81,7 @@ class PretrainingData(Data):
         return len(self.train_windows.stream)
 
     def prepare_data(self) -> None:
-        """Prepares the corpus, on one process; quick where it is prepared already."""
+        """Prepares the corpus, on one process; quick where that is done."""
         if self._folder is None:
             self._folder = prepare(self.settings)
 
@@ -117,7 +114,6 @@ class PretrainingData(Data):
         return self.training_loader(self.train_windows)
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out tokens, each a target once, in their order."""
         return self.held_out_loader(self.val_windows)
 
     # There is one held-out part.

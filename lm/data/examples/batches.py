@@ -3,6 +3,7 @@ because texts of like length stand together."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class Encoded(Lazy[Features]):
         more = {name: numbers[number].item() for name, numbers in self.columns.items()}
         return {**self.rows[number], **more}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of the features, equal for equal ones; what a model added to them is left out, which is
         rounded otherwise on another device."""

@@ -49,6 +49,7 @@ class TextExampleData(ExampleData):
     """
 
     processor: Tokenizer | None = None
+    chats = False  # whether the examples are such
     for_encoding = frozenset({"seq_len", "vocab_size", "tokenizer_path", "too_long", "too_short"})
 
     def __init__(
@@ -75,12 +76,12 @@ class TextExampleData(ExampleData):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The processor."""
         return self.processor
 
     def open_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for."""
-        return load_tokenizer(self.tokenizer_path)
+        """The tokenizer that was asked for, for chats with their pieces."""
+        found = load_tokenizer(self.tokenizer_path)
+        return with_chat(found)[0] if self.chats else found
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, or one trained on the examples to learn from."""
@@ -203,7 +204,7 @@ class ChatData(TextExampleData):
         packing: put several short chats into one row, where they don't see each other: less padding.
     """
 
-    record = ChatExample
+    record, chats = ChatExample, True
 
     def __init__(
         self,
@@ -239,9 +240,6 @@ class ChatData(TextExampleData):
         answers = self._answers(path)
         return super().files(path) + (super().files(answers) if answers else [])
 
-    def open_tokenizer(self) -> Tokenizer:
-        return with_chat(super().open_tokenizer())[0]
-
     def texts(self, example: ChatExample) -> Iterable[str]:
         return (message.content for message in example.messages)
 
@@ -257,13 +255,10 @@ class PreferenceData(TextExampleData):
     """Pairs of answers, the better one known: Anthropic's hh-rlhf, LLaMA-Factory's JSON, or columns `prompt`,
     `chosen` and `rejected`."""
 
-    record = PreferenceExample
+    record, chats = PreferenceExample, True
 
     def read(self, path: str, split: str) -> Found:
         return read_preferences(path)
-
-    def open_tokenizer(self) -> Tokenizer:
-        return with_chat(super().open_tokenizer())[0]
 
     def texts(self, example: PreferenceExample) -> Iterable[str]:
         return (*(m.content for m in example.messages), example.chosen, example.rejected)

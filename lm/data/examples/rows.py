@@ -24,7 +24,7 @@ from lm.errors import UserError
 from lm.files import atomic, make_once, synced, write_atomically
 
 T = TypeVar("T")
-_ROWS, _FACTS, _OFFSETS = "rows.json", "facts.json", "offsets.npy"
+_ROWS, _FACTS, _OFFSETS = "rows.json", "facts.json", "offsets"
 
 
 class Lazy(Sequence[T]):
@@ -64,7 +64,7 @@ class Rows(Lazy[T]):
         self.folder, self.make, self.order = folder, make, order
         self.facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
         # A plain view: indexing an np.memmap costs more than the rest.
-        self._offsets = np.asarray(np.load(folder / _OFFSETS, mmap_mode="r"))
+        self._offsets = np.asarray(np.load(folder / f"{_OFFSETS}.npy", mmap_mode="r"))
         with (folder / _ROWS).open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._offsets[-1] else b""
 
@@ -127,7 +127,7 @@ class RowWriter:
         """The rows that `fill` adds, and what stands beside them."""
         with synced(self._folder / _ROWS) as self._file:
             facts = fill(self)
-        for name, numbers in {_OFFSETS.removesuffix(".npy"): self._offsets, **self._numbers}.items():
+        for name, numbers in {_OFFSETS: self._offsets, **self._numbers}.items():
             with synced(self._folder / f"{name}.npy") as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64))
         facts = {**facts, "digest": self._digest.hexdigest()}
@@ -177,10 +177,8 @@ _DECODE = json.JSONDecoder(object_hook=_restored).decode
 
 def is_plain(value: Any) -> bool:
     """Whether a value is a number, a text, None, or a list or dictionary of such."""
-    if isinstance(value, dict):
-        return all(map(is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
+    if isinstance(value, dict | list | tuple):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, str | int | float)
 
 
