@@ -65,7 +65,7 @@ class PretrainingData(Data):
 
     @property
     def source(self) -> str:
-        """The corpus's folder; before it is known, what the corpus is made of."""
+        """The corpus's folder; before it is known, what it is made of."""
         return str(self._folder or self.settings.corpus)
 
     @property
@@ -120,15 +120,9 @@ class PretrainingData(Data):
     test_dataloader = predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's state, and which corpus it counts in."""
         return {"loader": self.loader_state(), "corpus": self._opened().identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The training loader goes on from there.
-
-        Raises:
-            UserError: the corpus is not the one that the run began with.
-        """
         if self.trainer.state.fn == "fit" and state["corpus"] != self._opened().identity:
             raise UserError(
                 f"the corpus has changed since the run began ({self.source} holds other tokens): "

@@ -41,11 +41,7 @@ class Known(dict[str, Any]):
 
 class Read:
     """What a reader finds, one example after another with the number of its row, from 0, skipped ones counted
-    too.
-
-    Args:
-        found: the reader's.
-        path: what it reads, for messages.
+    too; an error where there was none.
 
     Attributes:
         skipped: how many rows could not be used, by reason; when all have been read.
@@ -58,10 +54,6 @@ class Read:
         self.known = Known()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """
-        Raises:
-            UserError: there was no example, at the end.
-        """
         used = False
         for number, found in enumerate(self._found):
             if isinstance(found, Skipped):
@@ -296,7 +288,7 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
 
 
 def _below(path: str, member: str) -> tuple[str, str] | None:
-    """Which folder or file of the archive the member means for this path, and the path's name below it."""
+    """Which folder or file of the archive the member means for this path, and the name below it."""
     whole = f"/{path}"
     if not member:
         return "", path

@@ -303,11 +303,7 @@ class ExampleData(Data):
         return facts
 
     def add_columns(self, split: str, columns: dict[str, np.ndarray]) -> None:
-        """Put numbers, such as a model found once, beside the features, under names of their own.
-
-        Args:
-            columns: by name, one number for each of `features(split)`.
-        """
+        """Put numbers, such as a model found once, beside the features: by name, one for each of them."""
         self.features(split).columns.update(columns)
 
     def arrange(self, features: Encoded) -> Encoded:
@@ -341,15 +337,9 @@ class ExampleData(Data):
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training loader is, and in which data."""
         return {"loader": self.loader_state(), "rows": self.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The training loader goes on from there.
-
-        Raises:
-            UserError: the examples are not those that the run began with.
-        """
         if self.trainer.state.fn == "fit":
             # Older checkpoints have a hash of another kind, `data`, which can't be compared.
             if state.get("rows", self.identity) != self.identity:

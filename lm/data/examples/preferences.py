@@ -92,7 +92,7 @@ def _dialogue(row: Row, name: str, where: str, chat: Messages | None) -> Message
         return chat + answer
     # Some files have the prompt by itself and in both dialogues too.
     known, turns = _turns(chat), _turns(answer)
-    if _stripped(turns[: len(known)]) != _stripped(known):
+    if not all(map(_alike, turns, known)) or len(turns) < len(known):
         raise Unusable("chosen and rejected don't go on from their prompt")
     return chat + turns[len(known) :]
 
@@ -101,8 +101,8 @@ def _turns(messages: Messages) -> Messages:
     return messages[1:] if messages and messages[0].role == "system" else messages
 
 
-def _stripped(messages: Messages) -> list[tuple[str, str]]:
-    return [(message.role, message.content.strip()) for message in messages]
+def _alike(one: Message, other: Message) -> bool:
+    return one.role == other.role and one.content.strip() == other.content.strip()
 
 
 def _split(dialogue: str) -> Messages:

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,14 +196,10 @@ def code_of(*classes: type) -> str:
     for base in (base for one in classes for base in one.__mro__):
         if base.__module__.partition(".")[0] in {"torch", "lightning", *sys.stdlib_module_names}:
             continue
-        try:
+        path = None
+        with suppress(TypeError):
             path = inspect.getsourcefile(base)
-        except TypeError:
-            path = None
         if path is None:  # as in a notebook: nobody can tell whether it has changed
             return uuid.uuid4().hex
         files.add(Path(path))
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
