@@ -2,10 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -55,6 +57,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync_names(folder.parent)
+
+
+def make_once(folder: Path, fill: Callable[[Path], object]) -> bool:
+    """Fills a folder where it is not there already, however many processes ask for it at once.
+
+    Returns:
+        whether this one has made it.
+    """
+    if folder.exists():
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():
+            return False
+        with atomic_folder(folder) as partial:
+            fill(partial)
+    return True
 
 
 def _sync_names(folder: Path) -> None:

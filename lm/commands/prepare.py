@@ -9,17 +9,7 @@ from lm.errors import spelling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares a corpus and prints its folder on stdout.
-
-    Args:
-        argv: the command line without `lm prepare`; None takes the process's own.
-
-    Returns:
-        the exit status, 0.
-
-    Raises:
-        UserError: what `prepare` raises.
-    """
+    """Prepares a corpus and prints its folder on stdout."""
     defaults = CorpusSettings()
     parser = argparse.ArgumentParser(
         prog="lm prepare",
@@ -35,18 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, kind, metavar, what in (
         ("vocab_size", int, "N", "pieces of the tokenizer that is trained (%(default)s)"),
         ("tokenizer", str, "FILE", "a SentencePiece model to use instead of training one"),
-        (
-            "text_field",
-            str,
-            "F",
-            "the field or column with the text, in JSON lines and Parquet",
-        ),
-        (
-            "val_fraction",
-            float,
-            "X",
-            "share held out (5%% of documents; of fewer than 20, 10%% of the text)",
-        ),
+        ("text_field", str, "F", "the field or column with the text, in JSON lines and Parquet"),
+        ("val_fraction", float, "X", "share held out (5%% of documents; of fewer than 20, 10%% of the text)"),
         ("data_dir", str, "DIR", "where prepared corpora lie (%(default)s)"),
     ):
         default = getattr(defaults, name)

@@ -18,14 +18,10 @@ from lm.processors import Processor
 
 
 class Places(DistributedSampler, SequentialSampler):
-    """What a dataset is asked for, one item a batch.
+    """What a dataset is asked for, one item a batch: `items`, which a loader may replace before an iteration.
 
     The bases say only that this is sharded by rank and in order: any other sampler Lightning replaces by one
     of its own, the first in distributed runs and the second under `overfit_batches`.
-
-    Args:
-        items: the items; a loader may replace them before an iteration.
-        length: how many a whole iteration has.
     """
 
     def __init__(self, items: Iterable, length: int) -> None:
@@ -53,7 +49,6 @@ class ResumableLoader(DataLoader):
     epoch, also after a resume: Lightning itself takes off the batches that are done.
 
     Args:
-        dataset: the windows.
         rank, world_size: which share of each global batch; see `lm.engine.replicas`.
         accumulate: an epoch's batches are a multiple of it, so that no optimizer step crosses epochs.
         finished: how many batches the trainer has finished so far, over all epochs. A batch that was handed
@@ -158,16 +153,13 @@ class Data(LightningDataModule, ABC):
 
     def training_loader(self, dataset: Dataset) -> ResumableLoader:
         """The batches of `dataset` from where the state says, else from the first epoch's start."""
-        trainer, shard = self.trainer, data_shard(self.trainer)
+        trainer = self.trainer
         self._loader = ResumableLoader(
             dataset,
-            rank=shard.rank,
-            world_size=shard.size,
             accumulate=trainer.accumulate_grad_batches,
             finished=finished_batches(trainer),
             repeat=bool(trainer.overfit_batches),
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
+            **self._shared(),
         )
         if self._state:
             self._loader.load_state_dict(self._state)
@@ -175,21 +167,17 @@ class Data(LightningDataModule, ABC):
 
     def held_out_loader(self, dataset: Dataset) -> DataLoader:
         """All batches of `dataset`, shared out over the replicas."""
-        shard = data_shard(self.trainer)
-        return validation_loader(
-            dataset,
-            rank=shard.rank,
-            world_size=shard.size,
-            num_workers=self.num_workers,
-            pin_memory=self._on_cuda(),
-        )
+        return validation_loader(dataset, **self._shared())
 
     def loader_state(self) -> dict[str, int]:
-        """Where the training loader is. Lightning restores its own copy of it only in some of the cases."""
+        """Where the training loader is; Lightning restores its own copy of it only in some of the cases."""
         return self._loader.state_dict() if self._loader is not None else self._state
 
-    def _on_cuda(self) -> bool:
-        return self.trainer.strategy.root_device.type == "cuda"
+    def _shared(self) -> dict[str, Any]:
+        """What both loaders are told."""
+        shard, on_cuda = data_shard(self.trainer), self.trainer.strategy.root_device.type == "cuda"
+        workers = {"num_workers": self.num_workers, "pin_memory": on_cuda}
+        return {"rank": shard.rank, "world_size": shard.size, **workers}
 
 
 def at_least(**settings: tuple[int | None, int]) -> None:

@@ -50,10 +50,7 @@ class PretrainingData(Data):
     ) -> None:
         super().__init__()
         at_least(seq_len=(seq_len, 1), batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-        self.seq_len = seq_len
-        self.batch_size = batch_size
-        self.seed = seed
-        self.num_workers = num_workers
+        self.seq_len, self.batch_size, self.seed, self.num_workers = seq_len, batch_size, seed, num_workers
         self.settings = CorpusSettings(corpus, vocab_size, tokenizer, text_field, val_fraction, data_dir)
         self.corpus: Corpus | None = None
         self._folder: Path | None = None
@@ -68,7 +65,7 @@ class PretrainingData(Data):
 
     @property
     def source(self) -> str:
-        """The corpus's folder; before it is known, what the corpus is made of."""
+        """The corpus's folder; before it is known, what it is made of."""
         return str(self._folder or self.settings.corpus)
 
     @property
@@ -84,7 +81,7 @@ class PretrainingData(Data):
         return len(self.train_windows.stream)
 
     def prepare_data(self) -> None:
-        """Prepares the corpus, on one process; quick where it is prepared already."""
+        """Prepares the corpus, on one process; quick where that is done."""
         if self._folder is None:
             self._folder = prepare(self.settings)
 
@@ -117,22 +114,15 @@ class PretrainingData(Data):
         return self.training_loader(self.train_windows)
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out tokens, each a target once, in their order."""
         return self.held_out_loader(self.val_windows)
 
     # There is one held-out part.
     test_dataloader = predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's state, and which corpus it counts in."""
         return {"loader": self.loader_state(), "corpus": self._opened().identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The training loader goes on from there.
-
-        Raises:
-            UserError: the corpus is not the one that the run began with.
-        """
         if self.trainer.state.fn == "fit" and state["corpus"] != self._opened().identity:
             raise UserError(
                 f"the corpus has changed since the run began ({self.source} holds other tokens): "

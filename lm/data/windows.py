@@ -89,16 +89,11 @@ class TrainingWindows(Dataset):
 
     Args:
         stream: the corpus's training part, at least `seq_len + 1` tokens.
-        seq_len: targets in a window.
-        batch_size: windows in a batch.
         seed: decides the offsets, the order and the keys.
     """
 
     def __init__(self, stream: TokenStream, seq_len: int, batch_size: int, seed: int) -> None:
-        self.stream = stream
-        self.seq_len = seq_len
-        self.batch_size = batch_size
-        self.seed = seed
+        self.stream, self.seq_len, self.batch_size, self.seed = stream, seq_len, batch_size, seed
         tokens = len(stream)
         # One window less than would fit leaves room for any offset, so that borders fall elsewhere in each
         # epoch.
@@ -130,17 +125,10 @@ class ValidationWindows(Dataset):
 
     Indexed with a batch's number; the batches are like those of `TrainingWindows`, but always the same.
     Positions after the end have token 0 and document -1; whole windows of them fill the last batch.
-
-    Args:
-        stream: the corpus's held-out part.
-        seq_len: targets in a window.
-        batch_size: windows in a batch.
     """
 
     def __init__(self, stream: TokenStream, seq_len: int, batch_size: int) -> None:
-        self.stream = stream
-        self.seq_len = seq_len
-        self.batch_size = batch_size
+        self.stream, self.seq_len, self.batch_size = stream, seq_len, batch_size
         self.windows = max(-(-(len(stream) - 1) // seq_len), 1)
 
     def __getitem__(self, batch: int) -> dict[str, Tensor]:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lm.data.corpus.shards import TokenStream
-from lm.data.corpus.writing import ShardWriter
+from lm.data.corpus.shards import ShardWriter, TokenStream
 from lm.data.loading import ResumableLoader, validation_loader
 from lm.data.windows import Permutation, TrainingWindows, ValidationWindows, mix
 

@@ -18,7 +18,7 @@ _MOST_PROCESSES = 8
 _BATCH = 1_000_000  # characters that a process gets at once
 
 Part = tuple[str, str]  # split, text
-Encoded = tuple[str, np.ndarray, int]  # split, ids, bytes of text
+Encoded = tuple[str, np.ndarray, int]  # split, ids `(n,)`, uint16 or uint32, bytes of text
 
 
 def encoded(
@@ -28,13 +28,10 @@ def encoded(
     it.
 
     Args:
-        parts: (split, text), read as they are needed.
+        parts: read as they are needed.
         tokenizer: one without bos or eos leaves them out.
         total_bytes: of all texts, to decide whether processes are worth it.
         processes: None for as many as there are cores, at most 8, or 1 below 20 MB.
-
-    Yields:
-        split, ids (uint16 or uint32, `(n,)`), bytes of the text.
     """
     if processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -46,8 +43,7 @@ def encoded(
     # Spawned, because a fork of a process that runs torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.to_bytes(),)) as pool:
-        # Only a few batches are in flight: an executor's own map would read the whole corpus into memory
-        # first.
+        # Only a few batches are in flight: an executor's own map would read the whole corpus first.
         batches = _batches(parts)
         pending = deque(pool.submit(_encode_batch, batch) for batch in islice(batches, 2 * processes))
         try:

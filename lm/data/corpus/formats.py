@@ -19,7 +19,6 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[tuple[str, 
 
     Args:
         lines: as they stand in the file, with their ends; bytes are UTF-8.
-        where: the file, for messages.
 
     Raises:
         UserError: a line is not JSON, or not UTF-8; names file and line.

@@ -7,28 +7,27 @@ which are held out), the tokenizer's training on the training part, and the enco
 import hashlib
 import json
 import sys
+import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from filelock import FileLock
 
 import lm
 from lm.data.corpus.encoding import encoded
 from lm.data.corpus.files import plain_name
-from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, token_dtype
-from lm.data.corpus.sources import STDLIB, Source, resolve
-from lm.data.corpus.stage import Stage
-from lm.data.corpus.survey import Survey
-from lm.data.corpus.writing import ShardWriter
+from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, ShardWriter, token_dtype
+from lm.data.corpus.sources import STDLIB, Source, Warnings, documents, resolve
 from lm.errors import UserError
-from lm.files import atomic_folder, write_atomically
+from lm.files import make_once, write_atomically
 from lm.processes import say
 from lm.tokenizer import Tokenizer, load_tokenizer, split_lines, train_tokenizer
 
 _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sample where there is more
 _SAMPLED_CHUNK = 16_000  # characters
+_FEW = 20  # with fewer documents than this, the held-out part is the end of the text
+_HASHES = 1 << 64
+_AT_A_TERMINAL, _IN_A_LOG = 0.2, 15.0  # seconds between two updates on stderr
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,120 @@ class CorpusSettings:
             raise UserError(f"`vocab_size` {self.vocab_size} is not a number of pieces", status=2)
 
 
-def prepare(settings: CorpusSettings) -> Path:
-    """Makes the corpus, or finds it made; safe to call from several processes at once.
+class Stage:
+    """One stage of the work: "reading: 12.3 MB", rewritten at a terminal, a few plain lines in a log.
 
-    Says on stderr what it does.
+    Args:
+        total: bytes that there are to do, None if that is not known yet.
+    """
+
+    def __init__(self, name: str, total: int | None = None) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._terminal = sys.stderr.isatty()
+        self._start = self._said = time.monotonic()
+
+    def advance(self, size: int) -> None:
+        """Counts `size` more bytes, and says so now and then."""
+        self._done += size
+        now = time.monotonic()
+        if now - self._said >= (_AT_A_TERMINAL if self._terminal else _IN_A_LOG):
+            self._said = now
+            self._say("", "" if self._terminal else "\n")
+
+    def finish(self, note: str = "") -> None:
+        """Says the stage's last line, with the seconds it took."""
+        note = note and f" ({note})"
+        self._say(f"{note} in {time.monotonic() - self._start:.1f} s", "\n")
+
+    def _say(self, rest: str, end: str) -> None:
+        share = f" of {self._total / 1e6:.1f} MB, {self._done / self._total:.0%}" if self._total else " MB"
+        line = f"{self._name}: {self._done / 1e6:.1f}{share}{rest}"
+        print(f"\r\x1b[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Survey:
+    """What a first pass over the documents finds out, and from it, which parts of them are held out.
+
+    Attributes:
+        threshold: documents whose hash is below it are held out.
+        cut: with few documents instead: the character of the joined text where the held-out part begins.
+        records: name, files, bytes on disk and documents of each source, for the manifest.
+    """
+
+    sources: list[Source]
+    text_field: str
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    threshold: int = 0
+    cut: int | None = None
+    records: list[dict] = field(default_factory=list)
+
+    @classmethod
+    def take(cls, sources: list[Source], text_field: str, val_fraction: float | None) -> "Survey":
+        """Reads every document once, and says so on stderr.
+
+        Raises:
+            UserError: there is no text, or nothing that could be held out.
+        """
+        survey = cls(sources, text_field)
+        warn = Warnings()
+        progress = Stage("reading")
+        least, greatest = _HASHES, -1
+        for source in sources:
+            before = survey.documents
+            for document in documents([source], text_field, warn):
+                data = document.text.encode()
+                least, greatest = min(least, _hash(data)), max(greatest, _hash(data))
+                survey.documents += 1
+                survey.characters += len(document.text)
+                survey.bytes += len(data)
+                progress.advance(len(data))
+            size = sum(path.stat().st_size for path in source.files)
+            record = {"name": source.name, "files": len(source.files), "bytes_on_disk": size}
+            survey.records.append(record | {"documents": survey.documents - before})
+        warn.finish()
+        progress.finish(f"documents: {survey.documents:,}")
+        survey._divide(val_fraction, least, greatest)
+        return survey
+
+    def _divide(self, val_fraction: float | None, least: int, greatest: int) -> None:
+        if self.characters < 2:
+            raise UserError("the corpus has no text to learn from: give `corpus` other files")
+        if self.documents < _FEW:
+            kept = 0.9 if val_fraction is None else 1 - val_fraction
+            self.cut = min(max(int(kept * self.characters), 1), self.characters - 1)
+        elif least == greatest:
+            raise UserError(f"all {self.documents} documents are the same text: nothing can be held out")
+        else:
+            # By chance every document or none may be below the threshold: then one goes to the other side.
+            fraction = 0.05 if val_fraction is None else val_fraction
+            self.threshold = min(max(int(fraction * _HASHES), least + 1), greatest)
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Every document, as ("train" or "val", text); the one across the cut comes as two."""
+        position = 0
+        for document in documents(self.sources, self.text_field):
+            text = document.text
+            if self.cut is None:
+                yield ("val" if _hash(text.encode()) < self.threshold else "train"), text
+                continue
+            kept = min(max(self.cut - position, 0), len(text))
+            position += len(text)
+            if kept:
+                yield "train", text[:kept]
+            if kept < len(text):
+                yield "val", text[kept:]
+
+
+def _hash(data: bytes) -> int:
+    """A number below `_HASHES` that depends on the text alone: equal documents stay on the same side."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8])
+
+
+def prepare(settings: CorpusSettings) -> Path:
+    """Makes the corpus, or finds it made; safe to call from several processes at once. Says what it does.
 
     Returns:
         the corpus's folder, `<data_dir>/<name>-<fingerprint>`.
@@ -70,15 +179,8 @@ def prepare(settings: CorpusSettings) -> Path:
     """
     sources = resolve(settings.corpus)
     folder = _folder(settings, sources)
-    how = "found"
     try:
-        if not (folder / MANIFEST).is_file():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not (folder / MANIFEST).is_file():  # else another process made it while this one waited
-                    with atomic_folder(folder) as partial:
-                        _make(partial, settings, sources)
-                    how = "prepared"
+        how = "prepared" if make_once(folder, lambda partial: _make(partial, settings, sources)) else "found"
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
     splits = Corpus.open(folder, verify=False).manifest["splits"].values()
@@ -98,7 +200,10 @@ def locate(settings: CorpusSettings) -> Path:
 
 
 def _folder(settings: CorpusSettings, sources: list[Source]) -> Path:
-    return Path(settings.data_dir) / f"{_slug(sources)}-{_fingerprint(settings, sources)}"
+    """Named after the first source, and by a fingerprint."""
+    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
+    slug = name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
+    return Path(settings.data_dir) / f"{slug}-{_fingerprint(settings, sources)}"
 
 
 def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
@@ -116,12 +221,6 @@ def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
             state = path.stat()
             inputs.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
     return hashlib.sha256(json.dumps([made_of, inputs], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _slug(sources: list[Source]) -> str:
-    """A readable name for the folder: that of the first source."""
-    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
-    return name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
 
 
 def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:

@@ -5,23 +5,25 @@ ids, little endian) with `train-00000.idx` (int64: where each document starts in
 written whole into one shard as `<s> pieces </s>`.
 """
 
-import contextlib
 import hashlib
 import json
 from bisect import bisect_right
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lm.errors import UserError
+from lm.files import synced, write_atomically
 from lm.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 SPLITS = ("train", "val")
-INDEX_DTYPE = np.dtype("<i8")
+_INDEX = np.dtype("<i8")
 _ALWAYS_HASHED = 1 << 30  # bytes: up to here hashing takes about a second, so every opening does it
 _VERIFIED = ".verified"
 
@@ -52,7 +54,6 @@ class Corpus:
         each state of the files, which is noted in a small file in the folder.
 
         Args:
-            folder: the prepared corpus.
             verify: False looks at the manifest only, to report on it.
 
         Raises:
@@ -68,9 +69,9 @@ class Corpus:
         paths = {self.folder / TOKENIZER: (None, self.manifest["tokenizer_sha256"])}
         for split in SPLITS:
             for shard in self.manifest["splits"][split]["shards"]:
-                bin_path, idx_path = shard_paths(self.folder, shard["file"])
+                bin_path, idx_path = _shard_paths(self.folder, shard["file"])
                 paths[bin_path] = (shard["tokens"] * self.dtype.itemsize, shard["sha256"])
-                paths[idx_path] = (shard["documents"] * INDEX_DTYPE.itemsize, shard["index_sha256"])
+                paths[idx_path] = (shard["documents"] * _INDEX.itemsize, shard["index_sha256"])
         state = {}
         for path, (size, _) in paths.items():
             try:
@@ -89,7 +90,7 @@ class Corpus:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     raise self._broken(path, "is not what was written (its checksum differs)")
         if total > _ALWAYS_HASHED:
-            with contextlib.suppress(OSError):  # a corpus on a read-only disk is hashed each time
+            with suppress(OSError):  # a corpus on a read-only disk is hashed each time
                 stamp.write_text(json.dumps(state))
 
     def _broken(self, path: Path, what: str) -> UserError:
@@ -97,12 +98,10 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the tokens."""
         return load_tokenizer(self.folder / TOKENIZER)
 
     @property
     def vocab_size(self) -> int:
-        """How many different ids there may be."""
         return self.manifest["vocab_size"]
 
     @cached_property
@@ -120,7 +119,7 @@ class Corpus:
     def split(self, name: str) -> "TokenStream":
         """The tokens of "train" or "val" as one array."""
         record = self.manifest["splits"][name]
-        paths = [shard_paths(self.folder, shard["file"]) for shard in record["shards"]]
+        paths = [_shard_paths(self.folder, shard["file"]) for shard in record["shards"]]
         return TokenStream(paths, self.dtype, record["bytes"])
 
 
@@ -134,11 +133,10 @@ class TokenStream:
     """
 
     def __init__(self, paths: list[tuple[Path, Path]], dtype: np.dtype, bytes: int) -> None:
-        self._recipe = (paths, dtype, bytes)
-        self.bytes = bytes
+        self._recipe, self.bytes = (paths, dtype, bytes), bytes
         # Plain views: slicing an np.memmap builds a subclass each time, which costs more than the slice.
         self._shards = [_map(bin_path, dtype) for bin_path, _ in paths]
-        self._starts = [_map(idx_path, INDEX_DTYPE) for _, idx_path in paths]
+        self._starts = [_map(idx_path, _INDEX) for _, idx_path in paths]
         self._token_base = [0, *np.cumsum([len(shard) for shard in self._shards]).tolist()]
         self._document_base = [0, *np.cumsum([len(starts) for starts in self._starts]).tolist()]
 
@@ -151,15 +149,10 @@ class TokenStream:
 
     @property
     def documents(self) -> int:
-        """How many documents there are."""
         return self._document_base[-1]
 
     def window(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """A run of tokens, across documents and shards.
-
-        Args:
-            start: 0 <= start.
-            length: start + length <= len(self).
 
         Returns:
             tokens, int64 `(length,)`, and which document of the split each belongs to, int64 `(length,)`.
@@ -193,8 +186,64 @@ class TokenStream:
             done += size
 
 
-def shard_paths(folder: Path, file: str) -> tuple[Path, Path]:
-    """The `.bin` and the `.idx` file of a shard."""
+class ShardWriter:
+    """Writes the documents of one split into as many shards as they need.
+
+    Args:
+        shard_tokens: a shard is closed after the document that reaches so many tokens.
+    """
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int) -> None:
+        self._folder, self._split, self._dtype, self._shard_tokens = folder, split, dtype, shard_tokens
+        self._records: list[dict[str, Any]] = []
+        self._open = ExitStack()
+        self._file: Any = None
+
+    def add(self, ids: np.ndarray, size: int) -> None:
+        """Appends one document: its ids `(n,)`, and the UTF-8 bytes of its text."""
+        if self._file is None:
+            self._begin()
+        data = ids.astype(self._dtype, copy=False).tobytes()
+        self._file.write(data)
+        self._sha256.update(data)
+        self._starts.append(self._record["tokens"])
+        self._record["tokens"] += len(ids)
+        self._record["documents"] += 1
+        self._record["bytes"] += size
+        if self._record["tokens"] >= self._shard_tokens:
+            self._end()
+
+    def close(self) -> dict[str, Any]:
+        """Ends the last shard.
+
+        Returns:
+            the split's record for the manifest: tokens, documents and bytes, of the split and of each shard.
+        """
+        if self._file is not None:
+            self._end()
+        counts = ("tokens", "documents", "bytes")
+        sums = {key: sum(record[key] for record in self._records) for key in counts}
+        return sums | {"shards": self._records}
+
+    def _begin(self) -> None:
+        name = f"{self._split}-{len(self._records):05}.bin"
+        self._record: dict[str, Any] = {"file": name, "tokens": 0, "documents": 0, "bytes": 0}
+        self._starts: list[int] = []
+        self._sha256 = hashlib.sha256()
+        path, self._index_path = _shard_paths(self._folder, name)
+        self._file = self._open.enter_context(synced(path))
+
+    def _end(self) -> None:
+        self._open.close()
+        self._file = None
+        index = np.array(self._starts, dtype=_INDEX).tobytes()
+        write_atomically(self._index_path, index)
+        self._record["sha256"] = self._sha256.hexdigest()
+        self._record["index_sha256"] = hashlib.sha256(index).hexdigest()
+        self._records.append(self._record)
+
+
+def _shard_paths(folder: Path, file: str) -> tuple[Path, Path]:
     path = folder / file
     return path, path.with_suffix(".idx")
 
@@ -219,12 +268,10 @@ def _read_manifest(folder: Path) -> dict:
             f"{folder} is not a prepared corpus, it has no {MANIFEST}: make one with `lm prepare`"
         )
     manifest = _read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again")
-    if manifest["format"] > FORMAT:
-        raise UserError(
-            f"{folder} was written by a newer lm (format {manifest['format']}): update lm to use it"
-        )
-    if not {"vocab_size", "dtype", "tokenizer_sha256", "splits"} <= manifest.keys():
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise UserError(f"{folder} was written by a newer lm (format {version}): update lm to use it")
+    fields = {"vocab_size", "dtype", "tokenizer_sha256", "splits"}
+    if not isinstance(version, int) or not fields <= manifest.keys():
         raise UserError(f"{path} is broken: delete the folder {folder} and prepare the corpus again")
     return manifest

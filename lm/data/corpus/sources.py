@@ -44,7 +44,7 @@ class Source:
 
     Attributes:
         name: the entry as it was given: a path, a glob or "stdlib".
-        files: in the order of reading; for "stdlib" its modules.
+        files: in the order of reading.
         named: whether the entry names one file, which then must be readable text.
     """
 
@@ -76,8 +76,7 @@ def resolve(spec: str | list[str]) -> list[Source]:
 
     Args:
         spec: "stdlib" (the running interpreter's standard library and language reference), a file, a folder
-            (searched for text, code, JSON lines and Parquet; hidden files left out), a glob, or a list of
-            these.
+            (searched for text, code, JSON lines and Parquet; nothing hidden), a glob, or a list of these.
 
     Raises:
         UserError: an entry names nothing.
@@ -92,9 +91,8 @@ def _stdlib() -> Source:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in root.rglob("*.py") if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)]
     if not files:
-        raise UserError(
-            f"this Python has no sources of its standard library in {root}: name files of your own"
-        )
+        what = f"this Python has no sources of its standard library in {root}"
+        raise UserError(f"{what}: name files of your own")
     return Source(STDLIB, tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())))
 
 
@@ -130,7 +128,6 @@ def documents(
     """The documents of all sources in order, one at a time in memory (a Parquet file: a row group's batch).
 
     Args:
-        sources: from `resolve`.
         text_field: the key (JSON lines) or column (Parquet) that holds the text.
         warn: is told about files that were skipped, or read in another encoding than UTF-8.
 
@@ -140,11 +137,10 @@ def documents(
     """
     for source in sources:
         empty = True
-        for path in source.files:
-            for text in _texts(path, text_field, source.named, warn):
-                if text:
-                    empty = False
-                    yield Document(text, source.name)
+        texts = (text for path in source.files for text in _texts(path, text_field, source.named, warn))
+        for text in filter(None, texts):
+            empty = False
+            yield Document(text, source.name)
         if source.name == STDLIB:
             from pydoc_data.topics import topics
 
@@ -183,8 +179,8 @@ def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], objec
 def _field(row: dict, name: str, where: str, kind: str) -> str:
     if name not in row:
         found = ", ".join(map(repr, row)) or "none at all"
-        hint = "give one of them as `text_field`"
-        raise UserError(f"{where}: there is no {kind} {name!r}, only {found}: {hint}")
+        what = f"{where}: there is no {kind} {name!r}, only {found}"
+        raise UserError(f"{what}: give one of them as `text_field`")
     if not isinstance(row[name], str):
         raise UserError(f"{where}: the {kind} {name!r} is not text: give another `text_field`")
     return row[name]

@@ -3,11 +3,13 @@ because texts of like length stand together."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from lm.data.examples.rows import Lazy, Rows, encode_row
@@ -27,11 +29,7 @@ def length_of(features: Features) -> int:
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of unequal length as one int64 tensor (B, longest)."""
-    longest = max(map(len, rows), default=0)
-    padded = np.full((len(rows), longest), value, dtype=np.int64)
-    for row, content in zip(padded, rows, strict=True):
-        row[: len(content)] = content
-    return torch.from_numpy(padded)
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], True, value)
 
 
 def collate(features: Sequence[Features], padding: dict[str, int]) -> dict[str, Any]:
@@ -68,7 +66,6 @@ class Encoded(Lazy[Features]):
     """Features with what stands beside them.
 
     Args:
-        rows: the features.
         lengths: the `length_of` each; computed where they are None.
     """
 
@@ -83,7 +80,7 @@ class Encoded(Lazy[Features]):
         more = {name: numbers[number].item() for name, numbers in self.columns.items()}
         return {**self.rows[number], **more}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of the features, equal for equal ones; what a model added to them is left out, which is
         rounded otherwise on another device."""
@@ -102,9 +99,6 @@ class TrainingExamples(Dataset):
     share a step, and the steps come in a random order again. What does not fill a step comes last.
 
     Args:
-        features: the encoded examples, `Encoded` where their lengths are known.
-        batch_size: examples in a batch.
-        seed: decides the orders.
         make: turns a batch's features into tensors.
         step: examples of an optimizer step, over all its batches and processes: the order goes by these, so
             that a step has the same examples however it is cut; None: a batch is a step.
@@ -151,8 +145,7 @@ class HeldOutExamples(Dataset):
     number; a batch beyond the last is the last again with `index` -1: such examples are not counted.
 
     Args:
-        features: the encoded examples, each with its `index`.
-        batch_size: examples in a batch.
+        features: each with its `index`.
         make: turns a batch's features into tensors.
     """
 
@@ -185,18 +178,13 @@ class Packed(Lazy[Features]):
         first_open = 0
         for number in Permutation(max(len(features), 1), seed)(np.arange(len(features))).tolist():
             need = int(lengths[number])
-            for row in range(first_open, len(room)):
-                if room[row] >= need:
-                    break
-            else:
-                row = len(room)
+            row = next((row for row in range(first_open, len(room)) if room[row] >= need), len(room))
+            if row == len(room):
                 self.groups.append([])
                 room.append(length)
             self.groups[row].append(number)
             room[row] -= need
-            first_open = max(
-                first_open, len(room) - 200
-            )  # older rows are nearly full: don't look at them again
+            first_open = max(0, len(room) - 200)  # older rows are nearly full: don't look at them again
         self.lengths = length - np.array(room, dtype=np.int64)
 
     def __len__(self) -> int:

@@ -1,17 +1,17 @@
 """Chats to learn from: Alpaca, ShareGPT, messages, pairs of columns, parallel text files and DialogSum."""
 
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import chain, cycle, zip_longest
+from typing import Literal, get_args
 
 from lm.data.examples.dialogues import Unusable, in_order, parse_messages, with_system
 from lm.data.examples.files import Skipped, read_alike
 from lm.data.examples.records import ChatExample, Message
-from lm.data.examples.tables import Row, no_column, read_rows
+from lm.data.examples.tables import Row, read_rows, value
 from lm.data.examples.texts import text_in
 from lm.errors import UserError
 
-FORMATS = ("auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum")
-_TURN = ("user", "assistant")
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"]
 _REFERENCES = ("summary1", "summary2", "summary3")  # DialogSum's test part
 _COLUMNS = (  # what tells a format
     ("messages", {"messages"}),
@@ -36,7 +36,7 @@ def read_chats(
     """Chats whose last message is the assistant's, in the file's order.
 
     Args:
-        path: a table (see `read_rows`), or the source side of two parallel text files.
+        path: a table (see `read_rows`), or the source side of parallel text files.
         format: `messages` (a list of role and content), `sharegpt` (`conversations`: a list of from and
             value), `alpaca` (instruction, input, output; perhaps system and history), `columns` (those named
             `source` and `target`), `parallel` (line by line, with `target_path`), `dialogsum` (dialogue and
@@ -49,8 +49,8 @@ def read_chats(
         UserError: a column is missing, a row is not in the format, or parallel files differ in length; names
             file and line.
     """
-    if format not in FORMATS:
-        raise UserError(f"there is no format {format!r}: choose from {', '.join(FORMATS)}", status=2)
+    if format not in get_args(Format):
+        raise UserError(f"there is no format {format!r}: choose from {', '.join(get_args(Format))}", status=2)
     if prompt is not None and "{source}" not in prompt:
         raise UserError("the prompt has no {source}: say where the source goes", status=2)
     targets = (target,) if isinstance(target, str) else tuple(target or ())
@@ -86,9 +86,8 @@ def _recognise(
     for one, other in _PAIRS:
         if one in row and other in row:
             return "columns", one, (other,)
-    raise UserError(
-        f"{where}: these columns are no known format: {', '.join(row)}: give `data.source` and `data.target`"
-    )
+    what = f"{where}: these columns are no known format: {', '.join(row)}"
+    raise UserError(f"{what}: give `data.source` and `data.target`")
 
 
 Parsed = tuple[tuple[Message, ...], tuple[str, ...]]  # the chat and its references
@@ -99,9 +98,8 @@ def _parsed(
 ) -> Parsed:
     if format in ("messages", "sharegpt"):
         column = "messages" if format == "messages" else "conversations"
-        if column not in row:
-            raise UserError(no_column(row, column, where))
-        return with_system(parse_messages(row[column], where, column), row.get("system")), ()
+        messages = parse_messages(value(row, column, where), where, column)
+        return with_system(messages, row.get("system")), ()
     if format == "alpaca":
         answer = Message("assistant", text_in(row, "output", where))
         return (*alpaca_prompt(row, where), answer), ()
@@ -124,22 +122,17 @@ def alpaca_prompt(row: Row, where: str) -> tuple[Message, ...]:
     """What comes before the answer in a row of Alpaca's format: `instruction`, and on a line of its own
     `input`; perhaps `system` and earlier turns in `history`, a list of pairs."""
     history = row.get("history") or []
-    if not isinstance(history, list) or not all(
-        isinstance(turn, list) and len(turn) == 2 for turn in history
-    ):
+    pairs = history if isinstance(history, list) else [history]
+    if not all(isinstance(turn, list) and len(turn) == 2 for turn in pairs):
         raise UserError(f"{where}: 'history' is not a list of pairs of texts")
-    turns = [
-        Message(role, text_in({"history": said}, "history", where))
-        for turn in history
-        for role, said in zip(_TURN, turn, strict=True)
-    ]
+    said = [text_in({"history": text}, "history", where) for text in chain.from_iterable(pairs)]
+    turns = map(Message, cycle(("user", "assistant")), said)
     parts = (text_in(row, "instruction", where), text_in({"input": "", **row}, "input", where))
     asked = "\n".join(part for part in parts if part.strip())
     return with_system((*turns, Message("user", asked)), row.get("system"))
 
 
 def _answers(row: Row, name: str, where: str) -> list[str]:
-    """The answer in a column, or several."""
     found = row.get(name)
     if isinstance(found, list) and all(isinstance(one, str) for one in found):
         return found
@@ -147,14 +140,10 @@ def _answers(row: Row, name: str, where: str) -> list[str]:
 
 
 def _parallel(path: str, target_path: str) -> Iterator[tuple[str, Row]]:
-    """The lines of two files, side by side.
-
-    Raises:
-        UserError: they differ in number.
-    """
+    """The lines of two files, side by side; an error where they differ in number."""
     counts = [0, 0]
     for number, sides in enumerate(zip_longest(_lines(path), _lines(target_path)), start=1):
-        counts = [number if line is not None else count for line, count in zip(sides, counts, strict=True)]
+        counts = [count + (line is not None) for line, count in zip(sides, counts, strict=True)]
         if None not in sides:
             yield f"{path}:{number}", dict(zip(("source", "target"), sides, strict=True))
     if counts[0] != counts[1]:
@@ -167,5 +156,4 @@ def _parallel(path: str, target_path: str) -> Iterator[tuple[str, Row]]:
 def _lines(path: str) -> Iterator[str]:
     for file in read_alike(path, lambda _: True):
         with file.opened() as lines:
-            for line in lines:
-                yield line.removesuffix("\n").removesuffix("\r")
+            yield from (line.removesuffix("\n").removesuffix("\r") for line in lines)

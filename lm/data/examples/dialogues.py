@@ -18,9 +18,7 @@ def parse_messages(found: object, where: str, what: str) -> tuple[Message, ...]:
     """Messages from a list of `{"role", "content"}` (OpenAI) or `{"from", "value"}` (ShareGPT).
 
     Args:
-        found: what a file holds.
-        where: the row, for messages.
-        what: the column, for messages.
+        where, what: the row and the column, for messages.
 
     Raises:
         UserError: it is no such list.

@@ -13,8 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TextIO
@@ -41,11 +41,7 @@ class Known(dict[str, Any]):
 
 class Read:
     """What a reader finds, one example after another with the number of its row, from 0, skipped ones counted
-    too.
-
-    Args:
-        found: the reader's.
-        path: what it reads, for messages.
+    too; an error where there was none.
 
     Attributes:
         skipped: how many rows could not be used, by reason; when all have been read.
@@ -58,10 +54,6 @@ class Read:
         self.known = Known()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """
-        Raises:
-            UserError: there was no example, at the end.
-        """
         used = False
         for number, found in enumerate(self._found):
             if isinstance(found, Skipped):
@@ -82,9 +74,6 @@ class Read:
         return [example.known(**self.known) for example in found]
 
 
-_UNKNOWN = "unknown"
-
-
 @dataclass
 class File:
     """A file that can be read, more than once, decompressed.
@@ -94,12 +83,13 @@ class File:
         name: its path inside the folder or archive that was asked for, with `/`; the file's name where it
             was named itself.
         content: its path, or what it holds, as an open file that can go back to its start.
+        warn: is told, once, where its text is not UTF-8.
     """
 
     where: str
     name: str
     content: Path | BinaryIO
-    _text: str | None = field(default=_UNKNOWN, init=False, repr=False)  # of what is not UTF-8
+    warn: Callable[[str], object] = lambda line: print(f"warning: {line}", file=sys.stderr)
 
     @property
     def suffix(self) -> str:
@@ -123,20 +113,17 @@ class File:
             return file.read()
 
     @contextmanager
-    def opened(self, newline: str = "\n", warn: Callable[[str], object] | None = None) -> Iterator[TextIO]:
+    def opened(self, newline: str = "\n") -> Iterator[TextIO]:
         """Its text, whatever the encoding, as a stream of lines. Only what is not UTF-8 is read whole.
 
         Args:
             newline: what ends a line; "" for any of the usual ends. They stay as they are.
-            warn: is told, once, where it is not UTF-8; None for a line on stderr.
 
         Raises:
             UserError: it is empty, or no text.
         """
-        if self._text is _UNKNOWN:
-            self._text = self._decoded(warn or (lambda line: print(f"warning: {line}", file=sys.stderr)))
-        if self._text is not None:
-            yield io.StringIO(self._text, newline=newline)
+        if self._foreign is not None:
+            yield io.StringIO(self._foreign, newline=newline)
             return
         with self.open() as file:
             stream = io.TextIOWrapper(file, "utf-8-sig", newline=newline)
@@ -146,7 +133,8 @@ class File:
                 with suppress(ValueError):  # where nobody has read on, it is closed already
                     stream.detach()  # else it would close the file
 
-    def _decoded(self, warn: Callable[[str], object]) -> str | None:
+    @cached_property
+    def _foreign(self) -> str | None:
         """The text of what is not UTF-8; None of what is, which is looked at piece by piece."""
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         blank, text = True, None
@@ -165,12 +153,12 @@ class File:
             raise UserError(f"{self.where} is empty")
         if text is not None:
             hint = "convert it to UTF-8 if that is wrong"
-            warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
+            self.warn(f"{self.where} is not UTF-8; it was read as {encoding}: {hint}")
         return text
 
-    def text(self, warn: Callable[[str], object] | None = None) -> str:
+    def text(self) -> str:
         """All of its text; see `opened`."""
-        with self.opened(warn=warn) as file:
+        with self.opened() as file:
             return file.read()
 
 
@@ -211,10 +199,8 @@ def read_files(path: str, wanted: Callable[[str], bool] = lambda name: True) -> 
         found = _archived(*inside, wanted)
     elif place.is_dir():
         found = _in_folder(place, wanted)
-    elif place.exists():
-        found = iter([File(str(place), place.name, place)])
-    elif glob.has_magic(str(place)):
-        found = (File(str(match), match.name, match) for match in _matches(place))
+    elif place.exists() or glob.has_magic(str(place)):
+        found = (File(str(match), match.name, match) for match in source_files(path))
     elif "!" in path and Path(path.partition("!")[0]).expanduser().is_file():
         raise UserError(f"{path}: {path.partition('!')[0]} is not a zip or tar archive")
     else:
@@ -254,10 +240,8 @@ def source_files(path: str) -> list[Path]:
         return [inside[0]]
     if place.is_dir():
         return sorted(found for found in place.rglob("*") if found.is_file())
-    return [place] if place.exists() else _matches(place)
-
-
-def _matches(place: Path) -> list[Path]:
+    if place.exists():
+        return [place]
     found = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207 - absolute ones too
     return [match for match in found if match.is_file()]
 
@@ -273,26 +257,30 @@ def _hidden(name: str) -> bool:
 
 
 def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iterator[File]:
-    members = _zipped if archive.suffix.lower() == ".zip" else _tarred
     roots: set[str] = set()
     seen: list[str] = []
-
-    def chosen(path: str) -> str | None:
-        """The name below the member, None for a file that is not in it."""
-        if _hidden(path):
-            return None
-        seen.append(path)
-        found = _below(path, member)
-        if found is None or not wanted(found[1]):
-            return None
-        roots.add(found[0])
-        return found[1]
-
-    for path, name, content in members(archive, chosen):
-        if len(roots) > 1:
-            first, second = sorted(roots)
-            raise UserError(f"{archive}!{member} may mean {first} or {second}: write one of them after the !")
-        yield File(f"{archive}!{path}", name, content)
+    kind, members = ("zip", _zipped) if archive.suffix.lower() == ".zip" else ("tar", _tarred)
+    try:
+        with open_binary(archive) as data:
+            for path, open_member in members(data):
+                if _hidden(path):
+                    continue
+                seen.append(path)
+                root, name = _below(path, member) or (None, "")
+                if root is None or not wanted(name):
+                    continue
+                roots.add(root)
+                if len(roots) > 1:
+                    choice = " or ".join(sorted(roots))
+                    raise UserError(f"{archive}!{member} may mean {choice}: write one of them after the !")
+                content = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - as long as somebody reads it
+                with open_member() as stream:
+                    shutil.copyfileobj(stream, content)
+                yield File(f"{archive}!{path}", name, content)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise UserError(f"{archive} is not a {kind} file, or it is cut short or damaged: {error}") from error
+    except RuntimeError as error:  # a zip's password, or a compression that Python can't undo
+        raise UserError(f"cannot read {archive}: {error}") from error
     if not roots:
         there = f"it holds {_outline(seen)}" if seen else "it is empty"
         what = f"there is no {member} in {archive}" if member else f"there is nothing to read in {archive}"
@@ -300,7 +288,7 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
 
 
 def _below(path: str, member: str) -> tuple[str, str] | None:
-    """Which folder or file of the archive the member means for this path, and the path's name below it."""
+    """Which folder or file of the archive the member means for this path, and the name below it."""
     whole = f"/{path}"
     if not member:
         return "", path
@@ -324,11 +312,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        """A block of zeros is the one proper end of an archive.
-
-        Raises:
-            tarfile.ReadError: it is no header.
-        """
+        """A block of zeros is the one proper end of an archive."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -337,41 +321,19 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-Member = tuple[str, str, BinaryIO]  # the path in the archive, the name below what was asked for, its bytes
+Member = tuple[str, Callable[[], BinaryIO]]  # the path in the archive, and what opens it
 
 
-def _copied(stream: BinaryIO) -> BinaryIO:
-    content = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - as long as somebody reads it
-    shutil.copyfileobj(stream, content)
-    return content
+def _zipped(stream: BinaryIO) -> Iterator[Member]:
+    with zipfile.ZipFile(stream) as file:
+        for path in sorted(info.filename for info in file.infolist() if not info.is_dir()):
+            yield path, partial(file.open, path)
 
 
-def _zipped(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Member]:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            paths = sorted(info.filename for info in file.infolist() if not info.is_dir())
-            for path, name in [(path, chosen(path)) for path in paths]:
-                if name is not None:
-                    with file.open(path) as stream:
-                        yield path, name, _copied(stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{archive} is not a zip file, or it is cut short or damaged: {error}") from error
-    except (OSError, RuntimeError) as error:
-        # zipfile's own: a RuntimeError where a password is wanted, its NotImplementedError for a compression
-        # that Python can't undo.
-        raise UserError(f"cannot read {archive}: {error}") from error
-
-
-def _tarred(archive: Path, chosen: Callable[[str], str | None]) -> Iterator[Member]:
+def _tarred(stream: BinaryIO) -> Iterator[Member]:
     # As a stream: what is compressed can only be read from front to back.
-    with open_binary(archive) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as file:
-                for info in file:
-                    file.members = []  # else it keeps all it has seen
-                    path = info.name.removeprefix("./")
-                    name = chosen(path) if info.isfile() else None
-                    if name is not None:
-                        yield path, name, _copied(file.extractfile(info))
-        except tarfile.TarError as error:
-            raise UserError(f"{archive} is not a tar file, or it is cut short or damaged: {error}") from error
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as file:
+        for info in file:
+            file.members = []  # else it keeps all it has seen
+            if info.isfile():
+                yield info.name.removeprefix("./"), partial(file.extractfile, info)

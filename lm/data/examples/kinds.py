@@ -1,12 +1,13 @@
 """The datamodules of fine-tuning, one for each kind of example: they say where the readers look."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lm.data.examples.batches import Encoded, Packed
-from lm.data.examples.chats import read_chats
+from lm.data.examples.chats import Format, read_chats
 from lm.data.examples.files import Known, Skipped
 from lm.data.examples.module import ExampleData
 from lm.data.examples.preferences import read_preferences
@@ -31,6 +32,11 @@ from lm.tokenizer.chat import with_chat
 Found = Iterable[Example | Skipped | Known]
 
 
+def options_of(reader: Callable[..., Found], given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments given that the reader has too."""
+    return {name: given[name] for name in signature(reader).parameters if name in given}
+
+
 class TextExampleData(ExampleData):
     """Examples that a tokenizer encodes.
 
@@ -43,6 +49,7 @@ class TextExampleData(ExampleData):
     """
 
     processor: Tokenizer | None = None
+    chats = False  # whether the examples are such
     for_encoding = frozenset({"seq_len", "vocab_size", "tokenizer_path", "too_long", "too_short"})
 
     def __init__(
@@ -69,12 +76,12 @@ class TextExampleData(ExampleData):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The processor."""
         return self.processor
 
     def open_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for."""
-        return load_tokenizer(self.tokenizer_path)
+        """The tokenizer that was asked for, for chats with their pieces."""
+        found = load_tokenizer(self.tokenizer_path)
+        return with_chat(found)[0] if self.chats else found
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, or one trained on the examples to learn from."""
@@ -120,15 +127,7 @@ class TextData(TextExampleData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
-        self.options = {
-            "text": text,
-            "pair": pair,
-            "label": label,
-            "columns": columns,
-            "separator": separator,
-            "rating": rating,
-            "label_names": label_names,
-        }
+        self.options = options_of(read_texts, locals())
 
     def read(self, path: str, split: str) -> Found:
         # Of a file to be labelled, those without a label too.
@@ -161,7 +160,7 @@ class TagData(TextExampleData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
-        self.options = {"word_column": word_column, "tag_column": tag_column, "joiner": joiner}
+        self.options = options_of(read_tags, locals())
 
     def read(self, path: str, split: str) -> Found:
         return read_tags(path, **self.options)
@@ -205,14 +204,12 @@ class ChatData(TextExampleData):
         packing: put several short chats into one row, where they don't see each other: less padding.
     """
 
-    record = ChatExample
+    record, chats = ChatExample, True
 
     def __init__(
         self,
         train: str,
-        format: Literal[
-            "auto", "messages", "sharegpt", "alpaca", "columns", "parallel", "dialogsum"
-        ] = "auto",
+        format: Format = "auto",
         source: str | None = None,
         target: str | list[str] | None = None,
         instruction: str | None = None,
@@ -224,13 +221,7 @@ class ChatData(TextExampleData):
         super().__init__(train, **kwargs)
         if prompt is not None and "{source}" not in prompt:
             raise UserError(f"`data.prompt` {prompt!r} has no {{source}} in it", status=2)
-        self.options = {
-            "format": format,
-            "source": source,
-            "target": target,
-            "instruction": instruction,
-            "prompt": prompt,
-        }
+        self.options = options_of(read_chats, locals())
         self.parallel, self.packing = parallel, packing
 
     def located(self, path: str) -> str:
@@ -249,9 +240,6 @@ class ChatData(TextExampleData):
         answers = self._answers(path)
         return super().files(path) + (super().files(answers) if answers else [])
 
-    def open_tokenizer(self) -> Tokenizer:
-        return with_chat(super().open_tokenizer())[0]
-
     def texts(self, example: ChatExample) -> Iterable[str]:
         return (message.content for message in example.messages)
 
@@ -267,13 +255,10 @@ class PreferenceData(TextExampleData):
     """Pairs of answers, the better one known: Anthropic's hh-rlhf, LLaMA-Factory's JSON, or columns `prompt`,
     `chosen` and `rejected`."""
 
-    record = PreferenceExample
+    record, chats = PreferenceExample, True
 
     def read(self, path: str, split: str) -> Found:
         return read_preferences(path)
-
-    def open_tokenizer(self) -> Tokenizer:
-        return with_chat(super().open_tokenizer())[0]
 
     def texts(self, example: PreferenceExample) -> Iterable[str]:
         return (*(m.content for m in example.messages), example.chosen, example.rejected)

@@ -12,13 +12,7 @@ from torch.utils.data import DataLoader
 
 from lm.data.corpus.files import plain_name
 from lm.data.corpus.sources import STDLIB, resolve
-from lm.data.examples.batches import (
-    Encoded,
-    Features,
-    HeldOutExamples,
-    TrainingExamples,
-    length_of,
-)
+from lm.data.examples.batches import Encoded, Features, HeldOutExamples, TrainingExamples, length_of
 from lm.data.examples.files import Known, Read, Skipped, source_files
 from lm.data.examples.records import Example
 from lm.data.examples.rows import Rows, RowWriter, code_of, is_plain, kept, key_of
@@ -29,18 +23,8 @@ from lm.errors import UserError
 from lm.processes import say
 
 # What decides neither how a file is read nor how an example is encoded.
-_BESIDE = {
-    "paths",
-    "root",
-    "data_dir",
-    "batch_size",
-    "eval_batch_size",
-    "num_workers",
-    "limit",
-    "val_fraction",
-    "seed",
-}
-_BESIDE |= {"trainer", "processor"}
+_BESIDE = {"paths", "root", "data_dir", "batch_size", "eval_batch_size", "num_workers", "limit"}
+_BESIDE |= {"val_fraction", "seed", "trainer", "processor"}
 
 
 def _exists(path: str) -> bool:
@@ -53,9 +37,7 @@ def _exists(path: str) -> bool:
 
 def _taken(examples: Sequence, numbers: np.ndarray) -> Sequence:
     """Some of the examples, in this order."""
-    if isinstance(examples, Rows):
-        return examples.taken(numbers)
-    return [examples[i] for i in numbers.tolist()]
+    return examples.taken(numbers) if isinstance(examples, Rows) else [examples[i] for i in numbers.tolist()]
 
 
 def _example(record: type[Example], facts: dict[str, Any], values: list) -> Example:
@@ -120,7 +102,6 @@ class ExampleData(Data):
         self._learned = np.array([], dtype=np.int64)  # which of them are not held out, whatever the limit
         self._features: dict[str, Encoded] = {}
         self._task: Any = None
-        self._identity: str | None = None
 
     @abstractmethod
     def read(self, path: str, split: str) -> Iterable[Example | Skipped | Known]:
@@ -145,7 +126,7 @@ class ExampleData(Data):
         return path if path == STDLIB or elsewhere or _exists(path) else str(Path(self.root) / path)
 
     def called(self, split: str) -> str:
-        """A split, to be named in messages."""
+        """A split's name in messages."""
         return self.paths[split] or "the held-out part"
 
     def has(self, split: str) -> bool:
@@ -247,9 +228,8 @@ class ExampleData(Data):
             self._learned = np.concatenate((self._learned, numbers[rare]))
             self._examples["val"] = _taken(self._whole, numbers[~rare])
             self._limit()
-            say(
-                f"{rare.sum():,} held-out examples have labels that stand nowhere else: they are learned from"
-            )
+            there = f"{rare.sum():,} held-out examples have labels that stand nowhere else"
+            say(f"{there}: they are learned from")
 
     def compare_splits(self) -> None:
         """Say how many held-out examples were learned from, if any were."""
@@ -269,8 +249,7 @@ class ExampleData(Data):
                 `collate` turns a batch's features into tensors; it holds no network, as processes that read
                 ahead are handed it. `processor`, `config` and `record()` are all that decides how it encodes.
         """
-        self.processor, self._task = task.processor, task
-        self._features, self._identity = {}, None
+        self.processor, self._task, self._features = task.processor, task, {}
 
     def features(self, split: str) -> Encoded:
         """The encoded examples of a split, encoded at the first call; each held-out one with the `index` of
@@ -324,11 +303,7 @@ class ExampleData(Data):
         return facts
 
     def add_columns(self, split: str, columns: dict[str, np.ndarray]) -> None:
-        """Put numbers, such as a model found once, beside the features, under names of their own.
-
-        Args:
-            columns: by name, one number for each of `features(split)`.
-        """
+        """Put numbers, such as a model found once, beside the features: by name, one for each of them."""
         self.features(split).columns.update(columns)
 
     def arrange(self, features: Encoded) -> Encoded:
@@ -342,9 +317,7 @@ class ExampleData(Data):
     @property
     def identity(self) -> str:
         """A hash of the encoded training examples: equal for the same data."""
-        if self._identity is None:
-            self._identity = self.features("train").digest
-        return self._identity
+        return self.features("train").digest
 
     def train_dataloader(self) -> ResumableLoader:
         step = self.batch_size * self.trainer.accumulate_grad_batches * data_shard(self.trainer).size
@@ -364,15 +337,9 @@ class ExampleData(Data):
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training loader is, and in which data."""
         return {"loader": self.loader_state(), "rows": self.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The training loader goes on from there.
-
-        Raises:
-            UserError: the examples are not those that the run began with.
-        """
         if self.trainer.state.fn == "fit":
             # Older checkpoints have a hash of another kind, `data`, which can't be compared.
             if state.get("rows", self.identity) != self.identity:

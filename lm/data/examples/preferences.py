@@ -7,7 +7,7 @@ from lm.data.examples.chats import alpaca_prompt
 from lm.data.examples.dialogues import Unusable, in_order, parse_message, parse_messages, with_system
 from lm.data.examples.files import Skipped
 from lm.data.examples.records import Message, PreferenceExample
-from lm.data.examples.tables import Row, no_column, read_rows
+from lm.data.examples.tables import Row, read_rows, value
 from lm.data.examples.texts import text_in
 from lm.errors import UserError
 
@@ -35,8 +35,7 @@ def read_preferences(path: str) -> Iterator[PreferenceExample | Skipped]:
     """
     for where, row in read_rows(path):
         for name in ("chosen", "rejected"):
-            if name not in row:
-                raise UserError(no_column(row, name, where))
+            value(row, name, where)  # an error where it is missing
         try:
             yield _example(row, where)
         except Unusable as error:
@@ -93,7 +92,7 @@ def _dialogue(row: Row, name: str, where: str, chat: Messages | None) -> Message
         return chat + answer
     # Some files have the prompt by itself and in both dialogues too.
     known, turns = _turns(chat), _turns(answer)
-    if _stripped(turns[: len(known)]) != _stripped(known):
+    if not all(map(_alike, turns, known)) or len(turns) < len(known):
         raise Unusable("chosen and rejected don't go on from their prompt")
     return chat + turns[len(known) :]
 
@@ -102,8 +101,8 @@ def _turns(messages: Messages) -> Messages:
     return messages[1:] if messages and messages[0].role == "system" else messages
 
 
-def _stripped(messages: Messages) -> list[tuple[str, str]]:
-    return [(message.role, message.content.strip()) for message in messages]
+def _alike(one: Message, other: Message) -> bool:
+    return one.role == other.role and one.content.strip() == other.content.strip()
 
 
 def _split(dialogue: str) -> Messages:

@@ -21,8 +21,7 @@ def read_questions(path: str, labelled: bool = True) -> Iterator[QuestionExample
         path: SQuAD's JSON, or a table whose rows have `question`, `context`, perhaps `id` and `title`, and
             `answers`: a text, a list of texts, a list of `{"text": …, "answer_start": …}`, or
             `{"text": […], "answer_start": […]}`; empty where the context does not answer.
-        labelled: whether a question without the field `answers`, or with none that is in its context,
-            is skipped and counted, or kept without an answer.
+        labelled: whether a question without `answers`, or with none that is in its context, is skipped.
 
     Raises:
         UserError: a field is missing or is of another type; names file and line.
@@ -41,7 +40,6 @@ def read_questions(path: str, labelled: bool = True) -> Iterator[QuestionExample
 
 
 def _article(row: Row, document: str, where: str) -> Iterator[tuple[Row, str, str, str]]:
-    """The questions on an article, with their contexts."""
     for p, paragraph in enumerate(_objects(row["paragraphs"], f"{where}: 'paragraphs'"), start=1):
         place = f"{where}, paragraph {p}"
         context = _text(paragraph, "context", place)
@@ -71,20 +69,16 @@ def _question(
 
 def _placed(text: str, start: int | None, context: str) -> tuple[str, int] | None:
     """The answer where it stands in the context, nearest to where it should."""
-    start = start or 0
     if not text:
         return None
-    if start >= 0 and context.startswith(text, start):
-        return text, start
-    start = min(max(start, 0), len(context))
-    before = context.rfind(text, 0, start + len(text))
-    after = context.find(text, start)
-    places = [place for place in (before, after) if place >= 0]
+    start = min(max(start or 0, 0), len(context))
+    # Where it stands at its start, that is the nearest.
+    around = context.rfind(text, 0, start + len(text)), context.find(text, start)
+    places = [place for place in around if place >= 0]
     return (text, min(places, key=lambda place: abs(place - start))) if places else None
 
 
 def _answers(found: object, where: str) -> Answers:
-    """The answers' texts and starts, whichever way they are written."""
     if found is None or found == "":
         return []
     if isinstance(found, str):
@@ -97,19 +91,14 @@ def _answers(found: object, where: str) -> Answers:
             found = [found]
     if not isinstance(found, list):
         raise UserError(f"{where}: 'answers' is not a list")
-    pairs = [(one, None) if isinstance(one, str) else _pair(one) for one in found]
-    for pair in pairs:
-        if pair is None:
+    pairs = []
+    for one in found:
+        answer = {"text": one} if isinstance(one, str) else one
+        text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (0, 0)
+        if not isinstance(text, str) or not isinstance(start, int | None):
             raise UserError(f'{where}: an answer is not as {{"text": "…", "answer_start": 0}}')
+        pairs.append((text, start))
     return pairs
-
-
-def _pair(answer: object) -> tuple[str, int | None] | None:
-    """An answer's text and start; None where it is something else."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
-        return None
-    start = answer.get("answer_start")
-    return (answer["text"], start) if isinstance(start, int | None) else None
 
 
 def _text(row: Row, name: str, where: str) -> str:

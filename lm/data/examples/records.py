@@ -38,7 +38,6 @@ class TextExample(Example):
     """A text, or a pair of texts, to be classified or rated.
 
     Args:
-        text: the text.
         pair: the second text of a pair.
         label: a label's name; a tuple of names where several may hold; a number where it is a rating; None
             where it is not known, as in a file to predict.
@@ -84,7 +83,6 @@ class QuestionExample(Example):
 
     Args:
         id: the question's name in its file.
-        question: the question.
         context: the text.
         answers: pairs of an answer's text and where it starts in the context, in characters; none where
             the context does not answer the question.
@@ -103,14 +101,9 @@ class QuestionExample(Example):
 
 
 class Message(NamedTuple):
-    """What somebody says in a chat.
+    """What somebody says in a chat."""
 
-    Args:
-        role: `system`, `user` or `assistant`.
-        content: the text.
-    """
-
-    role: str
+    role: str  # `system`, `user` or `assistant`
     content: str
 
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,10 @@ from filelock import FileLock
 
 import lm
 from lm.errors import UserError
-from lm.files import atomic, atomic_folder, synced, write_atomically
+from lm.files import atomic, make_once, synced, write_atomically
 
 T = TypeVar("T")
-_ROWS, _FACTS, _OFFSETS = "rows.json", "facts.json", "offsets.npy"
+_ROWS, _FACTS, _OFFSETS = "rows.json", "facts.json", "offsets"
 
 
 class Lazy(Sequence[T]):
@@ -65,7 +65,7 @@ class Rows(Lazy[T]):
         self.folder, self.make, self.order = folder, make, order
         self.facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
         # A plain view: indexing an np.memmap costs more than the rest.
-        self._offsets = np.asarray(np.load(folder / _OFFSETS, mmap_mode="r"))
+        self._offsets = np.asarray(np.load(folder / f"{_OFFSETS}.npy", mmap_mode="r"))
         with (folder / _ROWS).open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._offsets[-1] else b""
 
@@ -110,8 +110,8 @@ class Rows(Lazy[T]):
 class RowWriter:
     """Writes the files of `Rows` into a folder."""
 
-    def __init__(self, folder: Path, file: Any) -> None:
-        self._folder, self._file = folder, file
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._offsets, self._numbers = array("q", [0]), defaultdict(lambda: array("q"))
         self._digest = hashlib.blake2b(digest_size=16)
 
@@ -124,9 +124,11 @@ class RowWriter:
         for name, number in numbers.items():
             self._numbers[name].append(number)
 
-    def close(self, facts: dict[str, Any]) -> None:
-        """Writes what stands beside the rows."""
-        for name, numbers in {_OFFSETS.removesuffix(".npy"): self._offsets, **self._numbers}.items():
+    def write(self, fill: Callable[["RowWriter"], dict[str, Any]]) -> None:
+        """The rows that `fill` adds, and what stands beside them."""
+        with synced(self._folder / _ROWS) as self._file:
+            facts = fill(self)
+        for name, numbers in {_OFFSETS: self._offsets, **self._numbers}.items():
             with synced(self._folder / f"{name}.npy") as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64))
         facts = {**facts, "digest": self._digest.hexdigest()}
@@ -141,14 +143,7 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
         UserError: it can't be written. Nothing is left behind then, nor if `fill` raises.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if folder.exists() else FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                with atomic_folder(folder) as partial:
-                    with synced(partial / _ROWS) as file:
-                        writer = RowWriter(partial, file)
-                        facts = fill(writer)
-                    writer.close(facts)
+        make_once(folder, lambda partial: RowWriter(partial).write(fill))
     except OSError as error:
         hint = "make room, or give `data.data_dir` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
@@ -183,10 +178,8 @@ _DECODE = json.JSONDecoder(object_hook=_restored).decode
 
 def is_plain(value: Any) -> bool:
     """Whether a value is a number, a text, None, or a list or dictionary of such."""
-    if isinstance(value, dict):
-        return all(map(is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
+    if isinstance(value, dict | list | tuple):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, str | int | float)
 
 
@@ -203,14 +196,10 @@ def code_of(*classes: type) -> str:
     for base in (base for one in classes for base in one.__mro__):
         if base.__module__.partition(".")[0] in {"torch", "lightning", *sys.stdlib_module_names}:
             continue
-        try:
+        path = None
+        with suppress(TypeError):
             path = inspect.getsourcefile(base)
-        except TypeError:
-            path = None
         if path is None:  # as in a notebook: nobody can tell whether it has changed
             return uuid.uuid4().hex
         files.add(Path(path))
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()

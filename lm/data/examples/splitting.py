@@ -22,7 +22,6 @@ def content_hashes(
     """Of each example a hash of its content and one of its group, uint64 (examples, 2).
 
     Args:
-        examples: with `content`; see `lm.data.examples.records`.
         group: what examples that stay together have in common; None for the content.
     """
     found = np.empty((len(examples), 2), dtype=np.uint64)
@@ -41,13 +40,8 @@ def overlap(train: np.ndarray, other: np.ndarray) -> int:
 
 
 def held_out(hashes: np.ndarray, fraction: float) -> np.ndarray:
-    """Which examples are held out, bool (n,): the same one always falls on the same side, whatever the
-    others.
-
-    Args:
-        hashes: uint64 (n,).
-        fraction: the part that is held out, between 0 and 1, roughly.
-    """
+    """Which of some hashes, uint64 (n,), are held out, bool (n,), roughly this fraction: the same one always
+    falls on the same side, whatever the others."""
     return hashes < np.uint64(math.ceil(fraction * 2**64))
 
 

@@ -40,19 +40,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class _Code(NamedTuple):
-    """A function or method.
+    """A function or method."""
 
-    Args:
-        module: its file below the standard library's folder: `email/header.py`.
-        source: its lines, decorators and docstring included, not indented.
-        bare: the same without the docstring; empty where nothing but it is there.
-        sentence: the docstring's first; empty without one.
-    """
-
-    module: str
-    source: str
-    bare: str
-    sentence: str
+    module: str  # its file below the standard library's folder: `email/header.py`
+    source: str  # its lines, decorators and docstring included, not indented
+    bare: str  # the same without the docstring; empty where nothing but it is there
+    sentence: str  # the docstring's first; empty without one
 
 
 def stdlib_chats(split: str) -> Iterator[ChatExample | Skipped]:
@@ -73,7 +66,8 @@ def stdlib_chats(split: str) -> Iterator[ChatExample | Skipped]:
         if not code.bare or not code.sentence or code.bare in seen:
             continue
         seen.add(code.bare)
-        if _split_of(code.module) != split:
+        number = _hash(code.module)
+        if split != ("test" if number < 0.1 else "val" if number < 0.2 else "train"):
             continue
         if len(code.bare) > _MOST_CHARACTERS:
             yield Skipped(f"code longer than {_MOST_CHARACTERS:,} characters")
@@ -122,11 +116,6 @@ def _hash(module: str) -> float:
     return int.from_bytes(hashlib.sha256(module.encode()).digest()[:8]) / 2**64
 
 
-def _split_of(module: str) -> str:
-    number = _hash(module)
-    return "test" if number < 0.1 else "val" if number < 0.2 else "train"
-
-
 def _split_package(modules: dict[str, int]) -> dict[str, str]:
     """The split of each of a package's modules, whose numbers of pieces are given; of fewer modules than
     splits, none."""
@@ -148,7 +137,6 @@ def _split_package(modules: dict[str, int]) -> dict[str, str]:
 
 
 def _pieces(source: str) -> Iterator[str]:
-    """A function's source in pieces of at most 40 lines; nothing shorter than 3."""
     lines = source.split("\n")
     for start in range(0, len(lines), _MOST_LINES):
         piece = lines[start : start + _MOST_LINES]
@@ -196,8 +184,8 @@ def _code(function: Function, lines: list[str], module: str) -> _Code:
         # Cut by lines: what stands beside a docstring on its lines goes too, which hardly ever happens.
         kept = own[: text.lineno - first - 1] + own[text.end_lineno - first :]
         bare = textwrap.dedent("\n".join(kept)).strip("\n")
-    sentence = _first_sentence(docstring) if docstring else ""
-    return _Code(module, textwrap.dedent("\n".join(own)).strip("\n"), bare, sentence)
+    source = textwrap.dedent("\n".join(own)).strip("\n")
+    return _Code(module, source, bare, _first_sentence(docstring) if docstring else "")
 
 
 def _first_sentence(docstring: str) -> str:

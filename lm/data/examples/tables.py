@@ -21,7 +21,7 @@ def is_table(name: str) -> bool:
 
 
 def read_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
-    """The rows of a table, one after another.
+    """The rows of a table: where each stands, for messages (`F:12` is line 12), and its values by column.
 
     The ending tells the format: .csv, .tsv, .jsonl, .ndjson, .json (a list of objects, an object with a list
     `data`, or JSON Lines after all) or .parquet, compressed or not; another ending is looked into.
@@ -30,9 +30,6 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str
     Args:
         path: a file, a folder (all the tables in it), a glob, or `ARCHIVE!MEMBER`.
         columns: the columns' names where a CSV or TSV file has no header.
-
-    Yields:
-        where the row stands, for messages (`F:12` is line 12 of F), and its values by column.
 
     Raises:
         UserError: a file cannot be read, is empty or binary, or a row is broken; names file and line.
@@ -63,10 +60,9 @@ def value(row: Row, name: str, where: str) -> object:
     Raises:
         UserError: there is no such column; names those there are.
     """
-    try:
-        return row[name]
-    except KeyError:
-        raise UserError(no_column(row, name, where)) from None
+    if name not in row:
+        raise UserError(no_column(row, name, where))
+    return row[name]
 
 
 def no_column(row: Iterable[str], name: str, where: str) -> str:
@@ -132,18 +128,16 @@ def _records(file: File, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # the usual limit is 131,072 characters
     with file.opened(newline="") as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        while True:
-            line = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                # A quote that is never closed swallows the rest of the file.
-                what = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
-                raise UserError(f"{file.where}:{line}: {what}") from error
-            if fields is None:
-                return
-            if len(fields) > 1 or any(field.strip() for field in fields):
-                yield line, fields
+        line = 1
+        try:
+            for fields in reader:
+                if len(fields) > 1 or any(field.strip() for field in fields):
+                    yield line, fields
+                line = reader.line_num + 1
+        except csv.Error as error:
+            # A quote that is never closed swallows the rest of the file.
+            what = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
+            raise UserError(f"{file.where}:{line}: {what}") from error
 
 
 def _named(records: Iterator[Record], where: str, columns: list[str] | None) -> Iterator[tuple[str, Row]]:

@@ -55,9 +55,8 @@ def read_tags(
 def _columns(file: File, word_column: int, tag_column: int | None) -> Iterator[Sentence]:
     with file.opened() as lines:
         tabs = any(map(_TABS.match, lines))
-    needed = _least_columns(word_column, tag_column)
-    words: list[str] = []
-    tags: list[str] = []
+    needed = _least_columns(word_column, word_column if tag_column is None else tag_column)
+    words, tags = [], []
     with file.opened() as lines:
         for number, end in enumerate(lines, start=1):
             line = end.rstrip("\r\n")
@@ -87,10 +86,8 @@ def _columns(file: File, word_column: int, tag_column: int | None) -> Iterator[S
         yield words, tags
 
 
-def _least_columns(word: int, tag: int | None) -> int:
+def _least_columns(word: int, tag: int) -> int:
     """How many columns a line must have, so that these two are there and are two."""
-    if tag is None:
-        tag = word
     if (word < 0) == (tag < 0):
         return max(column + 1 if column >= 0 else -column for column in (word, tag))
     return max(word, tag) - min(word, tag) + 1
@@ -98,8 +95,7 @@ def _least_columns(word: int, tag: int | None) -> int:
 
 def _rows(file: File) -> Iterator[Sentence | Skipped]:
     for where, row in rows_of(file):
-        words = _listed(row, _WORDS, where)
-        tags = _listed(row, _TAGS, where)
+        words, tags = _listed(row, _WORDS, where), _listed(row, _TAGS, where)
         if words is None:
             raise UserError(no_column(row, "words", where))
         if tags is not None and len(tags) != len(words):

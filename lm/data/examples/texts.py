@@ -4,6 +4,8 @@ import glob
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lm.data.corpus.files import decode
@@ -62,11 +64,13 @@ def read_texts(
     yield Known(several=several)
 
 
+@dataclass(frozen=True)
 class _Labels:
     """What stands in a label's column, as a `TextExample` has it."""
 
-    def __init__(self, separator: str | None, rating: bool, names: dict[str, str]) -> None:
-        self.separator, self.rating, self.names = separator, rating, names
+    separator: str | None
+    rating: bool
+    names: dict[str, str]
 
     def __call__(self, found: object, where: str) -> str | tuple[str, ...] | float | None:
         """None where there is no label."""
@@ -75,21 +79,12 @@ class _Labels:
         if isinstance(found, str) and not found.strip():
             return () if self.separator else None
         if self.rating:
-            return self._number(found, where)
+            return _number(found, where)
         if isinstance(found, str) and self.separator:
             found = [part for part in found.split(self.separator) if part.strip()]
         if isinstance(found, list):
             return tuple(dict.fromkeys(self._name(one, where) for one in found))
         return self._name(found, where)
-
-    def _number(self, found: object, where: str) -> float:
-        try:
-            number = math.nan if isinstance(found, bool) else float(found)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(f"{where}: the rating {_short(found)} is not a number")
-        return number
 
     def _name(self, found: object, where: str) -> str:
         if isinstance(found, bool):
@@ -100,13 +95,17 @@ class _Labels:
             name = str(found).strip()
         else:
             raise UserError(f"{where}: the label {_short(found)} is neither a name nor a list of names")
-        if not self.names:
-            return name
-        if name not in self.names:
-            raise UserError(
-                f"{where}: the label {_short(name)} is not in label_names: {', '.join(self.names)}"
-            )
-        return self.names[name]
+        if self.names and name not in self.names:
+            known = ", ".join(self.names)
+            raise UserError(f"{where}: the label {_short(name)} is not in label_names: {known}")
+        return self.names.get(name, name)
+
+
+def _number(found: object, where: str) -> float:
+    with suppress(TypeError, ValueError):
+        if not isinstance(found, bool) and math.isfinite(number := float(found)):
+            return number
+    raise UserError(f"{where}: the rating {_short(found)} is not a number")
 
 
 def _short(found: object) -> str:
@@ -121,10 +120,8 @@ def text_in(row: Row, name: str, where: str) -> str:
         UserError: there is no such column, or something else is in it.
     """
     found = value(row, name, where)
-    if found is None:
-        return ""
-    if isinstance(found, str | int | float):
-        return str(found)
+    if isinstance(found, str | int | float | None):
+        return "" if found is None else str(found)
     raise UserError(f"{where}: the column {name!r} is not text: {_short(found)}")
 
 
@@ -194,6 +191,7 @@ def _class_files(path: str) -> list[tuple[str, File]]:
 def _class_texts(files: list[tuple[str, File]]) -> Iterator[Labelled]:
     warn = Warnings()
     for name, file in files:
-        text = _BREAK.sub("\n", file.text(warn)) if file.data.strip() else ""
+        file.warn = warn
+        text = _BREAK.sub("\n", file.text()) if file.data.strip() else ""
         yield file.where, text, None, None if name in _UNLABELLED else name
     warn.finish()

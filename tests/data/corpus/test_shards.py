@@ -6,8 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from lm.data.corpus.shards import MANIFEST, Corpus
-from lm.data.corpus.writing import ShardWriter
+from lm.data.corpus.shards import MANIFEST, Corpus, ShardWriter
 from lm.errors import UserError
 from lm.files import write_atomically
 from lm.tokenizer import train_tokenizer
