@@ -1,8 +1,8 @@
 """A run's `last.ckpt` and `best.ckpt`, written whole or not at all, and stopping without losing a step."""
 
 import math
+import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +160,8 @@ class RunCheckpoints(Checkpoint):
             raise Stopped(number, step=None)
         self._signal = number
         if self._validating:
-            sys.stderr.write("\nstopping after this validation and a step; Ctrl-C again: at once\n")
+            # Past Python's buffers: the signal may have come while a line is written to one.
+            os.write(2, b"\nstopping after this validation and a step; Ctrl-C again: at once\n")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what was still to do at the step that was saved; from here on signals wait for a step's end."""
