@@ -40,6 +40,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object as a file that people read."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
 def _files(folder: Path) -> list[Path]:
     """The safetensors files of a folder."""
     if (folder / SINGLE).exists():
@@ -51,12 +56,10 @@ def _files(folder: Path) -> list[Path]:
         names = sorted(set(places.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise UserError(f"{folder / INDEX} names a file outside its folder: {outside[0]}")
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
+        if missing := [name for name in names if not (folder / name).exists()]:
             raise UserError(f"{folder} lacks {some(missing, 1)}, which {INDEX} names: the copy is not whole")
         return [folder / name for name in names]
-    pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
-    if pickled:
+    if pickled := sorted(p.name for p in folder.glob("pytorch_model*.bin")):
         raise UserError(
             f"{folder} has its weights in {pickled[0]} only, pickled Python objects that could run anything: "
             f"refused. Get the same model with {SINGLE}"
@@ -82,11 +85,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BYTES) -> None:
-    """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index.
-
-    Raises:
-        UserError: a library is not installed.
-    """
+    """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index."""
     _library()
     from huggingface_hub import save_torch_state_dict
 

@@ -1,11 +1,10 @@
 """What a Hugging Face folder says of its tokenizer: `tokenizer.json`, a SentencePiece model or a vocabulary,
 and the files beside it that name the special pieces."""
 
-import json
 from pathlib import Path
 
 from lm.errors import UserError
-from lm.tokenizer.documents import NAMES, finish
+from lm.tokenizer.documents import NAMES, finish, read_object
 from lm.tokenizer.sentencepiece import SentencePieceTokenizer
 from lm.tokenizer.vocabularies import read_byte_level, read_wordpiece
 
@@ -41,19 +40,6 @@ def _only(folder: Path, ending: str) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _read_object(path: Path) -> dict:
-    """A JSON object; {} where there is no such file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not whole JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not what its name says: it should hold a JSON object")
-    return found
-
-
 def _content(token: object) -> str | None:
     """A piece, which the files spell as a string or as an object."""
     token = token.get("content") if isinstance(token, dict) else token
@@ -68,8 +54,10 @@ def _read_config(folder: Path) -> dict:
         none), `family` (config.json's model_type, else the tokenizer's class, in lower case), `new` (pieces
         with ids of their own: `{id: (piece, special)}`) and `more` (further special pieces).
     """
-    config = _read_object(folder / "tokenizer_config.json")
-    special = _read_object(folder / "special_tokens_map.json")
+    config, special, listed, model = (
+        read_object(folder / f"{name}.json")
+        for name in ("tokenizer_config", "special_tokens_map", "added_tokens", "config")
+    )
     for name in NAMES:
         for source in (special, config):
             if f"{name}_token" in source:
@@ -79,21 +67,19 @@ def _read_config(folder: Path) -> dict:
     config["more"] = [
         piece for some in more if isinstance(some, list) for piece in map(_content, some) if piece is not None
     ]
-    listed = _read_object(folder / "added_tokens.json").items()
-    new = {id: (piece, False) for piece, id in listed if isinstance(id, int)}
+    new = {id: (piece, False) for piece, id in listed.items() if isinstance(id, int)}
     decoder = config.get("added_tokens_decoder")
     for id, token in (decoder if isinstance(decoder, dict) else {}).items():
         if str(id).isdecimal() and isinstance(token, dict) and _content(token) is not None:
             new[int(id)] = (_content(token), bool(token.get("special")))
     config["new"] = dict(sorted(new.items()))
-    family = _read_object(folder / "config.json").get("model_type") or config.get("tokenizer_class") or ""
-    config["family"] = str(family).lower()
+    config["family"] = str(model.get("model_type") or config.get("tokenizer_class") or "").lower()
     return config
 
 
 def read_tokenizer_json(path: Path) -> bytes:
     """A `tokenizer.json` with what the files beside it say; one that `save` wrote as it is."""
-    document = _read_object(path)
+    document = read_object(path)
     if "tokenizer" in document:
         return path.read_bytes()
     config = _read_config(path.parent)
