@@ -193,10 +193,10 @@ def show(tree: Any, indent: int = 0) -> str:
     width, lines = max(map(len, tree), default=0), []
     for key, whole in tree.items():
         value = _in_short(whole)
-        nested = isinstance(value, dict | list) and value
-        lines.append(
-            f"{space}{key}\n{show(value, indent + 1)}" if nested else f"{space}{key:{width}}  {value}"
-        )
+        if isinstance(value, dict | list) and value:
+            lines += [f"{space}{key}", show(value, indent + 1)]
+        else:
+            lines.append(f"{space}{key:{width}}  {value}")
     return "\n".join(lines)
 
 

@@ -122,16 +122,16 @@ class Bert(Family):
     def pooler(self) -> Iterator[Part]:
         yield from linear("pooler.dense", "pooler.dense")
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        kind = head["kind"]
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
+        kind, name = head["kind"], f"{self.base}ForSequenceClassification"
         if kind == "pooled":
             if head["pooling"] != "first" or not head.get("pooler"):
                 what = f"pooling {head['pooling']!r}" if head["pooling"] != "first" else "no pooler"
                 raise UserError(
-                    f"{self.base}ForSequenceClassification reads the first position through a pooler: a "
-                    f"classifier with {what} can't go out as one"
+                    f"{name} reads the first position through a pooler: a classifier with {what} can't go "
+                    "out as one"
                 )
-            return f"{self.base}ForSequenceClassification", self._pooled()
+            return name, self._pooled()
         if kind == "tokens":
             return f"{self.base}ForTokenClassification", list(linear("classifier", "head"))
         if kind == "span":

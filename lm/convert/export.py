@@ -110,7 +110,7 @@ def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_byte
     classifies = isinstance(network, Classifier)
     family = choose(config, head=not classifies, padding=tokenizer.pad_id is not None)
     if classifies:
-        architecture, head = family.classifier(model.record["head"], network)
+        architecture, head = family.classifier(model.record["head"])
     else:
         architecture, head = family.languages[0], list(family.head(config))
     described = describe(model, family, architecture, dtype)

@@ -94,11 +94,7 @@ class Family(ABC):
     languages: ClassVar[tuple[str, ...]]  # architectures with such a head; the first is what we write
 
     def read(self, fields: Fields) -> BackboneConfig:
-        """The configuration that a config.json describes.
-
-        Raises:
-            UserError: a field or a value that can't be followed.
-        """
+        """The configuration that a config.json describes."""
         for name, value in self.insisted.items():
             fields.require(name, value)
         fields.skip(*self.skipped.split(), *self.copies)
@@ -161,15 +157,12 @@ class Family(ABC):
         """The tensors of a pooler, by names without the prefix, where the family has one."""
         return iter(())
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        """How a classifier of ours goes out; here that of a GPT, on the last position.
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
+        """How a classifier of ours goes out: the architecture's name and its head's tensors by full names.
+        Here that of a GPT, on the last position.
 
         Args:
             head: its kind ("pooled", "tokens", "span"), pooling and pooler, as in a checkpoint's record.
-            model: the classifier itself.
-
-        Returns:
-            The architecture's name and its head's tensors by full names.
 
         Raises:
             UserError: no architecture computes the same.

@@ -144,7 +144,7 @@ class ModernBert(Family):
             yield Part("decoder.bias", ("head.bias",))
         yield from super().head(config)
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
         raise UserError(
             "transformers' ModernBERT classifiers have a dense layer, GELU and a norm in front of their "
             "outputs, ours do not: this classifier can't go out as one"

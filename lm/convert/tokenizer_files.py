@@ -20,9 +20,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
     Args:
         config: the shape of the model that it belongs to.
         writes: the model writes on from a text, so that no piece is put behind one.
-
-    Raises:
-        UserError: it is of a kind for which Hugging Face has no equal.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         document = tokenizer_json(tokenizer, framed=not writes)

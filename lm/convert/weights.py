@@ -22,11 +22,7 @@ def _library() -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: unreadable, or no such object; names the line.
-    """
+    """A JSON object from a file; a UserError names the line that is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,20 +64,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, floating-point ones as fp32.
-
-    Raises:
-        UserError: no safetensors there, or one is missing, cut short or damaged.
-    """
+    """All tensors of a folder by name, floating-point ones as fp32."""
     library, tensors = _library(), {}
     for path in _files(folder):
         try:
             tensors |= library.torch.load_file(path)
         except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BYTES) -> None:
@@ -95,11 +85,7 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_B
 
 
 def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors in another precision, each with memory of its own.
-
-    Raises:
-        UserError: a value is too large for it.
-    """
+    """Tensors in another precision, which has to hold their values, each with memory of its own."""
     converted = {}
     for name, tensor in tensors.items():
         converted[name] = tensor.detach().to(dtype).contiguous()
