@@ -6,8 +6,6 @@ use the model anywhere: the backbone's shape, the processor's kind and bytes, th
 configuration.
 """
 
-import contextlib
-import os
 import pickle
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 import lm
 from lm.backbone import BackboneConfig
 from lm.errors import UserError
+from lm.files import atomic
 from lm.processors import Processor, open_processor
 from lm.tokenizer import Tokenizer  # whoever imports this can open the checkpoints that carry one
 
@@ -45,16 +44,6 @@ def make_record(
     }
 
 
-def upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint as this version would have written it, whatever version did."""
-    record = checkpoint.get("lm")
-    if isinstance(record, dict) and record.get("format") == 1:
-        record["format"] = FORMAT
-        if "tokenizer" in record:
-            record["processor"] = {"kind": Tokenizer.kind, "bytes": record.pop("tokenizer")}
-    return checkpoint
-
-
 def write(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Write a checkpoint under its final name only when it is whole and on the disk.
 
@@ -62,19 +51,11 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
         UserError: it can't be written; what lay under the name before is untouched.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with atomic(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if not isinstance(error, OSError | RuntimeError):
-            raise
+    except (OSError, RuntimeError) as error:
         # torch wraps the system's reason in an error of its own.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         kept = "the checkpoint before it is kept" if path.exists() else "nothing was kept"
@@ -101,7 +82,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
-    """The whole content of a checkpoint, tensors on the CPU.
+    """The whole content of a checkpoint, tensors on the CPU, as this version would have written it.
 
     Args:
         mmap: leave the tensors on the disk until they are used.
@@ -122,7 +103,12 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         raise UserError(_why_unreadable(path, error)) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
-    return upgraded(checkpoint)
+    record = checkpoint.get("lm")
+    if isinstance(record, dict) and record.get("format") == 1:
+        record["format"] = FORMAT
+        if "tokenizer" in record:
+            record["processor"] = {"kind": Tokenizer.kind, "bytes": record.pop("tokenizer")}
+    return checkpoint
 
 
 def read_record(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -151,11 +137,7 @@ def config_of(record: dict[str, Any]) -> BackboneConfig:
 
 
 def processor_of(record: dict[str, Any]) -> Processor:
-    """The processor that a checkpoint carries.
-
-    Raises:
-        UserError: see `open_processor`.
-    """
+    """The processor that a checkpoint carries; see `open_processor`."""
     content = record["processor"]
     return open_processor(content["kind"], content["bytes"].numpy().tobytes())
 

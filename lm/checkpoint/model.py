@@ -21,8 +21,8 @@ def make_network(
     """A network with new weights.
 
     Args:
-        head: what a record says of the head: its `kind`, and of a classifier's its arguments; None, or of
-            kind `language`, for a language model.
+        head: what a record says of it: its `kind`, and of a classifier's its arguments; None: a language
+            model's.
         embeddings: what stands before the blocks of a classifier; None: token embeddings.
     """
     if is_language(head):

@@ -188,17 +188,16 @@ def _in_short(value: Any) -> Any:
 def show(tree: Any, indent: int = 0) -> str:
     """A tree of values as indented lines."""
     space = "  " * indent
-    if isinstance(tree, dict):
-        width = max((len(str(k)) for k in tree), default=0)
-        lines = []
-        for key, whole in tree.items():
-            value = _in_short(whole)
-            nested = isinstance(value, dict | list) and value
-            lines.append(
-                f"{space}{key}\n{show(value, indent + 1)}" if nested else f"{space}{key!s:{width}}  {value}"
-            )
-        return "\n".join(lines)
-    return "\n".join(f"{space}{item}" for item in tree)
+    if not isinstance(tree, dict):
+        return "\n".join(f"{space}{item}" for item in tree)
+    width, lines = max(map(len, tree), default=0), []
+    for key, whole in tree.items():
+        value = _in_short(whole)
+        if isinstance(value, dict | list) and value:
+            lines += [f"{space}{key}", show(value, indent + 1)]
+        else:
+            lines.append(f"{space}{key:{width}}  {value}")
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:

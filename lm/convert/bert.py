@@ -7,10 +7,20 @@ from typing import Any
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
-from lm.convert import family
-from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear
+from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, block, linear
 from lm.convert.fields import Fields
 from lm.errors import UserError
+
+_BLOCK = {
+    "attention.self.query": "attention.query",
+    "attention.self.key": "attention.key",
+    "attention.self.value": "attention.value",
+    "attention.output.dense": "attention.output",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+    "output.LayerNorm": "mlp_norm",
+}
 
 
 class Bert(Family):
@@ -85,32 +95,21 @@ class Bert(Family):
         }
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
-        there = "embeddings"
+        there, positions = "embeddings", ("backbone.embeddings.positions.weight",)
         yield Part(f"{there}.word_embeddings.weight", (EMBEDDINGS,))
-        yield Part(
-            f"{there}.position_embeddings.weight",
-            ("backbone.embeddings.positions.weight",),
-            skip=self._offset(theirs),
-        )
+        yield Part(f"{there}.position_embeddings.weight", positions, skip=self._offset(theirs))
         segments = f"{there}.token_type_embeddings.weight"
         if config.segments:
             yield Part(segments, ("backbone.embeddings.segments.weight",))
         else:
             yield Part(segments, (), zeros=(1, config.hidden_size))
-        yield from linear(f"{there}.LayerNorm", "backbone.embeddings.norm", True)
+        yield from linear(f"{there}.LayerNorm", "backbone.embeddings.norm")
         for i in range(config.num_layers):
-            there, here = f"encoder.layer.{i}", family.layer(i)
-            for name in ("query", "key", "value"):
-                yield from linear(f"{there}.attention.self.{name}", f"{here}.attention.{name}", True)
-            yield from linear(f"{there}.attention.output.dense", f"{here}.attention.output", True)
-            yield from linear(f"{there}.attention.output.LayerNorm", f"{here}.attention_norm", True)
-            yield from linear(f"{there}.intermediate.dense", f"{here}.mlp.up", True)
-            yield from linear(f"{there}.output.dense", f"{here}.mlp.down", True)
-            yield from linear(f"{there}.output.LayerNorm", f"{here}.mlp_norm", True)
+            yield from block(config, f"encoder.layer.{i}", i, _BLOCK)
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
-        yield from linear("cls.predictions.transform.dense", "head.dense", True)
-        yield from linear("cls.predictions.transform.LayerNorm", "head.norm", True)
+        yield from linear("cls.predictions.transform.dense", "head.dense")
+        yield from linear("cls.predictions.transform.LayerNorm", "head.norm")
         yield from self._output(config)
 
     def _output(self, config: BackboneConfig) -> Iterator[Part]:
@@ -121,29 +120,26 @@ class Bert(Family):
         yield from Family.head(self, config)
 
     def pooler(self) -> Iterator[Part]:
-        yield from linear("pooler.dense", "pooler.dense", True)
+        yield from linear("pooler.dense", "pooler.dense")
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        kind = head["kind"]
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
+        kind, name = head["kind"], f"{self.base}ForSequenceClassification"
         if kind == "pooled":
             if head["pooling"] != "first" or not head.get("pooler"):
                 what = f"pooling {head['pooling']!r}" if head["pooling"] != "first" else "no pooler"
                 raise UserError(
-                    f"{self.base}ForSequenceClassification reads the first position through a pooler: a "
-                    f"classifier with {what} can't go out as one"
+                    f"{name} reads the first position through a pooler: a classifier with {what} can't go "
+                    "out as one"
                 )
-            return f"{self.base}ForSequenceClassification", self._pooled()
+            return name, self._pooled()
         if kind == "tokens":
-            return f"{self.base}ForTokenClassification", list(linear("classifier", "head", True))
+            return f"{self.base}ForTokenClassification", list(linear("classifier", "head"))
         if kind == "span":
-            return f"{self.base}ForQuestionAnswering", list(linear("qa_outputs", "head", True))
+            return f"{self.base}ForQuestionAnswering", list(linear("qa_outputs", "head"))
         raise UserError(f"a {self.name} with a head of kind {kind!r} has no place in transformers")
 
     def _pooled(self) -> list[Part]:
-        return [
-            *linear(f"{self.prefix}pooler.dense", "pooler.dense", True),
-            *linear("classifier", "head", True),
-        ]
+        return [*linear(f"{self.prefix}pooler.dense", "pooler.dense"), *linear("classifier", "head")]
 
 
 class Roberta(Bert):
@@ -168,12 +164,9 @@ class Roberta(Bert):
         return [*self._no_bias(config), *(["segments"] if config.segments != 1 else [])]
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
-        yield from linear("lm_head.dense", "head.dense", True)
-        yield from linear("lm_head.layer_norm", "head.norm", True)
+        yield from linear("lm_head.dense", "head.dense")
+        yield from linear("lm_head.layer_norm", "head.norm")
         yield from self._output(config)
 
     def _pooled(self) -> list[Part]:
-        return [
-            *linear("classifier.dense", "pooler.dense", True),
-            *linear("classifier.out_proj", "head", True),
-        ]
+        return [*linear("classifier.dense", "pooler.dense"), *linear("classifier.out_proj", "head")]

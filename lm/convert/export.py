@@ -1,9 +1,8 @@
 """Writing a model as a Hugging Face folder, which transformers and what is built on it can read."""
 
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lm.convert.families import choose
 from lm.convert.family import Family
 from lm.convert.parts import pack
 from lm.convert.tokenizer_files import write_tokenizer
-from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_tensors
+from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_json, write_tensors
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import chat_format
@@ -31,21 +30,13 @@ _PROBLEMS = {
 
 @dataclass
 class Exported:
-    """What was written.
+    """What was written."""
 
-    Args:
-        family: `model_type`.
-        architecture: the class that transformers makes of it.
-        parameters: numbers in its tensors.
-        nbytes: size of its tensors.
-        notes: what a person should know, a sentence each.
-    """
-
-    family: str
-    architecture: str
+    family: str  # `model_type`
+    architecture: str  # the class that transformers makes of it
     parameters: int
-    nbytes: int
-    notes: list[str] = field(default_factory=list)
+    nbytes: int  # size of its tensors
+    notes: list[str]  # what a person should know, a sentence each
 
 
 def export_folder(
@@ -58,7 +49,6 @@ def export_folder(
     """Write a model as a Hugging Face folder; under its final name only when it is whole.
 
     Args:
-        model: from a checkpoint, say.
         folder: made where there is none; one that is there stays, so that it can be the one you work in, and
             only what is in it is replaced.
         dtype: of the weights.
@@ -98,11 +88,8 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _replace(folder: Path, new: Path) -> list[str]:
-    """Put what is in `new` into `folder` in the place of what is there, which goes only once that is done.
-
-    Returns:
-        where the old files are, if they could not be deleted: a note.
-    """
+    """Put what is in `new` into `folder` in the place of what is there, which goes only once that is done; a
+    note where it lies if it could not be deleted."""
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
     moved: list[tuple[Path, Path]] = []
     try:
@@ -123,7 +110,7 @@ def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_byte
     classifies = isinstance(network, Classifier)
     family = choose(config, head=not classifies, padding=tokenizer.pad_id is not None)
     if classifies:
-        architecture, head = family.classifier(model.record["head"], network)
+        architecture, head = family.classifier(model.record["head"])
     else:
         architecture, head = family.languages[0], list(family.head(config))
     described = describe(model, family, architecture, dtype)
@@ -135,10 +122,10 @@ def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_byte
     notes = _notes(family, described, tokenizer, writes)
 
     write_tensors(tensors, folder, shard_bytes)
-    _write_json(folder / "config.json", described)
+    write_json(folder / "config.json", described)
     write_tokenizer(tokenizer, folder, config, writes)
     if writes:
-        _write_json(folder / "generation_config.json", _generation(tokenizer))
+        write_json(folder / "generation_config.json", _generation(tokenizer))
     card = model_card(name, family, architecture, model, notes)
     (folder / "README.md").write_text(card, encoding="utf-8")
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -202,7 +189,3 @@ def _notes(family: Family, described: dict[str, Any], tokenizer: Tokenizer, writ
         why = "has no padding piece" if tokenizer.pad_id is None else "pads with the piece that ends a text"
         notes.append(f"the tokenizer {why}: texts go through transformers one at a time")
     return notes
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -15,14 +15,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def choose(config: BackboneConfig, head: bool = True, padding: bool = True) -> Family:
-    """The family in which a model of this shape computes what it computes here.
+    """The family in which a model of this shape computes what it computes here; where there is none, a
+    UserError says which fields don't fit the nearest one.
 
     Args:
         head: whether its language-model head goes out too.
         padding: whether its tokenizer has a padding piece, from which RoBERTa counts positions.
-
-    Raises:
-        UserError: none; says which fields don't fit the nearest one.
     """
     misfits = {
         name: family.misfits(config, head)

@@ -7,7 +7,7 @@ are read either way.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from lm.convert.fields import Fields
 from lm.errors import UserError
 
 EMBEDDINGS = "backbone.embeddings.tokens.weight"
+QUERY_KEY_VALUE = ("attention.query", "attention.key", "attention.value")
 
 # Activations by their names there and ours, for networks without and with a gate; and ours by theirs.
 PLAIN = {
@@ -44,24 +45,21 @@ _BIASED = ("attention", "mlp", "norm", "head")
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of theirs, made of one or more of ours.
+    """One tensor of theirs, made of one or more of ours, which are stacked along their first axis."""
 
-    Args:
-        theirs: its name there.
-        ours: our tensors, stacked along their first axis; none for a tensor that is only there to be zero.
-        transposed: it is stored the other way round (GPT-2's `Conv1D`).
-        skip: rows at its start that we don't have (RoBERTa's positions); zero on the way out.
-        zeros: its shape, where none of ours is in it.
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    transposed: bool = False
-    skip: int = 0
-    zeros: tuple[int, ...] = ()
+    theirs: str  # its name there
+    ours: tuple[str, ...]  # none of a tensor that is only there to be zero
+    transposed: bool = False  # it is stored the other way round (GPT-2's `Conv1D`)
+    skip: int = 0  # rows at its start that we don't have (RoBERTa's positions); zero on the way out
+    zeros: tuple[int, ...] = ()  # its shape, where none of ours is in it
 
 
-def linear(theirs: str, ours: str | tuple[str, ...], bias: bool, transposed: bool = False) -> Iterator[Part]:
+Layers = dict[str, str | tuple[str, ...]]
+
+
+def linear(
+    theirs: str, ours: str | Sequence[str], bias: bool = True, transposed: bool = False
+) -> Iterator[Part]:
     """The parts of a linear layer or a norm, with a bias or without."""
     layers = (ours,) if isinstance(ours, str) else ours
     yield Part(f"{theirs}.weight", tuple(f"{name}.weight" for name in layers), transposed)
@@ -70,52 +68,33 @@ def linear(theirs: str, ours: str | tuple[str, ...], bias: bool, transposed: boo
 
 
 class Family(ABC):
-    """A kind of Hugging Face models.
+    """A kind of Hugging Face models."""
 
-    Attributes:
-        name: `model_type` in config.json.
-        prefix: what the body's tensors are called by in a model with a head.
-        same: their fields and what they are called here. Behind it what a field is where it is not there, of
-            which it has the type; nothing where it has to be there.
-        copies: fields that are written as others are, and not read.
-        activation: the field that names the activation, and what it is where it is not there.
-        activations: our activations by theirs and theirs by ours.
-        fixed: values of ours that no field says, as they are in every model of the family.
-        free: ours among `_SHAPE` that other fields say, or that don't matter in this family.
-        biases: the kinds of layers that always have a bias, or never.
-        insisted: fields with the one value that can be followed.
-        skipped: fields that don't matter in this family.
-        output: the matrix from hidden states to the vocabulary, absent where it is tied.
-        twins: names under which one tensor may be stored once more, by its own; where the embeddings are not
-            tied it always is, and the first is what counts.
-        ignored: tables that are stored among the weights and are none.
-        other_heads: heads that other tasks put on the same body.
-        languages: architectures with a language-model head; the first is what we write.
-    """
-
-    name: ClassVar[str]
-    prefix: ClassVar[str]
+    name: ClassVar[str]  # `model_type` in config.json
+    prefix: ClassVar[str]  # what the body's tensors are called by in a model with a head
+    # Their fields and what they are called here. Behind it what a field is where it is not there, of which it
+    # has the type; nothing where it has to be there.
     same: ClassVar[dict[str, tuple[Any, ...]]]
-    copies: ClassVar[dict[str, str]] = {}
-    activation: ClassVar[tuple[str, str]]
-    activations: ClassVar[tuple[dict[str, str], dict[str, str]]]
-    fixed: ClassVar[dict[str, Any]] = {}
-    free: ClassVar[frozenset[str]] = frozenset()
-    biases: ClassVar[dict[str, bool]] = {}
-    insisted: ClassVar[dict[str, Any]] = {}
-    skipped: ClassVar[str] = ""
-    output: ClassVar[str] = "lm_head.weight"
+    copies: ClassVar[dict[str, str]] = {}  # fields that are written as others are, and not read
+    activation: ClassVar[tuple[str, str]]  # the field that names it, and what it is where it is not there
+    activations: ClassVar[tuple[dict[str, str], dict[str, str]]]  # ours by theirs and theirs by ours
+    fixed: ClassVar[dict[str, Any]] = {}  # values of ours that no field says
+    free: ClassVar[frozenset[str]] = frozenset()  # ours in `_SHAPE` that other fields say, or don't matter
+    biases: ClassVar[dict[str, bool]] = {}  # the kinds of layers that always have a bias, or never
+    insisted: ClassVar[dict[str, Any]] = {}  # fields with the one value that can be followed
+    skipped: ClassVar[str] = ""  # fields that don't matter in this family
+    output: ClassVar[str] = "lm_head.weight"  # from hidden states to the vocabulary; absent where it is tied
+    # Names under which one tensor may be stored once more, by its own; where the embeddings are not tied it
+    # always is, and the first is what counts.
     twins: ClassVar[dict[str, str]] = {}
+    # Tables that are stored among the weights and are none.
     ignored: ClassVar[re.Pattern[str]] = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
+    # What other tasks put on the same body.
     other_heads: ClassVar[re.Pattern[str]] = re.compile(r"(score|classifier|qa_outputs)\..*")
-    languages: ClassVar[tuple[str, ...]]
+    languages: ClassVar[tuple[str, ...]]  # architectures with such a head; the first is what we write
 
     def read(self, fields: Fields) -> BackboneConfig:
-        """The configuration that a config.json describes.
-
-        Raises:
-            UserError: a field or a value that can't be followed.
-        """
+        """The configuration that a config.json describes."""
         for name, value in self.insisted.items():
             fields.require(name, value)
         fields.skip(*self.skipped.split(), *self.copies)
@@ -127,11 +106,7 @@ class Family(ABC):
         return BackboneConfig(**shortened(ours | self.more(fields, ours)))
 
     def more(self, fields: Fields, ours: dict[str, Any]) -> dict[str, Any]:
-        """What `same` can't say: further values of ours, and in place of those that were read already.
-
-        Raises:
-            UserError: as `read`.
-        """
+        """What `same` can't say: further values of ours, and in place of those that were read already."""
         return {}
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
@@ -142,12 +117,9 @@ class Family(ABC):
         """Names of the fields for which this family has no place; none where a model of ours can go out as
         one of these, with its language-model head or without."""
         usual, read = BackboneConfig(), {name for name, *_ in self.same.values()}
-        wanted = {name: self.fixed.get(name, getattr(usual, name)) for name in _SHAPE}
-        found = [
-            name
-            for name, value in wanted.items()
-            if name not in read | self.free and getattr(config, name) != value
-        ]
+        wanted = {**vars(usual), **self.fixed}
+        said = read | self.free
+        found = [name for name in _SHAPE if name not in said and getattr(config, name) != wanted[name]]
         if config.mlp not in self.activations[1]:
             found.append("mlp")
         if "num_kv_heads" not in read and config.kv_heads != config.num_heads:
@@ -167,22 +139,14 @@ class Family(ABC):
         return []
 
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
-        """The inverse of `read`: what config.json has to say of the shape.
-
-        Args:
-            pad: id of the padding piece.
-        """
+        """The inverse of `read`: what config.json says of the shape. `pad` is the padding piece's id."""
         said = {theirs: meant(config, name) for theirs, (name, *_) in self.same.items()}
         copied = {copy: said[theirs] for copy, theirs in self.copies.items()}
         return {**said, **copied, self.activation[0]: self.activations[1][config.mlp], **self.insisted}
 
     @abstractmethod
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
-        """The tensors of the body, by names without the prefix.
-
-        Args:
-            theirs: config.json's content.
-        """
+        """The tensors of the body, by names without the prefix. `theirs` is config.json's content."""
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
         """The tensors of the language-model head."""
@@ -193,15 +157,12 @@ class Family(ABC):
         """The tensors of a pooler, by names without the prefix, where the family has one."""
         return iter(())
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
-        """How a classifier of ours goes out; here that of a GPT, on the last position.
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
+        """How a classifier of ours goes out: the architecture's name and its head's tensors by full names.
+        Here that of a GPT, on the last position.
 
         Args:
             head: its kind ("pooled", "tokens", "span"), pooling and pooler, as in a checkpoint's record.
-            model: the classifier itself.
-
-        Returns:
-            The architecture's name and its head's tensors by full names.
 
         Raises:
             UserError: no architecture computes the same.
@@ -233,16 +194,27 @@ def meant(config: BackboneConfig, name: str) -> Any:
 
 
 def squared(config: BackboneConfig, pairs: Iterable[tuple[Tensor, Tensor]]) -> BackboneConfig:
-    """A gated ReLU whose gates equal their projections is our squared ReLU.
-
-    Args:
-        pairs: each gate and its projection.
-    """
+    """A gated ReLU whose gates equal their projections, pair by pair, is our squared ReLU."""
     if config.mlp == "reglu" and all(equal(gate, up) for gate, up in pairs):
         config.mlp = "relu2"
     return config
 
 
-def layer(index: int) -> str:
-    """What our block `index` is called."""
-    return f"backbone.blocks.{index}"
+def block(config: BackboneConfig, there: str, index: int, layers: Layers, **how: bool) -> Iterator[Part]:
+    """The parts of our block `index`, by what each of its layers is called here; a bias is where we have one.
+
+    Args:
+        there: what the block is called there.
+        layers: ours by theirs; several for one that stacks them.
+    """
+    for theirs, ours in layers.items():
+        names = [f"backbone.blocks.{index}.{name}" for name in ([ours] if isinstance(ours, str) else ours)]
+        yield from linear(f"{there}.{theirs}", names, _has_bias(config, names[0]), **how)
+
+
+def _has_bias(config: BackboneConfig, name: str) -> bool:
+    """Whether a layer of ours has one. RMS norms never do."""
+    if name.endswith("norm"):
+        return config.norm == "layer" and config.has_bias("norm")
+    part = "attention_output" if name.endswith("attention.output") else name.split(".")[-2]
+    return config.has_bias(part)

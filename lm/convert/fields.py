@@ -40,9 +40,7 @@ _MOST_LAYERS = 10_000  # what some families say of each layer is looked through 
 class Fields:
     """The fields of a config.json, ticked off as they are read.
 
-    Args:
-        content: the file's content.
-        path: its path, for messages.
+    What is absent without a default, or not what it should be, raises a `UserError` that names the file.
     """
 
     def __init__(self, content: dict[str, Any], path: Path) -> None:
@@ -60,22 +58,14 @@ class Fields:
         return default if value is None else value
 
     def number(self, name: str, default: float | None = None, kind: type = int) -> Any:
-        """A field that is a number.
-
-        Raises:
-            UserError: it is absent and has no default, or is none.
-        """
+        """A field that is a number."""
         value = self.take(name, default)
         if value is None:
             raise self.refuse(f"{name} is missing")
         return self.checked(name, value, kind)
 
     def checked(self, name: str, value: Any, kind: type = int) -> Any:
-        """A value as a number, under the name that messages give it.
-
-        Raises:
-            UserError: it is none, or not a finite one.
-        """
+        """A value as a finite number, under the name that messages give it."""
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
@@ -86,11 +76,7 @@ class Fields:
         return kind(value)
 
     def like(self, name: str, *default: Any) -> Any:
-        """A field of its default's type; a whole number where that is None or there is none.
-
-        Raises:
-            UserError: it is absent and has no default, or is of another type.
-        """
+        """A field of its default's type; a whole number where that is None or there is none."""
         usual = default[0] if default else None
         if isinstance(usual, bool):
             return self.flag(name, usual)
@@ -99,44 +85,28 @@ class Fields:
         return self.number(name, usual, float if isinstance(usual, float) else int)
 
     def layers(self, name: str, default: int | None = None) -> int:
-        """A field that is a number of layers.
-
-        Raises:
-            UserError: it is none that a model can have.
-        """
+        """A field that is a number of layers, as many as a model can have."""
         count = self.number(name, default)
         if not 1 <= count <= _MOST_LAYERS:
             raise self.refuse(f"{name} is {count}: it must be from 1 to {_MOST_LAYERS:,}")
         return count
 
     def flag(self, name: str, default: bool) -> bool:
-        """A field that is true or false.
-
-        Raises:
-            UserError: it is something else.
-        """
+        """A field that is true or false."""
         value = self.take(name, default)
         if not isinstance(value, bool):
             raise self.refuse(f"{name} is {value!r}, neither true nor false")
         return value
 
     def choice(self, name: str, known: dict[str, Any], default: str) -> Any:
-        """What `known` has for a field's value.
-
-        Raises:
-            UserError: the value is not in it.
-        """
+        """What `known` has for a field's value."""
         value = self.take(name, default)
         if not isinstance(value, str) or value not in known:
             raise self.refuse(f"{name} {value!r} is not supported here: it can be {', '.join(known)}")
         return known[value]
 
     def require(self, name: str, value: Any) -> None:
-        """Insist that a field, if it is there, has this value.
-
-        Raises:
-            UserError: it has another.
-        """
+        """Insist that a field, if it is there, has this value."""
         found = self.take(name, value)
         if found != value:
             raise self.refuse(f"{name} {found!r} is not supported here, only {value!r}")
@@ -146,11 +116,7 @@ class Fields:
         self._read.update(names)
 
     def finish(self) -> None:
-        """Refuse what nobody has read, unless it says no or nothing.
-
-        Raises:
-            UserError: a field that is not known here and could matter.
-        """
+        """Refuse what nobody has read and is not known, unless it says no or nothing."""
         foreign = [
             name
             for name, value in self.content.items()
@@ -165,17 +131,13 @@ class Fields:
 
 
 def rope(fields: Fields) -> dict[str, Any]:
-    """Our rotary fields from theirs: `rope_parameters`, or `rope_theta` and `rope_scaling` in older files.
-
-    Raises:
-        UserError: a way of stretching that is not supported.
-    """
+    """Our rotary fields from theirs: `rope_parameters`, or `rope_theta` and `rope_scaling` in older files."""
     theta = fields.number("rope_theta", 10000.0, float)
     newer, older = fields.take("rope_parameters"), fields.take("rope_scaling")
     given = older or newer or {}
     if not isinstance(given, dict):
         raise fields.refuse(f"rope_scaling is {given!r}, not a group of fields")
-    given = dict(given)
+    given = {name: value for name, value in given.items() if value is not None}
     theta = fields.checked("rope_theta", given.pop("rope_theta", None) or theta, float)
     kind, older_kind = given.pop("rope_type", None), given.pop("type", None)
     kind = kind or older_kind or "default"
@@ -183,11 +145,12 @@ def rope(fields: Fields) -> dict[str, Any]:
         raise fields.refuse(f"rope type {kind!r} is not supported here: it can be {', '.join(ROPE)}")
     ours = {"rope_theta": theta, "rope_type": kind}
     for theirs, name in ROPE[kind].items():
-        if given.get(theirs) is None:
+        if theirs not in given:
             raise fields.refuse(f"rope type {kind!r} lacks {theirs}")
         ours[name] = fields.checked(theirs, given.pop(theirs), type(getattr(BackboneConfig, name)))
-    foreign = [n for n, v in given.items() if v is not None and (n, v) != ("partial_rotary_factor", 1.0)]
-    if foreign:
-        raise fields.refuse(f"rope type {kind!r} with {', '.join(foreign)} is not supported here")
+    if given.get("partial_rotary_factor") == 1.0:
+        del given["partial_rotary_factor"]
+    if given:
+        raise fields.refuse(f"rope type {kind!r} with {', '.join(given)} is not supported here")
     fields.require("partial_rotary_factor", 1.0)
     return ours

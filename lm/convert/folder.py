@@ -121,11 +121,7 @@ def _untie(family: Family, config: BackboneConfig, tensors: dict[str, Tensor]) -
 def _has_head(
     family: Family, config: BackboneConfig, fields: Fields, tensors: dict[str, Tensor], folder: Path
 ) -> bool:
-    """Whether the language-model head is there, whole.
-
-    Raises:
-        UserError: a part of it is missing.
-    """
+    """Whether the language-model head is there, whole; a UserError where a part of it is missing."""
     names = [part.theirs for part in family.head(config)]
     missing = [name for name in names if name not in tensors]
     architectures = fields.content.get("architectures") or []
@@ -149,23 +145,13 @@ def _shapes(config: BackboneConfig) -> dict[str, Shape]:
 def _check(
     folder: Path, family: Family, parts: list[Part], shapes: dict[str, Shape], tensors: dict[str, Tensor]
 ) -> None:
-    """Every part is there and fits, and nothing else is but other tasks' heads.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """See that every part is there and fits, and nothing else is but other tasks' heads."""
     wanted = {part.theirs: shape_of(part, shapes) for part in parts}
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{folder}: the weights lack {some(missing)}")
-    heads = {
-        part.theirs for part in family.head(BackboneConfig(causal=False, bias=True, tie_embeddings=False))
-    }
-    extra = [
-        name
-        for name in tensors
-        if name not in wanted and name not in heads and not family.other_heads.fullmatch(name)
-    ]
-    if extra:
+    whole = BackboneConfig(causal=False, bias=True, tie_embeddings=False)
+    known = wanted.keys() | {part.theirs for part in family.head(whole)}
+    if extra := [name for name in tensors.keys() - known if not family.other_heads.fullmatch(name)]:
         raise UserError(
             f"{folder}: its config.json has no place for these of its weights: {some(sorted(extra))}"
         )

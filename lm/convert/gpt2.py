@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm.backbone import BackboneConfig
-from lm.convert import family
-from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, Family, Part, linear
+from lm.convert.family import EMBEDDINGS, PLAIN, PLAIN_OUT, QUERY_KEY_VALUE, Family, Part, block, linear
+
+_NORMS = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
+_MATRICES = {
+    "attn.c_attn": QUERY_KEY_VALUE,
+    "attn.c_proj": "attention.output",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
 
 
 class GPT2(Family):
@@ -50,12 +57,6 @@ class GPT2(Family):
         yield Part("wte.weight", (EMBEDDINGS,))
         yield Part("wpe.weight", ("backbone.embeddings.positions.weight",))
         for i in range(config.num_layers):
-            there, here = f"h.{i}", family.layer(i)
-            yield from linear(f"{there}.ln_1", f"{here}.attention_norm", True)
-            projections = tuple(f"{here}.attention.{name}" for name in ("query", "key", "value"))
-            yield from linear(f"{there}.attn.c_attn", projections, True, transposed=True)
-            yield from linear(f"{there}.attn.c_proj", f"{here}.attention.output", True, transposed=True)
-            yield from linear(f"{there}.ln_2", f"{here}.mlp_norm", True)
-            yield from linear(f"{there}.mlp.c_fc", f"{here}.mlp.up", True, transposed=True)
-            yield from linear(f"{there}.mlp.c_proj", f"{here}.mlp.down", True, transposed=True)
-        yield from linear("ln_f", "backbone.norm", True)
+            yield from block(config, f"h.{i}", i, _NORMS)
+            yield from block(config, f"h.{i}", i, _MATRICES, transposed=True)
+        yield from linear("ln_f", "backbone.norm")

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
-from lm.convert import family
-from lm.convert.family import EMBEDDINGS, GATED, GATED_OUT, Family, Part, linear
+from lm.convert.family import EMBEDDINGS, GATED, GATED_OUT, Family, Part, block, linear, squared
 from lm.convert.fields import ROPE, Fields, rope
 
 # What all three say of a shape.
@@ -26,6 +25,18 @@ _SAME = {
     "attention_dropout": ("dropout", 0.0),
     "initializer_range": ("init_std", 0.02),
 }
+_BLOCK = {
+    "input_layernorm": "attention_norm",
+    "self_attn.q_proj": "attention.query",
+    "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value",
+    "self_attn.o_proj": "attention.output",
+    "post_attention_layernorm": "mlp_norm",
+    "mlp.gate_proj": "mlp.gate",
+    "mlp.up_proj": "mlp.up",
+    "mlp.down_proj": "mlp.down",
+}
+_QK_NORMS = {"self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm"}
 
 
 class Llama(Family):
@@ -50,7 +61,7 @@ class Llama(Family):
             if re.fullmatch(r"layers\.\d+\.mlp\.gate_proj\.(weight|bias)", name)
             and (up := name.replace("gate_proj", "up_proj")) in tensors
         ]
-        return family.squared(config, pairs)
+        return squared(config, pairs)
 
     def odd(self, config: BackboneConfig, head: bool) -> list[str]:
         # transformers' configuration of a Llama insists on it, though its model would not.
@@ -69,24 +80,10 @@ class Llama(Family):
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
         yield Part("embed_tokens.weight", (EMBEDDINGS,))
-        inner = config.has_bias("mlp")
+        layers = _BLOCK | (_QK_NORMS if config.qk_norm else {})
+        layers |= {} if config.gated else {"mlp.gate_proj": "mlp.up"}
         for i in range(config.num_layers):
-            there, here = f"layers.{i}", family.layer(i)
-            yield from linear(f"{there}.input_layernorm", f"{here}.attention_norm", False)
-            for name, ours in (("q", "query"), ("k", "key"), ("v", "value")):
-                bias = config.has_bias("attention")
-                yield from linear(f"{there}.self_attn.{name}_proj", f"{here}.attention.{ours}", bias)
-                if config.qk_norm and name != "v":
-                    yield from linear(
-                        f"{there}.self_attn.{name}_norm", f"{here}.attention.{ours}_norm", False
-                    )
-            out = config.has_bias("attention_output")
-            yield from linear(f"{there}.self_attn.o_proj", f"{here}.attention.output", out)
-            yield from linear(f"{there}.post_attention_layernorm", f"{here}.mlp_norm", False)
-            gate = "gate" if config.gated else "up"
-            yield from linear(f"{there}.mlp.gate_proj", f"{here}.mlp.{gate}", inner)
-            yield from linear(f"{there}.mlp.up_proj", f"{here}.mlp.up", inner)
-            yield from linear(f"{there}.mlp.down_proj", f"{here}.mlp.down", inner)
+            yield from block(config, f"layers.{i}", i, layers)
         yield from linear("norm", "backbone.norm", False)
 
 

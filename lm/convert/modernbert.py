@@ -6,8 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
-from lm.convert import family
-from lm.convert.family import EMBEDDINGS, GATED, GATED_OUT, Family, Part, linear
+from lm.convert.family import (
+    EMBEDDINGS,
+    GATED,
+    GATED_OUT,
+    QUERY_KEY_VALUE,
+    Family,
+    Part,
+    block,
+    linear,
+    squared,
+)
 from lm.convert.fields import Fields
 from lm.errors import UserError
 
@@ -91,7 +100,7 @@ class ModernBert(Family):
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
         joined = [t for name, t in tensors.items() if name.endswith((".Wi.weight", ".Wi.bias"))]
-        return family.squared(config, (tensor.chunk(2) for tensor in joined))
+        return squared(config, (tensor.chunk(2) for tensor in joined))
 
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
         local = config.local_rope_theta or config.rope_theta
@@ -112,20 +121,20 @@ class ModernBert(Family):
         }
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
-        norm, attention, mlp = (config.has_bias(kind) for kind in ("norm", "attention", "mlp"))
+        norm = config.has_bias("norm")
+        layers = {
+            "attn_norm": "attention_norm",
+            "attn.Wqkv": QUERY_KEY_VALUE,
+            "attn.Wo": "attention.output",
+            "mlp_norm": "mlp_norm",
+            "mlp.Wi": ("mlp.gate" if config.gated else "mlp.up", "mlp.up"),
+            "mlp.Wo": "mlp.down",
+        }
         yield Part("embeddings.tok_embeddings.weight", (EMBEDDINGS,))
         yield from linear("embeddings.norm", "backbone.embeddings.norm", norm)
         for i in range(config.num_layers):
-            there, here = f"layers.{i}", family.layer(i)
-            if i:
-                yield from linear(f"{there}.attn_norm", f"{here}.attention_norm", norm)
-            projections = tuple(f"{here}.attention.{name}" for name in ("query", "key", "value"))
-            yield from linear(f"{there}.attn.Wqkv", projections, attention)
-            yield from linear(f"{there}.attn.Wo", f"{here}.attention.output", attention)
-            yield from linear(f"{there}.mlp_norm", f"{here}.mlp_norm", norm)
-            gate = "gate" if config.gated else "up"
-            yield from linear(f"{there}.mlp.Wi", (f"{here}.mlp.{gate}", f"{here}.mlp.up"), mlp)
-            yield from linear(f"{there}.mlp.Wo", f"{here}.mlp.down", mlp)
+            found = {theirs: ours for theirs, ours in layers.items() if i or theirs != "attn_norm"}
+            yield from block(config, f"layers.{i}", i, found)
         yield from linear("final_norm", "backbone.norm", norm)
 
     def head(self, config: BackboneConfig) -> Iterator[Part]:
@@ -135,7 +144,7 @@ class ModernBert(Family):
             yield Part("decoder.bias", ("head.bias",))
         yield from super().head(config)
 
-    def classifier(self, head: dict[str, Any], model: Any) -> tuple[str, list[Part]]:
+    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
         raise UserError(
             "transformers' ModernBERT classifiers have a dense layer, GELU and a norm in front of their "
             "outputs, ours do not: this classifier can't go out as one"

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_json import frame_template, tokenizer_json
-from lm.convert.weights import read_json
+from lm.convert.weights import read_json, write_json
 from lm.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lm.tokenizer.chat import chat_format
 
@@ -20,9 +20,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
     Args:
         config: the shape of the model that it belongs to.
         writes: the model writes on from a text, so that no piece is put behind one.
-
-    Raises:
-        UserError: it is of a kind for which Hugging Face has no equal.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         document = tokenizer_json(tokenizer, framed=not writes)
@@ -44,8 +41,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
     chat = chat_format(tokenizer) if writes else None
     if chat is not None:
         described["chat_template"] = chat.template
-    text = json.dumps(described, ensure_ascii=False, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", described)
 
 
 def _frame(tokenizer: Tokenizer, path: Path) -> None:
@@ -86,11 +82,7 @@ def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """A folder's tokenizer; where lm itself made its tokenizer.json from a SentencePiece model, that model.
-
-    Raises:
-        UserError: see `load_tokenizer`.
-    """
+    """A folder's tokenizer; where lm made its tokenizer.json from a SentencePiece model, that model."""
     config, document = folder / "tokenizer_config.json", folder / "tokenizer.json"
     if config.exists() and document.exists() and (folder / "tokenizer.model").exists():
         checksum = read_json(config).get(MARK)

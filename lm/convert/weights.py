@@ -22,11 +22,7 @@ def _library() -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: unreadable, or no such object; names the line.
-    """
+    """A JSON object from a file; a UserError names the line that is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -40,6 +36,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object as a file that people read."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
 def _files(folder: Path) -> list[Path]:
     """The safetensors files of a folder."""
     if (folder / SINGLE).exists():
@@ -51,12 +52,10 @@ def _files(folder: Path) -> list[Path]:
         names = sorted(set(places.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise UserError(f"{folder / INDEX} names a file outside its folder: {outside[0]}")
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
+        if missing := [name for name in names if not (folder / name).exists()]:
             raise UserError(f"{folder} lacks {some(missing, 1)}, which {INDEX} names: the copy is not whole")
         return [folder / name for name in names]
-    pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
-    if pickled:
+    if pickled := sorted(p.name for p in folder.glob("pytorch_model*.bin")):
         raise UserError(
             f"{folder} has its weights in {pickled[0]} only, pickled Python objects that could run anything: "
             f"refused. Get the same model with {SINGLE}"
@@ -65,28 +64,18 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, floating-point ones as fp32.
-
-    Raises:
-        UserError: no safetensors there, or one is missing, cut short or damaged.
-    """
+    """All tensors of a folder by name, floating-point ones as fp32."""
     library, tensors = _library(), {}
     for path in _files(folder):
         try:
             tensors |= library.torch.load_file(path)
         except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BYTES) -> None:
-    """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index.
-
-    Raises:
-        UserError: a library is not installed.
-    """
+    """Write tensors into a folder: one file, or shards of at most `limit` bytes with an index."""
     _library()
     from huggingface_hub import save_torch_state_dict
 
@@ -96,11 +85,7 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_B
 
 
 def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors in another precision, each with memory of its own.
-
-    Raises:
-        UserError: a value is too large for it.
-    """
+    """Tensors in another precision, which has to hold their values, each with memory of its own."""
     converted = {}
     for name, tensor in tensors.items():
         converted[name] = tensor.detach().to(dtype).contiguous()

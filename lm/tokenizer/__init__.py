@@ -5,7 +5,6 @@
 - `huggingface.py`: WordPiece, byte-level BPE and the rest of what Hugging Face's `tokenizers` reads, from
   `documents.py`, the content of a tokenizer.json;
 - `factory.py`: which of the two classes; `folders.py`: what the files of a Hugging Face folder say;
-  `vocabularies.py`: the same from bare vocabularies;
 - `chat.py`: chats as pieces;
 - `text.py`, `protobuf.py`: small helpers.
 

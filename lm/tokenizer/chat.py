@@ -23,37 +23,22 @@ Message = tuple[str, str]  # role, content
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a tokenizer writes chats. Made by `chat_format`.
+    """How a tokenizer writes chats. Made by `chat_format`."""
 
-    Args:
-        tokenizer: has the control pieces.
-        pieces: the control pieces that the format needs.
-        headers: what opens a message of each role: control pieces and text in turn.
-        end: the control piece that closes a message.
-        after: text behind it.
-        start: ids at a chat's very start.
-        strips: which ends of a content lose their white space: "", "left" or "both" (as Llama's own template
-            does). Behind a header that ends in text, white space would run together with it, and the pieces
-            would not be those of the joined text.
-    """
-
-    tokenizer: Tokenizer = field(repr=False)
-    pieces: tuple[str, ...]
-    headers: dict[str, tuple[str, ...]]
-    end: str
-    after: str = ""
-    start: tuple[int, ...] = ()
+    tokenizer: Tokenizer = field(repr=False)  # has the control pieces
+    pieces: tuple[str, ...]  # the control pieces that the format needs
+    headers: dict[str, tuple[str, ...]]  # what opens a message of each role: control pieces and text in turn
+    end: str  # the control piece that closes a message
+    after: str = ""  # text behind it
+    start: tuple[int, ...] = ()  # ids at a chat's very start
+    # Which ends of a content lose their white space: "", "left" or "both" (as Llama's own template does).
+    # Behind a header that ends in text it would run together with that: other pieces than the joined text's.
     strips: str = ""
 
     @property
     def end_id(self) -> int:
         """The piece that ends an answer."""
-        return self._control(self.end)
-
-    def _control(self, piece: str) -> int:
-        id = self.tokenizer.id(piece)
-        assert id is not None, "a format is only made for a tokenizer that has its pieces"
-        return id
+        return self.tokenizer.id(self.end)
 
     def _content(self, text: str) -> list[int]:
         if self.strips:
@@ -64,7 +49,7 @@ class ChatFormat:
         """The ids that open a message of this role."""
         ids: list[int] = []
         for part in self.headers[role]:
-            ids += [self._control(part)] if part in self.pieces else self.tokenizer.encode(part)
+            ids += [self.tokenizer.id(part)] if part in self.pieces else self.tokenizer.encode(part)
         return ids
 
     def render(self, messages: Sequence[Message], answer_next: bool = False) -> tuple[list[int], list[bool]]:
@@ -81,19 +66,15 @@ class ChatFormat:
             UserError: the roles are out of order.
         """
         check_roles(messages, answer_next)
-        ids, learned = list(self.start), [False] * len(self.start)
-
-        def put(new: list[int], learn: bool) -> None:
-            ids.extend(new)
-            learned.extend([learn] * len(new))
-
+        after = self.tokenizer.encode(self.after)
+        parts = [(list(self.start), False)]
         for role, content in messages:
-            put(self.opening(role), False)
-            put([*self._content(content), self.end_id], role == "assistant")
-            put(self.tokenizer.encode(self.after), False)
+            answer = [*self._content(content), self.end_id]
+            parts += [(self.opening(role), False), (answer, role == "assistant"), (after, False)]
         if answer_next:
-            put(self.opening("assistant"), False)
-        return ids, learned
+            parts.append((self.opening("assistant"), False))
+        ids = [id for part, _ in parts for id in part]
+        return ids, [learn for part, learn in parts for _ in part]
 
     @property
     def template(self) -> str:
@@ -195,21 +176,13 @@ def check_roles(messages: Sequence[Message], answer_next: bool = False) -> None:
 
 
 class Shortened(NamedTuple):
-    """A chat up to the opening of the next answer.
-
-    Args:
-        ids: its pieces.
-        learned: which of them are earlier answers.
-        dropped: how many of the oldest messages are left out, not counting the system's.
-        cut: whether the last question lost its beginning, too.
-        lost: whether nothing of that question is left.
-    """
+    """A chat up to the opening of the next answer."""
 
     ids: list[int]
-    learned: list[bool]
-    dropped: int
-    cut: bool = False
-    lost: bool = False
+    learned: list[bool]  # which of them are earlier answers
+    dropped: int  # how many of the oldest messages are left out, not counting the system's
+    cut: bool = False  # whether the last question lost its beginning, too
+    lost: bool = False  # whether nothing of that question is left
 
 
 def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:

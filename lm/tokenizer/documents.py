@@ -3,6 +3,7 @@ how they frame texts, and the form in which lm keeps them."""
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError, not_installed
@@ -29,16 +30,25 @@ Frame = tuple[list[str], list[str]]  # special pieces around one text, `A`, and 
 
 
 def tokenizers_library(what: str) -> Any:
-    """Hugging Face's `tokenizers`.
-
-    Raises:
-        UserError: it is not installed, and `what` needs it.
-    """
+    """Hugging Face's `tokenizers`, which `what` needs; a UserError says so where it is not installed."""
     try:
         import tokenizers
     except ImportError as error:
         raise not_installed(what, "tokenizers", "finetune") from error
     return tokenizers
+
+
+def read_object(path: Path) -> dict:
+    """A JSON object; {} where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: it is not whole JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not what its name says: it should hold a JSON object")
+    return found
 
 
 def compact(kept: dict) -> bytes:
@@ -48,15 +58,8 @@ def compact(kept: dict) -> bytes:
 
 def added_token(id: int, content: str, special: bool = True) -> dict:
     """An entry of `added_tokens`."""
-    return {
-        "id": id,
-        "content": content,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": not special,
-        "special": special,
-    }
+    no = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    return {"id": id, "content": content, **no, "normalized": not special, "special": special}
 
 
 def vocabulary(document: dict) -> dict[str, int]:
@@ -97,30 +100,24 @@ def usual_piece(role: str, pieces: Iterable[str]) -> str | None:
 
 
 def template(frame: Frame, ids: dict[str, int]) -> dict:
-    """A post-processor that frames texts; what stands before `B` is of segment 0, it and the rest of 1.
-
-    Args:
-        ids: of the special pieces.
-    """
+    """A post-processor that frames texts, by the special pieces' ids; what stands before `B` is of segment 0,
+    it and the rest of 1."""
 
     def parts(sequence: list[str]) -> list[dict]:
-        second = sequence.index("B") if "B" in sequence else len(sequence)
-        kinds = ["Sequence" if piece in _TEXTS else "SpecialToken" for piece in sequence]
-        return [
-            {kind: {"id": piece, "type_id": int(place >= second)}}
-            for place, (kind, piece) in enumerate(zip(kinds, sequence, strict=True))
-        ]
+        segment, made = 0, []
+        for piece in sequence:
+            segment = 1 if piece == "B" else segment
+            kind = "Sequence" if piece in _TEXTS else "SpecialToken"
+            made.append({kind: {"id": piece, "type_id": segment}})
+        return made
 
     single, pair = frame
+    special = [piece for piece in single + pair if piece not in _TEXTS]
     return {
         "type": "TemplateProcessing",
         "single": parts(single),
         "pair": parts(pair),
-        "special_tokens": {
-            piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]}
-            for piece in single + pair
-            if piece not in _TEXTS
-        },
+        "special_tokens": {piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]} for piece in special},
     }
 
 
@@ -158,12 +155,9 @@ def _roles(document: dict, config: dict, usual: dict) -> dict[str, int | None]:
     gpt2 = config.get("family", "").startswith("gpt2") and GPT2["eos"] in special
     if not usual and (gpt2 or special == [GPT2["eos"]]):
         usual = GPT2
-    names: dict[str, str | None] = {}
-    for role in _USUAL:
-        found = usual_piece(role, special)
-        if role == "unk":
-            found = document["model"].get("unk_token") or found
-        names[role] = config.get(role, usual.get(role, found))
+    found = {role: usual_piece(role, special) for role in _USUAL}
+    found["unk"] = document["model"].get("unk_token") or found["unk"]
+    names = {role: config.get(role, usual.get(role, piece)) for role, piece in found.items()}
     for role, encoder_role in (("bos", "cls"), ("eos", "sep")):
         named = config.get(role) or config.get(encoder_role) or usual.get(role) or usual.get(encoder_role)
         names[role] = named or names[role]

@@ -1,13 +1,29 @@
 """What a Hugging Face folder says of its tokenizer: `tokenizer.json`, a SentencePiece model or a vocabulary,
-and the files beside it that name the special pieces."""
+and the files beside it that name the special pieces.
+
+Bare vocabularies (WordPiece, byte-level BPE as GPT-2, RoBERTa and Qwen have it) become what the tokenizers of
+Hugging Face's transformers 5 build from the same files.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
-from lm.tokenizer.documents import NAMES, finish
+from lm.tokenizer.documents import GPT2, NAMES, Frame, finish, read_object, tokenizers_library
 from lm.tokenizer.sentencepiece import SentencePieceTokenizer
-from lm.tokenizer.vocabularies import read_byte_level, read_wordpiece
+
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_QWEN = {"bos": None, **dict.fromkeys(("eos", "unk", "pad"), "<|endoftext|>")}
+_ROBERTA = {
+    **{"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"},
+    "mask": "<mask>",
+}
+# Qwen 2 and 3 split text so before byte-pair encoding; from transformers' tokenization_qwen2.py.
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def read_folder(folder: Path) -> tuple[bytes, Path]:
@@ -23,10 +39,10 @@ def read_folder(folder: Path) -> tuple[bytes, Path]:
         return _read_model(path), path
     config = _read_config(folder)
     if path := _only(folder, "vocab.txt"):
-        return read_wordpiece(path, config), path
+        return _read_wordpiece(path, config), path
     path, merges = _only(folder, "vocab.json"), _only(folder, "merges.txt")
     if path and merges:
-        return read_byte_level(path, merges, config), path
+        return _read_byte_level(path, merges, config), path
     raise UserError(
         f"{folder} holds no tokenizer: there should be tokenizer.json, tokenizer.model, vocab.txt, "
         "or vocab.json with merges.txt"
@@ -39,19 +55,6 @@ def _only(folder: Path, ending: str) -> Path | None:
         return path
     found = sorted(folder.glob(f"*{ending}"))
     return found[0] if len(found) == 1 else None
-
-
-def _read_object(path: Path) -> dict:
-    """A JSON object; {} where there is no such file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not whole JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not what its name says: it should hold a JSON object")
-    return found
 
 
 def _content(token: object) -> str | None:
@@ -68,8 +71,10 @@ def _read_config(folder: Path) -> dict:
         none), `family` (config.json's model_type, else the tokenizer's class, in lower case), `new` (pieces
         with ids of their own: `{id: (piece, special)}`) and `more` (further special pieces).
     """
-    config = _read_object(folder / "tokenizer_config.json")
-    special = _read_object(folder / "special_tokens_map.json")
+    config, special, listed, model = (
+        read_object(folder / f"{name}.json")
+        for name in ("tokenizer_config", "special_tokens_map", "added_tokens", "config")
+    )
     for name in NAMES:
         for source in (special, config):
             if f"{name}_token" in source:
@@ -79,21 +84,19 @@ def _read_config(folder: Path) -> dict:
     config["more"] = [
         piece for some in more if isinstance(some, list) for piece in map(_content, some) if piece is not None
     ]
-    listed = _read_object(folder / "added_tokens.json").items()
-    new = {id: (piece, False) for piece, id in listed if isinstance(id, int)}
+    new = {id: (piece, False) for piece, id in listed.items() if isinstance(id, int)}
     decoder = config.get("added_tokens_decoder")
     for id, token in (decoder if isinstance(decoder, dict) else {}).items():
         if str(id).isdecimal() and isinstance(token, dict) and _content(token) is not None:
             new[int(id)] = (_content(token), bool(token.get("special")))
     config["new"] = dict(sorted(new.items()))
-    family = _read_object(folder / "config.json").get("model_type") or config.get("tokenizer_class") or ""
-    config["family"] = str(family).lower()
+    config["family"] = str(model.get("model_type") or config.get("tokenizer_class") or "").lower()
     return config
 
 
 def read_tokenizer_json(path: Path) -> bytes:
     """A `tokenizer.json` with what the files beside it say; one that `save` wrote as it is."""
-    document = _read_object(path)
+    document = read_object(path)
     if "tokenizer" in document:
         return path.read_bytes()
     config = _read_config(path.parent)
@@ -122,3 +125,85 @@ def _read_model(path: Path) -> bytes:
     roles = {role: None if piece is None else tokenizer.id(piece) for role, piece in named.items()}
     adds = [config.get(key) for key in ("add_bos_token", "add_eos_token")]
     return tokenizer.with_settings(roles, *adds).to_bytes()
+
+
+def _read_wordpiece(path: Path, config: dict) -> bytes:
+    """BERT's tokenizer from `vocab.txt`: a piece a line, its id the line's number."""
+    library = tokenizers_library(f"reading {path}")
+    with path.open(encoding="utf-8") as file:
+        try:
+            vocab = {line.rstrip("\n"): id for id, line in enumerate(file)}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not a vocabulary: it is not text in UTF-8") from error
+    unk = config.get("unk") or _BERT["unk"]
+    if unk not in vocab:
+        raise UserError(f"{path} has no {unk} piece: it is not a whole WordPiece vocabulary, a piece a line")
+    engine = library.Tokenizer(library.models.WordPiece({}, unk_token=unk))
+    engine.normalizer = library.normalizers.BertNormalizer(
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    engine.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    engine.decoder = library.decoders.WordPiece()
+    return _finished(engine, config, _BERT, path, vocab=vocab)
+
+
+def _read_byte_level(path: Path, merges_path: Path, config: dict) -> bytes:
+    """GPT-2's byte-level BPE (Radford et al. 2019) from `vocab.json` and `merges.txt`."""
+    library = tokenizers_library(f"reading {path}")
+    vocab, merges = _read_pieces(path), []
+    with merges_path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.startswith("#version") or not line.strip("\n"):
+                continue
+            pair = line.rstrip("\n").split(" ")
+            if len(pair) != 2 or not {*pair, pair[0] + pair[1]} <= vocab.keys():
+                raise UserError(
+                    f"{merges_path}, line {number}: not two pieces of {path.name} that make a third"
+                )
+            merges.append(pair)
+    affixes = {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
+    engine = library.Tokenizer(library.models.BPE({}, [], **affixes))
+    qwen = config["family"].startswith(("qwen2", "qwen3"))
+    before = library.pre_tokenizers
+    engine.pre_tokenizer = before.ByteLevel(bool(config.get("add_prefix_space")), use_regex=not qwen)
+    if qwen:
+        engine.normalizer = library.normalizers.NFC()
+        split = before.Split(library.Regex(_QWEN_SPLIT), "isolated")
+        engine.pre_tokenizer = before.Sequence([split, engine.pre_tokenizer])
+    engine.decoder = library.decoders.ByteLevel()
+    roberta = config["family"].startswith(("roberta", "xlm-roberta", "bart", "longformer"))
+    usual = _ROBERTA if roberta else _QWEN if qwen else GPT2
+    return _finished(engine, config, usual, path, vocab=vocab, merges=merges)
+
+
+def _read_pieces(path: Path) -> dict[str, int]:
+    try:
+        vocab = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not a vocabulary: it is not whole JSON ({error})") from error
+    if not isinstance(vocab, dict) or not all(isinstance(id, int) for id in vocab.values()):
+        raise UserError(f"{path} is not a vocabulary: it should hold an object of pieces and their ids")
+    return vocab
+
+
+def _finished(engine: Any, config: dict, usual: dict, path: Path, **parts: Any) -> bytes:
+    document = json.loads(engine.to_str())
+    document["model"] |= parts  # in the files' own order, which the library would not keep
+    return finish(document, config, usual, str(path), _frame(config, usual))
+
+
+def _frame(config: dict, usual: dict) -> Frame:
+    """The special pieces around texts: as BERT and RoBERTa have them, or as the settings say."""
+
+    def piece(role: str, wanted: bool = True) -> list[str]:
+        found = config.get(role) or usual.get(role)
+        return [found] if found and wanted else []
+
+    if "cls" in usual:
+        cls, sep = piece("cls"), piece("sep")
+        twice = sep if usual is _ROBERTA else []
+        return [*cls, "A", *sep], [*cls, "A", *sep, *twice, "B", *sep]
+    bos, eos = (piece(role, config.get(f"add_{role}_token", False)) for role in ("bos", "eos"))
+    return [*bos, "A", *eos], [*bos, "A", *eos, *bos, "B", *eos]

@@ -191,11 +191,7 @@ def _engine(document: dict, name: str) -> Any:
 
 
 def _kind(document: dict, name: str) -> tuple[str, bool]:
-    """How pieces spell text, and whether decoding drops a space at the start.
-
-    Raises:
-        UserError: in a way that lm does not know.
-    """
+    """How pieces spell text, and whether decoding drops a space at the start."""
     decoders = _steps(document.get("decoder"), "decoders")
     types = {step["type"] for step in decoders}
     before = {step["type"] for step in _steps(document.get("pre_tokenizer"), "pretokenizers")}

@@ -173,13 +173,11 @@ class SentencePieceTokenizer(Tokenizer):
             adds_bos: whether texts are framed with bos in front; None as the model's kind is.
             adds_eos: whether with eos behind.
         """
-        settings: dict = {}
-        if changed := {role: id for role, id in roles.items() if id != self.roles[role]}:
-            settings["roles"] = changed
-        if adds_bos is not None and adds_bos != self._adds_bos:
-            settings["adds_bos"] = adds_bos
-        if adds_eos is not None and adds_eos != self._adds_eos:
-            settings["adds_eos"] = adds_eos
+        changed = {role: id for role, id in roles.items() if id != self.roles[role]}
+        settings: dict = {"roles": changed} if changed else {}
+        for key, new, now in (("adds_bos", adds_bos, self._adds_bos), ("adds_eos", adds_eos, self._adds_eos)):
+            if new not in (None, now):
+                settings[key] = new
         return self._with([], self._settings | settings) if settings else self
 
     def _with(self, pieces: Sequence[str], settings: dict) -> "SentencePieceTokenizer":
