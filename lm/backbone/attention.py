@@ -21,7 +21,7 @@ class Rotary(nn.Module):
 
     Args:
         config: the backbone's shape.
-        theta: base of the wavelengths; the configuration's where it is null.
+        theta: base of the wavelengths; the configuration's where it is None.
     """
 
     def __init__(self, config: BackboneConfig, theta: float | None = None) -> None:
@@ -80,7 +80,7 @@ class Pattern:
 
     Args:
         causal: the plain causal triangle, left to the kernel.
-        mask: True where a query sees a key, (B or 1, 1, T, S); null where everything is seen.
+        mask: True where a query sees a key, (B or 1, 1, T, S); None where everything is seen.
         blocks: FlexAttention's block mask, instead of `mask`.
     """
 
@@ -101,7 +101,7 @@ def pattern(
     """The attention pattern of `queries` positions that stand at the end of `keys` positions.
 
     Args:
-        documents: document of each of the `keys` positions (B, S), or null where a sequence is one document.
+        documents: document of each of the `keys` positions (B, S), or None where a sequence is one document.
             Positions of different documents don't see each other.
         flex: use FlexAttention (a GPU kernel that skips blocks nobody sees) where a mask is needed.
         windowed: heed the configuration's window, if it has one.

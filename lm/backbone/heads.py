@@ -19,7 +19,7 @@ class Head(nn.Module):
     Args:
         config: the backbone's shape.
         transform: put BERT's dense layer, GELU and norm before the projection, and a bias on it.
-        tied: the token embeddings to use as the projection; null for a matrix of its own.
+        tied: the token embeddings to use as the projection; None for a matrix of its own.
     """
 
     def __init__(self, config: BackboneConfig, transform: bool, tied: nn.Parameter | None) -> None:
@@ -154,7 +154,7 @@ class Classifier(Network):
     Args:
         config: the backbone's shape.
         outputs: numbers that come out: classes, or 1 for a score, or 2 for a span's start and end.
-        pooling: a sequence's summary: its first position, the mean of its positions or its last one; null for
+        pooling: a sequence's summary: its first position, the mean of its positions or its last one; None for
             outputs at every position.
         pooler: put BERT's dense layer and tanh behind the first position.
         dropout: probability, in front of the linear layer.

@@ -80,8 +80,8 @@ def linear_cross_entropy(
         hidden: (N, hidden_size).
         weight: (V, hidden_size).
         targets: (N,); negative ones count nothing.
-        bias: (V,) or null.
-        rows: tokens a chunk; chosen by the device where it is null.
+        bias: (V,) or None.
+        rows: tokens a chunk; chosen by the device where it is None.
     """
     train = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     return _LinearCrossEntropy.apply(

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
 from lm.callbacks.monitor import Monitor, validation_tags
+from lm.files import write_atomically
 
 FILE = "summary.json"
 
@@ -121,11 +122,9 @@ class Summary(Callback):
                 metrics = validation_tags(trainer)  # the hyperparameters' table shows their last values
                 trainer.logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
                 trainer.logger.save()
-            partial = self.folder / f".{FILE}.partial"
             # JSON has no NaN, which Pearson's correlation is where the ratings are all the same.
             finite = {
                 k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()
             }
-            partial.write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
-            partial.replace(self.folder / FILE)
+            write_atomically(self.folder / FILE, json.dumps(finite, indent=2) + "\n")
         return summary

@@ -1,30 +1,19 @@
 """`lm fit`, `lm validate`, `lm test`, `lm predict`: four things to do with a run, by the same options."""
 
 import time
+from collections.abc import Callable
 
 
-def _start(command: str, argv: list[str]) -> None:
-    started = time.time()
-    from lm.run.start import start
+def _command(name: str) -> Callable[[list[str]], None]:
+    """The command of this name."""
 
-    start([command, *argv], started)
+    def run(argv: list[str]) -> None:
+        started = time.time()
+        from lm.run.start import start
 
+        start([name, *argv], started)
 
-def fit(argv: list[str]) -> None:
-    """The command `lm fit`."""
-    _start("fit", argv)
-
-
-def validate(argv: list[str]) -> None:
-    """The command `lm validate`."""
-    _start("validate", argv)
+    return run
 
 
-def test(argv: list[str]) -> None:
-    """The command `lm test`."""
-    _start("test", argv)
-
-
-def predict(argv: list[str]) -> None:
-    """The command `lm predict`."""
-    _start("predict", argv)
+fit, validate, test, predict = map(_command, ("fit", "validate", "test", "predict"))

@@ -6,8 +6,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from lm.backbone import KVCache, LanguageModel
-from lm.inference.generate import Sampling
+from lm.backbone import LanguageModel
+from lm.inference.generate import Sampling, write
 
 PADDING = -1  # the document of positions that hold nothing
 
@@ -25,7 +25,6 @@ def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     return tokens.to(device), documents.to(device)
 
 
-@torch.no_grad()
 def complete(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -43,37 +42,21 @@ def complete(
     Args:
         prompts: ids, at least one each; with `tokens` more they have to fit into the model's positions.
         tokens: pieces to write at most.
-        ends: at least one; null stands for a piece that the tokenizer lacks.
-        sampling: how pieces are chosen; null: always the likeliest.
+        ends: at least one; None stands for a piece that the tokenizer lacks.
+        sampling: how pieces are chosen; None: always the likeliest.
         seed: of the first prompt; the second has the next, and so on, in whatever batch they are.
         vocab_size: pieces of the tokenizer, where the model has room for more.
     """
     sampling = sampling or Sampling(temperature=0)
     device = model.head.weight.device
-    stops = torch.tensor([end for end in ends if end is not None], device=device)
-    was_training = model.training
-    model.eval()
+    stops = [end for end in ends if end is not None]
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            text, documents = _left_padded([prompts[i] for i in chosen], device)
-            length = text.shape[1]
-            cache = KVCache(model.config, len(chosen), length + tokens, device, model.head.weight.dtype)
-            ended = torch.zeros(len(chosen), dtype=torch.bool, device=device)
-            generators = [torch.Generator(device=device).manual_seed(seed + i) for i in chosen]
-            for _ in range(tokens):
-                logits = model(text[:, cache.length :], documents, cache=cache)[:, -1]
-                piece = sampling.choose(logits[:, :vocab_size], text, generators)
-                piece = torch.where(ended, stops[0], piece)
-                ended |= torch.isin(piece, stops)
-                text = torch.cat((text, piece[:, None]), dim=1)
-                documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
-                if bool(ended.all()):
-                    break
-            for i, row in zip(chosen, text[:, length:].tolist(), strict=True):
-                answers[i] = list(takewhile(lambda piece: piece not in ends, row))
-    finally:
-        model.train(was_training)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        text, documents = _left_padded([prompts[i] for i in chosen], device)
+        generators = [torch.Generator(device=device).manual_seed(seed + i) for i in chosen]
+        steps = write(model, text, tokens, sampling, generators, stops, documents, vocab_size=vocab_size)
+        for i, row in zip(chosen, torch.stack([*steps], dim=1).tolist(), strict=True):
+            answers[i] = list(takewhile(lambda piece: piece not in stops, row))
     return answers

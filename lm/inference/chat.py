@@ -7,9 +7,8 @@ from typing import Any
 from lm.backbone import LanguageModel
 from lm.errors import UserError
 from lm.inference.batch import complete
-from lm.inference.generate import Sampling, generate
+from lm.inference.generate import Sampling, stream_text
 from lm.inference.lines import BATCH, Line, pools
-from lm.tokenizer import StreamDecoder
 from lm.tokenizer.chat import ChatFormat, Message, Shortened, shortened
 
 COMMANDS = "/new begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer"
@@ -108,34 +107,20 @@ class Chat:
         """
         asked: list[Message] = [*self.messages, ("user", text)]
         fitted = self.fitted(asked)
-        first = len(self.system)
+        first, tokenizer = len(self.system), self.chat.tokenizer
         del asked[first : first + fitted.dropped]
-        written = ""
+        written, seed = "", self.seed + self._turn
+        ends = self.chat.end_id, tokenizer.eos_id
+        parts = stream_text(
+            self.model, tokenizer, fitted.ids, self.tokens, self.sampling, seed=seed, ends=ends
+        )
         try:
-            for part in self._visible(self._pieces(fitted.ids)):
+            for part in self._visible(text for _, text in parts):
                 written += part
                 yield part
         finally:
             self.messages = [*asked, ("assistant", written)]
             self._turn += 1
-
-    def _pieces(self, ids: list[int]) -> Iterator[str]:
-        tokenizer = self.chat.tokenizer
-        decoder = StreamDecoder(tokenizer)
-        steps = generate(
-            self.model,
-            ids,
-            self.tokens,
-            self.sampling,
-            seed=self.seed + self._turn,
-            end=self.chat.end_id,
-            vocab_size=tokenizer.vocab_size,
-        )
-        for (piece,) in steps:
-            if piece in (self.chat.end_id, tokenizer.eos_id):
-                break
-            yield decoder.feed(piece)
-        yield decoder.flush()
 
     @staticmethod
     def _visible(parts: Iterator[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -101,34 +102,33 @@ def context_start(length: int, limit: int) -> int:
 
 
 @torch.no_grad()
-def generate(
+def write(
     model: LanguageModel,
-    prompt: list[int],
+    text: Tensor,
     tokens: int,
     sampling: Sampling,
-    samples: int = 1,
-    seed: int = 0,
-    end: int | None = None,
+    generator: torch.Generator | Sequence[torch.Generator],
+    ends: Sequence[int] = (),
+    documents: Tensor | None = None,
     use_cache: bool = True,
     vocab_size: int | None = None,
-) -> Iterator[list[int]]:
-    """Write up to `tokens` pieces after `prompt`, for several samples at once.
+) -> Iterator[Tensor]:
+    """Write up to `tokens` pieces after each of B texts (B, T), until all have ended.
 
     Args:
-        prompt: ids; at least one.
-        end: the piece that ends a text; a sample that has ended goes on as `end`, and all are done once every
-            sample has ended.
+        generator: one for all texts, or one for each.
+        ends: pieces that end a text; one that has ended goes on as the first of them.
+        documents: (B, T), of texts that are padded on the left; with `tokens` more they have to fit into the
+            model's positions.
         use_cache: keep keys and values; without it every step computes everything anew, to the same result.
         vocab_size: pieces of the tokenizer, where the model has room for more; no others are chosen.
 
     Yields:
-        The next piece of each sample.
+        The next piece of each text (B,).
     """
-    device = model.head.weight.device
-    limit = model.config.max_seq_len
-    generator = torch.Generator(device=device).manual_seed(seed)
-    text = torch.tensor([prompt] * samples, device=device)
-    ended = torch.zeros(samples, dtype=torch.bool, device=device)
+    limit, stops = model.config.max_seq_len, torch.tensor(ends, dtype=text.dtype, device=text.device)
+    room = min(limit, text.shape[1] + tokens)
+    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     cache: KVCache | None = None
     cached_from = -1
     was_training = model.training
@@ -141,19 +141,48 @@ def generate(
             else:
                 if cache is None or start != cached_from:
                     dtype = model.head.weight.dtype
-                    room = min(limit, len(prompt) + tokens)
-                    cache, cached_from = KVCache(model.config, samples, room, device, dtype), start
-                logits = model(text[:, start + cache.length :], cache=cache)[:, -1]
-            chosen = sampling.choose(logits[:, :vocab_size], text, generator)
-            if end is not None:
-                chosen = torch.where(ended, end, chosen)
-                ended |= chosen == end
-            text = torch.cat((text, chosen[:, None]), dim=1)
-            yield chosen.tolist()
+                    cache, cached_from = KVCache(model.config, len(text), room, text.device, dtype), start
+                logits = model(text[:, start + cache.length :], documents, cache=cache)[:, -1]
+            piece = sampling.choose(logits[:, :vocab_size], text, generator)
+            if len(stops):
+                piece = torch.where(ended, stops[0], piece)
+                ended |= torch.isin(piece, stops)
+            text = torch.cat((text, piece[:, None]), dim=1)
+            if documents is not None:
+                documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
+            yield piece
             if bool(ended.all()):
                 return
     finally:
         model.train(was_training)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: list[int],
+    tokens: int,
+    sampling: Sampling,
+    samples: int = 1,
+    seed: int = 0,
+    end: int | None = None,
+    use_cache: bool = True,
+    vocab_size: int | None = None,
+) -> Iterator[list[int]]:
+    """Write up to `tokens` pieces after `prompt`, for several samples at once; see `write`.
+
+    Args:
+        prompt: ids; at least one.
+        end: the piece that ends a text.
+
+    Yields:
+        The next piece of each sample.
+    """
+    device = model.head.weight.device
+    text = torch.tensor([prompt] * samples, device=device)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    ends = () if end is None else (end,)
+    for pieces in write(model, text, tokens, sampling, generator, ends, None, use_cache, vocab_size):
+        yield pieces.tolist()
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -165,26 +194,30 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 def stream_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | list[int],
     tokens: int,
     sampling: Sampling,
     samples: int = 1,
     seed: int = 0,
     stops: tuple[str, ...] = (),
     use_cache: bool = True,
+    ends: tuple[int | None, ...] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Text after `prompt` as it is written.
 
     Args:
+        prompt: a text, or ids.
         stops: a sample ends before the first of these strings.
+        ends: pieces that end a sample; None: that of the tokenizer.
 
     Yields:
         (sample, text that is certain by now); text that may be the start of a stop string is held back.
     """
+    ends = (tokenizer.eos_id,) if ends is None else ends
+    ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     decoders = [StreamDecoder(tokenizer) for _ in range(samples)]
     held = [""] * samples
     open_samples = set(range(samples))
-    longest = max((len(s) for s in stops), default=1) - 1
 
     def settle(sample: int, final: bool) -> str:
         """The part of a sample's held text that can be shown."""
@@ -192,45 +225,25 @@ def stream_text(
         found = [at for at in (text.find(s) for s in stops) if at >= 0]
         if found:
             open_samples.discard(sample)
-            held[sample] = ""
             return text[: min(found)]
         # Only an end that could still grow into a stop string has to wait.
-        waits = max(
-            (n for n in range(1, longest + 1) if any(s.startswith(text[-n:]) for s in stops)), default=0
-        )
-        cut = len(text) if final else len(text) - min(waits, len(text))
-        held[sample] = text[cut:]
-        return text[:cut]
+        starts = (text[at:] for at in range(len(text)))
+        waits = "" if final else next((t for t in starts if any(s.startswith(t) for s in stops)), "")
+        held[sample] = waits
+        return text[: len(text) - len(waits)]
 
-    pieces = generate(
-        model,
-        prompt_ids(tokenizer, prompt),
-        tokens,
-        sampling,
-        samples,
-        seed,
-        tokenizer.eos_id,
-        use_cache,
-        tokenizer.vocab_size,
-    )
-    for step in pieces:
+    pieces = generate(model, ids, tokens, sampling, samples, seed, ends[0], use_cache, tokenizer.vocab_size)
+    for step in chain(pieces, [[ends[0]] * samples]):
         for sample in sorted(open_samples):
-            if step[sample] == tokenizer.eos_id:
-                held[sample] += decoders[sample].flush()
-                yield sample, settle(sample, final=True)
+            final = step[sample] in ends
+            held[sample] += decoders[sample].flush() if final else decoders[sample].feed(step[sample])
+            if final:
                 open_samples.discard(sample)
-                continue
-            held[sample] += decoders[sample].feed(step[sample])
-            ready = settle(sample, final=False)
+            ready = settle(sample, final)
             if ready:
                 yield sample, ready
         if not open_samples:
             return
-    for sample in sorted(open_samples):
-        held[sample] += decoders[sample].flush()
-        ready = settle(sample, final=True)
-        if ready:
-            yield sample, ready
 
 
 def generate_text(

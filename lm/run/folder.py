@@ -16,62 +16,57 @@ from lm.processes import is_rank_zero
 RUNS = Path("checkpoints")
 # What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
 NOT_LEARNED = (
-    "config",
-    "ckpt_path",
-    "weights_only",
-    "name",
-    "seeds",
-    "data.init_args.batch_size",
-    "data.init_args.eval_batch_size",
-    "data.init_args.root",
-    "data.init_args.num_workers",
-    "trainer.accumulate_grad_batches",
-    "data.init_args.data_dir",
-    "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.default_root_dir",
-    "trainer.profiler",
-    "trainer.val_check_interval",
-    "trainer.limit_val_batches",
-    "checkpoint",
-    "monitor",
-    "sample",
+    "config.",
+    "ckpt_path.",
+    "weights_only.",
+    "name.",
+    "seeds.",
+    "data.init_args.batch_size.",
+    "data.init_args.eval_batch_size.",
+    "data.init_args.root.",
+    "data.init_args.num_workers.",
+    "trainer.accumulate_grad_batches.",
+    "data.init_args.data_dir.",
+    "trainer.accelerator.",
+    "trainer.callbacks",  # and what begins so
+    "trainer.enable_",
+    "trainer.strategy.",
+    "trainer.devices.",
+    "trainer.num_nodes.",
+    "trainer.logger.",
+    "trainer.log_every_n_steps.",
+    "trainer.default_root_dir.",
+    "trainer.profiler.",
+    "trainer.val_check_interval.",
+    "trainer.limit_val_batches.",
+    "checkpoint.",
+    "monitor.",
+    "sample.",
 )
 
 
-def _nested(tree: dict[str, Any], key: str, remove: bool = False) -> Any:
-    """The value under a dotted key, or None; taken out of the tree if asked."""
-    *path, last = key.split(".")
-    for part in path:
-        tree = tree.get(part) or {}
-    return tree.pop(last, None) if remove else tree.get(last)
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of a tree by their dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {path: tree}
+    return {k: v for key, part in tree.items() for k, v in _flat(part, f"{path}.{key}".lstrip(".")).items()}
 
 
 def identity(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: all that decides what is learned. A step may be cut into
-    other micro-batches and processes; that it has as many samples is checked once these are known."""
-    tree = json.loads(json.dumps(configuration, default=str))
-    for key in NOT_LEARNED:
-        _nested(tree, key, remove=True)
-    for key in list(tree.get("trainer", {})):
-        if key.startswith(("enable_", "callbacks")):
-            tree["trainer"].pop(key)
-    return tree
+    """What has to stay the same for a run to go on: all that decides what is learned, by dotted keys. A step
+    may be cut into other micro-batches and processes; that it has as many samples is checked once these are
+    known."""
+    leaves = _flat(json.loads(json.dumps(configuration, default=str)))
+    return {key: value for key, value in leaves.items() if not f"{key}.".startswith(NOT_LEARNED)}
 
 
-def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        found = [
-            differences(ours.get(k), theirs.get(k), f"{path}.{k}" if path else k)
-            for k in sorted({*ours, *theirs}, key=str)
-        ]
-        return [key for keys in found for key in keys]
-    return [] if ours == theirs else [f"{path.replace('.init_args', '')} {theirs!r} → {ours!r}"]
+def differences(ours: dict[str, Any], theirs: dict[str, Any], path: str = "") -> list[str]:
+    """Dotted keys whose values differ, after `path`."""
+    return [
+        f"{path}{key.replace('.init_args', '')} {theirs.get(key)!r} → {ours.get(key)!r}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def folder_beside(configurations: list[Path]) -> Path | None:

@@ -57,7 +57,7 @@ class Resumed:
                 f"from its weights by --model.init_from {self.path}"
             )
         theirs = asdict(checkpoints.config_of(self.record))  # options it did not know yet, too
-        changed = differences(asdict(model.config), theirs, "backbone")
+        changed = differences(asdict(model.config), theirs, "backbone.")
         if changed:
             raise UserError(
                 f"{self.path} is of another model: {', '.join(changed[:3])}. "

@@ -6,11 +6,13 @@ finished alone, and refuses a folder that belongs to another configuration.
 
 from contextlib import ExitStack
 
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 
+from lm.callbacks import Progress, RandomState, RunCheckpoints, Summary
 from lm.run.folder import claim, look, refuse_a_mixture
+from lm.run.report import Opening
 from lm.run.resume import Resumed
-from lm.run.trainer import Watch, make_trainer
+from lm.run.trainer import make_trainer
 from lm.run.words import Words
 
 
@@ -27,7 +29,7 @@ class Run:
         configuration: in plain values.
         resumed: the checkpoint that it goes on from, or that is evaluated.
         data, model, trainer: made from the configuration.
-        watch: the callbacks that have the figures.
+        monitor, samples, checkpoints, summary: the callbacks that have the figures.
 
     Raises:
         Finished: nothing is left to do.
@@ -56,9 +58,16 @@ class Run:
         if not training and "reference" not in self.resumed.record:
             words.start_from(self.resumed.path)
         made = words.make()
-        self.data, self.model = made.data, made.model
-        self.watch = Watch.make(made, self.folder, self.configuration, started)
-        self.trainer = make_trainer(made.trainer, self.watch, training, self.resumed)
+        self.data, self.model, self.monitor, self.samples = made.data, made.model, made.monitor, made.sample
+        self.checkpoints = RunCheckpoints(self.folder, **made.checkpoint)
+        self.summary = Summary(self.folder, self.configuration, self.monitor, self.checkpoints, started)
+        callbacks: list[Callback] = []
+        if training:
+            opening = Opening(self.folder, self.configuration, self.resumed)
+            callbacks += [self.monitor, Progress(self.monitor), self.samples, self.summary, RandomState()]
+            callbacks += [opening, self.checkpoints]
+        step = self.resumed.step if self.resumed else 0
+        self.trainer = make_trainer(made.trainer, callbacks, self.folder, self.configuration, step)
         if self.resumed is not None:
             self.resumed.check_model(self.model)
             self.trainer.ckpt_path = self.resumed.path  # where a task looks too, before it is loaded

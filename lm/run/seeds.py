@@ -9,7 +9,7 @@ from lm.errors import UserError
 
 
 def take_seeds(argv: list[str]) -> tuple[list[int] | None, list[str]]:
-    """The numbers after `--seeds`, null where there is none, and the other words.
+    """The numbers after `--seeds`, None where there is none, and the other words.
 
     Raises:
         UserError: they are no numbers, fewer than two, or one stands there twice.

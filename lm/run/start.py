@@ -5,7 +5,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from lm.errors import UserError, spelling
+from lm.errors import spelling
 from lm.processes import is_rank_zero
 from lm.run import verbs
 from lm.run.folder import Finished
@@ -13,7 +13,6 @@ from lm.run.report import say_finished
 from lm.run.run import Run
 from lm.run.seeds import compare_seeds, take_seeds
 from lm.run.trainer import quiet
-from lm.run.usage import explain, our_own
 from lm.run.words import Words
 
 
@@ -46,21 +45,8 @@ def one_run(words: Words, started: float) -> Path:
     """
     try:
         with spelling(lambda: words.options), ExitStack() as held:
-            _run(words, started, held)
+            getattr(verbs, words.command)(Run(words, started, held))
     except Finished as finished:
         if is_rank_zero():
             say_finished(finished)
     return words.folder
-
-
-def _run(words: Words, started: float, held: ExitStack) -> None:
-    try:
-        getattr(verbs, words.command)(Run(words, started, held))
-    except ValueError as error:
-        # What a class says while it is made, inside jsonargparse's account of it.
-        said = our_own(error)
-        if said is not None:
-            raise said from error
-        if "Does not validate" not in str(error):
-            raise
-        raise UserError(explain(str(error)), status=2) from error

@@ -9,7 +9,9 @@ import torch
 
 from lm.callbacks import Stopped, interruptible
 from lm.callbacks.progress import figures_line
+from lm.engine.replicas import data_shard
 from lm.errors import UserError
+from lm.files import atomic
 from lm.processes import is_rank_zero, say
 from lm.run.report import report
 from lm.run.run import Run
@@ -17,14 +19,14 @@ from lm.run.run import Run
 
 def fit(run: Run) -> None:
     """Train, or go on; then say what came of it."""
-    trainer, watch, model = run.trainer, run.watch, run.model
+    trainer, model = run.trainer, run.model
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     try:
         with interruptible():
             trainer.fit(model, datamodule=run.data)
     except Stopped as stopped:
-        last = watch.checkpoints.last_path
+        last = run.checkpoints.last_path
         then = f"goes on from {last}" if last.exists() else "begins anew"
         words = f"stopped at once. The same command {then}."
         if stopped.step is not None:
@@ -43,9 +45,9 @@ def fit(run: Run) -> None:
             figures = _last_figures(run)
     except Stopped as stopped:
         _stop(stopped, "trained, and stopped while it was measured. The same command goes on there.")
-    summary = watch.summary.write(trainer, model, figures)
+    summary = run.summary.write(trainer, model, figures)
     if is_rank_zero():
-        print(report(run.folder, summary, watch.samples.latest, watch.monitor.unit, model))
+        print(report(run.folder, summary, run.samples.latest, run.monitor.unit, model))
 
 
 def _stop(stopped: Stopped, words: str) -> NoReturn:
@@ -56,7 +58,7 @@ def _stop(stopped: Stopped, words: str) -> NoReturn:
 
 def _end_early(run: Run) -> None:
     """Keep what a callback found good enough, and say why the run ended before its last step."""
-    trainer, kept = run.trainer, run.watch.checkpoints
+    trainer, kept = run.trainer, run.checkpoints
     if not trainer.should_stop:
         raise UserError("training ended before trainer.max_steps: a limit of the trainer ended it")
     trainer.save_checkpoint(kept.last_path)
@@ -69,16 +71,16 @@ def _end_early(run: Run) -> None:
 
 def _last_figures(run: Run) -> dict[str, float]:
     """What the end is measured by; the test part's figures with the best weights, where there is one."""
-    trainer, watch = run.trainer, run.watch
+    trainer = run.trainer
     trainer.ckpt_path = None  # the weights are those that were trained
-    if watch.monitor.validated_step != trainer.global_step and trainer.limit_val_batches:
+    if run.monitor.validated_step != trainer.global_step and trainer.limit_val_batches:
         # It was killed between its last step and the end: what is left is to look at the result.
         trainer.validate(run.model, datamodule=run.data, verbose=False)
-        watch.checkpoints.keep_if_best(trainer)
-        watch.samples.renew(trainer, run.model)
+        run.checkpoints.keep_if_best(trainer)
+        run.samples.renew(trainer, run.model)
     if not run.data.has("test") or not trainer.limit_test_batches:
         return {}
-    best = str(watch.checkpoints.best_path) if watch.checkpoints.best_path.exists() else None
+    best = str(run.checkpoints.best_path) if run.checkpoints.best_path.exists() else None
     kept = dict(trainer.callback_metrics)
     trainer.test(run.model, datamodule=run.data, ckpt_path=best, verbose=False)
     most = trainer.limit_test_batches  # of batches where it is an int, a share where it is a float
@@ -98,21 +100,20 @@ def _evaluate(run: Run, how: Callable[..., Any], **options: Any) -> Any:
         _stop(stopped, "stopped, and nothing is written.")
 
 
+def _measure(run: Run, how: Callable[..., Any]) -> None:
+    _evaluate(run, how, verbose=False)
+    if is_rank_zero():
+        print(f"{run.resumed.path}: {figures_line(run.trainer)}")
+
+
 def validate(run: Run) -> None:
     """The figures of a checkpoint on the held-out part."""
-    _evaluate(run, run.trainer.validate, verbose=False)
-    _say_figures(run)
+    _measure(run, run.trainer.validate)
 
 
 def test(run: Run) -> None:
     """The figures of a checkpoint on the test part."""
-    _evaluate(run, run.trainer.test, verbose=False)
-    _say_figures(run)
-
-
-def _say_figures(run: Run) -> None:
-    if is_rank_zero():
-        print(f"{run.resumed.path}: {figures_line(run.trainer)}")
+    _measure(run, run.trainer.test)
 
 
 def predict(run: Run) -> None:
@@ -122,11 +123,9 @@ def predict(run: Run) -> None:
     if rows and "index" in rows[0]:
         rows.sort(key=lambda row: row["index"])  # batches go by length
         rows = [{**row, "index": run.data.row_number(row["index"])} for row in rows]
-    rank = f"-{run.trainer.global_rank}" if run.trainer.world_size > 1 else ""
-    path = run.folder / f"predictions{rank}.jsonl"
+    rank, replicas = data_shard(run.trainer)
+    path = run.folder / (f"predictions-{rank}.jsonl" if replicas > 1 else "predictions.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial.replace(path)
+    with atomic(path) as file:
+        file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)
     print(f"predictions of {run.resumed.path}: {path}")

@@ -25,7 +25,7 @@ from lm.callbacks.summary import flatten
 from lm.data.loading import Data
 from lm.errors import UserError
 from lm.run.folder import RUNS, folder_beside
-from lm.run.usage import Parser
+from lm.run.usage import Parser, explain, our_own
 from lm.tasks import Task
 
 TRAINER = {
@@ -63,8 +63,9 @@ def make_parser(command: str) -> Parser:
     parser.add_argument(
         "--seeds", type=str | None, default=None, help="of fit, as 0,1,2: a run with each, and their mean"
     )
-    for key, callback in (("checkpoint", RunCheckpoints), ("monitor", Monitor), ("sample", Samples)):
-        parser.add_class_arguments(callback, key, skip={"folder"}, instantiate=False)
+    parser.add_class_arguments(RunCheckpoints, "checkpoint", skip={"folder"}, instantiate=False)
+    parser.add_class_arguments(Monitor, "monitor")
+    parser.add_class_arguments(Samples, "sample")
     parser.add_argument(
         "--ckpt_path", type=str | None, default=None, help="a last.ckpt to go on from; the one to evaluate"
     )
@@ -146,5 +147,14 @@ class Words:
         return [*found, "data", "model"]
 
     def make(self) -> Namespace:
-        """Data, model and what the trainer is given, made from the configuration."""
-        return self.parser.instantiate_classes(self.config)
+        """Data, model, callbacks, and what the trainer is given, made from the configuration.
+
+        Raises:
+            UserError: a class won't have its arguments.
+        """
+        try:
+            return self.parser.instantiate_classes(self.config)
+        except ValueError as error:  # jsonargparse's account of what the class said, perhaps
+            if our_own(error) is None and "Does not validate" not in str(error):
+                raise
+            raise our_own(error) or UserError(explain(str(error)), status=2) from error

@@ -44,7 +44,7 @@ def mask_tokens(
         tokens: (B, T).
         key: (B,) int64, of each window.
         maskable: (B, T), False where a piece must stay.
-        words: (B, T) number of each piece's word within its row; null to choose single pieces.
+        words: (B, T) number of each piece's word within its row; None to choose single pieces.
     """
     T = tokens.shape[1]
     key, index = key[:, None], torch.arange(T, device=tokens.device)[None]

@@ -174,7 +174,7 @@ class QuestionAnswering(WindowedTask):
         return found
 
     def answer(self, example: QuestionExample, windows: dict[int, Any]) -> dict[str, Any]:
-        """The answer from an example's windows: its text, where it begins, and its score against none; null
+        """The answer from an example's windows: its text, where it begins, and its score against none; None
         of a text without a piece, where no answer can stand."""
         score, _, begin, end = max(windows.values())
         against = score - min(none for _, none, _, _ in windows.values())

@@ -195,7 +195,7 @@ def scripted(own, monkeypatch):
         for piece in pieces:
             control = {"end": own.end_id, "eos": tokenizer.eos_id}.get(piece)
             ids += tokenizer.encode(piece) if control is None else [control]
-        monkeypatch.setattr(chats, "generate", lambda *a, **k: ([i] for i in ids))
+        monkeypatch.setattr("lm.inference.generate.generate", lambda *a, **k: ([i] for i in ids))
         return Chat(make(), own, 16, GREEDY)
 
     return script

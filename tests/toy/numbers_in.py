@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lm.backbone import BackboneConfig, Input
 from lm.data.examples.module import ExampleData
+from lm.data.examples.records import Example
 from lm.data.examples.tables import read_rows
 from lm.metrics import ClassificationScores, MeanLoss
 from lm.processors import Processor, register
@@ -19,31 +20,28 @@ from lm.tasks.base import Work
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Example):
     """Numbers, and what they are of."""
 
-    values: tuple[float, ...]
+    numbers: tuple[float, ...]
     label: str
 
     @property
     def content(self) -> tuple[str, ...]:
-        """What makes two of them the same."""
-        return tuple(map(str, self.values))
+        return tuple(map(str, self.numbers))
 
 
 class SeriesData(ExampleData):
-    """Rows with `values`, numbers with spaces between, and `label`."""
+    """Rows with `numbers`, with spaces between, and `label`."""
 
-    record_class = Series
+    record = Series
 
     def shape(self) -> dict[str, int]:
-        """The longest series."""
         return {"max_seq_len": 16}
 
     def read(self, path: str, split: str) -> Iterator[Series]:
-        """The rows of a table."""
         for _, row in read_rows(path):
-            yield Series(tuple(map(float, row["values"].split())), row["label"])
+            yield Series(tuple(map(float, row["numbers"].split())), row["label"])
 
 
 class Scale(Processor):
@@ -73,7 +71,7 @@ class SeriesInput(Input):
 
 
 def stack(features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch: `values` (B, T), the rest (B,)."""
+    """A batch: `numbers` (B, T), the rest (B,)."""
     return {name: torch.tensor([f[name] for f in features]) for name in features[0]}
 
 
@@ -85,7 +83,7 @@ class SeriesClassification(ExampleTask):
     collate = staticmethod(stack)
 
     def make_processor(self, data: ExampleData) -> Scale:
-        return Scale(max(abs(v) for example in data.examples("train") for v in example.values))
+        return Scale(max(abs(v) for example in data.examples("train") for v in example.numbers))
 
     def make_input(self) -> SeriesInput:
         return SeriesInput(self.config)
@@ -97,22 +95,22 @@ class SeriesClassification(ExampleTask):
         return {"kind": "pooled", "outputs": len(self.labels), "pooling": "mean"}
 
     def encode(self, example: Series, training: bool) -> list[dict[str, Any]]:
-        values = [v / self.processor.size for v in example.values]
-        return [{"values": values, "target": self.labels.index(example.label)}]
+        numbers = [v / self.processor.size for v in example.numbers]
+        return [{"numbers": numbers, "target": self.labels.index(example.label)}]
 
     def work(self, batch: dict[str, Tensor]) -> Work:
-        return Work(batch["values"].numel(), "numbers")
+        return Work(batch["numbers"].numel(), "numbers")
 
     def make_figures(self) -> None:
         self.loss, self.scores = MeanLoss(), ClassificationScores(self.labels)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        losses = F.cross_entropy(self.net(batch["values"]), batch["target"], reduction="none")
+        losses = F.cross_entropy(self.net(batch["numbers"]), batch["target"], reduction="none")
         return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         real = batch["index"] >= 0
-        logits, target = self.net(batch["values"])[real], batch["target"][real]
+        logits, target = self.net(batch["numbers"])[real], batch["target"][real]
         self.loss.update(F.cross_entropy(logits, target, reduction="none"))
         self.scores.update(logits.softmax(-1), target)
 
@@ -123,7 +121,7 @@ class SeriesClassification(ExampleTask):
         return figures
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
-        best = self.net(batch["values"]).argmax(-1).tolist()
+        best = self.net(batch["numbers"]).argmax(-1).tolist()
         return [
             {"index": i, "prediction": self.labels[n]}
             for i, n in zip(batch["index"].tolist(), best, strict=True)

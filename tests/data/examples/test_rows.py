@@ -141,10 +141,12 @@ def test_features_are_made_once_and_anew_where_anything_has_changed(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(9)))
 
-    def calls(task, **options):
+    def calls(task, setting=None, **options):
         before = task.calls
         data = TextData(str(path), val=str(path), **options)
-        data.use(task())
+        made = task()
+        made.setting = setting
+        data.use(made)
         features = data.features("train")
         assert isinstance(features, Encoded) and isinstance(features.rows, Rows)
         assert features[0]["tokens"][0] == task().encode(TextExample("text"), True)[0]["tokens"][0]
@@ -155,6 +157,7 @@ def test_features_are_made_once_and_anew_where_anything_has_changed(tmp_path):
     assert calls(load_task(tmp_path), batch_size=3) == 0
     assert calls(load_task(tmp_path, added=1)) == 9, "another encode"
     assert calls(load_task(tmp_path, labels=("a",))) == 9, "other labels"
+    assert calls(load_task(tmp_path), setting=2) == 9, "another setting of the task"
     assert calls(load_task(tmp_path), limit=5) == 5
     assert calls(load_task(tmp_path), seq_len=9) == 9
     os.utime(path, ns=(0, 1))

@@ -1,0 +1,101 @@
+"""A wing stands beside the core: with it there is one command more, without it all the rest still works."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# As long as there is none, one of a few lines: a folder with a door, and a line in the table of commands.
+DOOR = '''"""Counts what a checkpoint has."""
+
+from lm.checkpoint import open_checkpoint
+
+
+def count(path: str) -> int:
+    return open_checkpoint(path).network.num_parameters()
+'''
+COMMAND = '''"""`lm audit`."""
+
+
+def main(argv: list[str]) -> None:
+    from lm.audit import count
+
+    print(count(argv[0]))
+'''
+LINE = '    "audit": ("count what a checkpoint has", "lm.audit.command", "main"),\n'
+EVERYTHING = """
+import importlib, pkgutil, lm
+from lm.cli import COMMANDS
+for module in pkgutil.walk_packages(lm.__path__, "lm."):
+    if module.name != "lm.__main__":
+        importlib.import_module(module.name)
+for _, module, function in COMMANDS.values():
+    assert callable(getattr(importlib.import_module(module), function))
+print(len(COMMANDS), lm.__file__)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The project's own code with a wing in it."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "lm", tmp_path / "lm", ignore=ignore, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    wing = tmp_path / "lm/audit"
+    wing.mkdir()
+    (wing / "__init__.py").write_text(DOOR)
+    (wing / "command.py").write_text(COMMAND)
+    table = tmp_path / "lm/cli.py"
+    text = table.read_text()
+    table.write_text(text.replace("COMMANDS = {\n", "COMMANDS = {\n" + LINE, 1))
+    assert LINE in table.read_text()
+    return tmp_path
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": str(Path(sys.executable).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def floors(folder: Path) -> subprocess.CompletedProcess:
+    return python(folder, "-c", "import sys; from importlinter.cli import lint_imports_command as c; c()")
+
+
+def test_a_wing_works_and_can_be_deleted(copy, trained):
+    counted = python(copy, "-m", "lm", "audit", str(trained / "checkpoints/gpt/best.ckpt"))
+    assert counted.stdout.strip().isdigit(), counted.stderr
+    assert floors(copy).returncode == 0
+    shutil.rmtree(copy / "lm/audit")
+    table = copy / "lm/cli.py"
+    table.write_text(table.read_text().replace(LINE, ""))
+    rest = python(copy, "-c", EVERYTHING)
+    assert rest.returncode == 0, rest.stderr
+    assert str(copy) in rest.stdout
+    kept = floors(copy)
+    assert kept.returncode == 0, kept.stdout
+    gone = python(copy, "-m", "lm", "audit", "x")
+    assert (gone.returncode, "there is no command 'audit'" in gone.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("tasks/base.py", "import lm.audit", "A file imports only from the floors beneath its own"),
+        ("data/windows.py", "import lm.data.loading", "Nothing goes in circles, inside packages too"),
+        ("backbone/config.py", "import lm.optim", "A file imports only from the floors beneath its own"),
+    ],
+)
+def test_what_breaks_the_floors_is_noticed(copy, file, line, broken):
+    path = copy / "lm" / file
+    path.write_text(path.read_text() + f"\n{line}\n")
+    found = floors(copy)
+    assert found.returncode == 1
+    assert f"{broken} BROKEN" in found.stdout
