@@ -79,14 +79,16 @@ class Task(LightningModule, ABC):
         """Add a batch to the figures."""
 
     def figures(self) -> dict[str, Tensor]:
-        """The figures of the batches that were added, `loss` among them; then they are forgotten. They come
-        from every torchmetrics.Metric that the task has as an attribute."""
+        """The figures of the batches that were added, `loss` among them; then they are forgotten."""
         figures = {}
-        for metric in self.children():
-            if isinstance(metric, Metric):
-                figures |= metric.compute()
-                metric.reset()
+        for metric in self.metrics():
+            figures |= metric.compute()
+            metric.reset()
         return figures
+
+    def metrics(self) -> list[Metric]:
+        """What the figures come from: every metric that is an attribute of the task."""
+        return [each for each in self.children() if isinstance(each, Metric)]
 
     @abstractmethod
     def work(self, batch: dict[str, Any]) -> Work:
