@@ -40,10 +40,16 @@ def known_peak(device: torch.device) -> float | None:
     return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
 
 
+def figures_of(trainer: Trainer, part: str = "val") -> dict[str, float]:
+    """The last figures of a part (val, test) by their plain names."""
+    found = trainer.callback_metrics.items()
+    return {k.removeprefix(f"{part}/"): v.item() for k, v in found if k.startswith(f"{part}/")}
+
+
 def validation_tags(trainer: Trainer) -> dict[str, float]:
     """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
     validation stand side by side, and bits per byte and the loss first."""
-    figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+    figures = figures_of(trainer)
     tags = {"accuracy": "piece_accuracy/val"} if "perplexity" in figures else {}
     return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
 
@@ -86,7 +92,6 @@ class Monitor(Callback):
         self._sums: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been counted."""
         sums = torch.stack(self._sums).sum(0).tolist() if self._sums else []
         return {"seen": self.seen, "unit": self.unit, "train_seconds": self.train_seconds, "sums": sums}
 
@@ -112,7 +117,7 @@ class Monitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock; waiting for data is part of the time. Note the learning rates of this step."""
+        # Waiting for data is part of the time.
         if not self._step_started:
             self._step_started = time.perf_counter()
         self._learning_rates = {}
@@ -176,11 +181,9 @@ class Monitor(Callback):
             trainer.logger.log_metrics(figures, step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        """Saving is not training time."""
-        self._step_started = 0.0
+        self._step_started = 0.0  # saving is not training time; nor is validation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time."""
         self._step_started = 0.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lm.callbacks.monitor import Monitor
+from lm.callbacks.monitor import Monitor, figures_of
 from lm.engine.lightning import within_step
 
 
@@ -69,35 +69,25 @@ class Progress(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the figures of the held-out split."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._print(
                 f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}"
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the moving line."""
         if trainer.is_global_zero and self._terminal:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write("\r\x1b[K")  # the moving line goes
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the line as it is."""
         if trainer.is_global_zero and self._terminal:
-            sys.stderr.write("\n")
+            sys.stderr.write("\n")  # the moving line stays
 
 
 def figures_line(trainer: Trainer) -> str:
     """The figures of the last validation or test in one line."""
-    part = "test/" if trainer.state.fn == "test" and not _of(trainer, "val/") else "val/"
-    return in_words(_of(trainer, part))
-
-
-def _of(trainer: Trainer, part: str) -> dict[str, float]:
-    return {k.removeprefix(part): v.item() for k, v in trainer.callback_metrics.items() if part in k}
-
-
-def in_words(figures: dict[str, float]) -> str:
-    """Figures by name, as a person reads them."""
+    validated = figures_of(trainer)
+    testing = trainer.state.fn == "test" and not validated
+    figures = figures_of(trainer, "test") if testing else validated
     formats = {
         "loss": "loss {:.4f}",
         "perplexity": "perplexity {:.2f}",

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
-from lm.callbacks.monitor import Monitor, validation_tags
+from lm.callbacks.monitor import Monitor, figures_of, validation_tags
 from lm.files import write_atomically
 
 FILE = "summary.json"
@@ -72,7 +72,6 @@ class Summary(Callback):
         return {"wall_seconds": self.wall_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there."""
         self._earlier = state_dict["wall_seconds"]
 
     @property
@@ -82,9 +81,8 @@ class Summary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The configuration, to be read where the curves are."""
-        log_text(
-            trainer, "configuration", yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
-        )
+        text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
+        log_text(trainer, "configuration", text)
 
     def write(
         self, trainer: Trainer, pl_module: LightningModule, test: dict[str, float] | None = None
@@ -95,9 +93,7 @@ class Summary(Callback):
         Args:
             test: the test part's figures, by names such as `test/accuracy`.
         """
-        figures = {
-            k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k
-        }
+        figures = figures_of(trainer)
         validated = self.checkpoints.best_step >= 0
         summary = {
             "finished": True,
