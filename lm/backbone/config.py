@@ -145,12 +145,10 @@ class BackboneConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Number of key/value heads."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def dim_per_head(self) -> int:
-        """Width of one head."""
         return self.head_dim or self.hidden_size // self.num_heads
 
     @property

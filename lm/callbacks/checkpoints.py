@@ -108,16 +108,13 @@ class RunCheckpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path:
-        """The newest state of the run."""
         return self.folder / "last.ckpt"
 
     @property
     def best_path(self) -> Path:
-        """The weights with the best validation figure."""
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which weights were best so far, and what else it takes to go on as if nothing had happened."""
         return {
             "best": self.best,
             "best_step": self.best_step,
@@ -212,7 +209,6 @@ class RunCheckpoints(Checkpoint):
             self.keep_if_best(trainer)
 
     def keep_if_best(self, trainer: Trainer) -> None:
-        """Save `best.ckpt` if the last validation was the best so far."""
         task = trainer.lightning_module
         figure, way = task.best_by
         value = trainer.callback_metrics.get(f"val/{figure}", torch.tensor(math.nan)).item()
@@ -230,7 +226,6 @@ class RunCheckpoints(Checkpoint):
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -27,15 +27,10 @@ def quantity(number: float) -> str:
 
 
 class Progress(Callback):
-    """Step, loss, speed and time left, on stderr.
+    """Step, loss, speed and time left, on stderr."""
 
-    Args:
-        monitor: where the figures come from.
-        lines: how many lines a log file gets over the whole run.
-    """
-
-    def __init__(self, monitor: Monitor, lines: int = 20) -> None:
-        self.monitor, self.lines = monitor, lines
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
         self._terminal = sys.stderr.isatty()
         self._shown = 0.0
 
@@ -49,19 +44,19 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the step: ten times a second at most in a terminal, `lines` times in all in a log."""
+        """Show the step: ten times a second at most in a terminal, 20 times in all in a log."""
         step, total = trainer.global_step, trainer.max_steps
         if not trainer.is_global_zero or within_step(trainer):
             return
         now = time.monotonic()
-        due = now - self._shown > 0.1 if self._terminal else step % max(1, total // self.lines) == 0
+        due = now - self._shown > 0.1 if self._terminal else step % max(1, total // 20) == 0
         if not due and step != total:
             return
         self._shown = now
-        recent = self.monitor.rates.history
+        recent = self.monitor.history
         batches_left = (total - step) * trainer.accumulate_grad_batches
         left = sum(seconds for seconds, _ in recent) / len(recent) * batches_left
-        speed = f"{quantity(self.monitor.rates.per_second)} {self.monitor.unit}/s"
+        speed = f"{quantity(self.monitor.speed)} {self.monitor.unit}/s"
         width = len(str(total))
         self._print(
             f"step {step:{width}}/{total}  loss {self.monitor.loss:.3f}  {speed}  {duration(left)} left",

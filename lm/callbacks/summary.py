@@ -45,15 +45,7 @@ def log_text(trainer: Trainer, tag: str, text: str) -> None:
 
 
 class Summary(Callback):
-    """Writes `summary.json` when a run is finished.
-
-    Args:
-        folder: of the run.
-        configuration: the run's, for TensorBoard.
-        monitor: counts of tokens and time.
-        checkpoints: which weights were best.
-        started: seconds since the epoch when the command was typed.
-    """
+    """Writes `summary.json` when a run is finished, which was `started` so many seconds since the epoch."""
 
     def __init__(
         self,
@@ -68,7 +60,6 @@ class Summary(Callback):
         self._earlier = 0.0  # wall seconds of the processes before this one
 
     def state_dict(self) -> dict[str, Any]:
-        """Wall time up to now, over all processes of the run."""
         return {"wall_seconds": self.wall_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -80,7 +71,6 @@ class Summary(Callback):
         return self._earlier + time.time() - self.started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The configuration, to be read where the curves are."""
         text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
         log_text(trainer, "configuration", text)
 

@@ -168,7 +168,6 @@ class ExampleTask(Task):
             self.look_at(data)
 
     def make_network(self) -> Network:
-        """The network with new weights."""
         return checkpoints.make_network(self.config, self.head(), self.make_input())
 
     def initialize(self, resumed: bool, training: bool) -> None:
@@ -180,7 +179,6 @@ class ExampleTask(Task):
         """
 
     def record(self) -> dict[str, Any]:
-        """The labels, the head, and what is `kept`."""
         kept = {name: getattr(self, name) for name in self.kept}
         return {"labels": self.labels, "head": self.head(), **kept}
 

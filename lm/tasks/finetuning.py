@@ -1,5 +1,6 @@
 """What fine-tuning tasks on text share: where they start from, and what is trained."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from lm.data.examples.module import ExampleData
 from lm.errors import UserError
 from lm.optim import parameter_groups
 from lm.processes import say
-from lm.tasks.adapters import Adapter, adapter_record, inject
+from lm.tasks.adapters import Adapter, inject
 from lm.tasks.base import IGNORED, Work
 from lm.tasks.examples import ExampleTask
 from lm.tokenizer import Tokenizer
@@ -93,7 +94,6 @@ class FineTuning(ExampleTask):
 
     @property
     def padding(self) -> dict[str, int]:
-        """What each list among the features is padded with."""
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
     def count_targets(self, data: ExampleData) -> None:
@@ -111,7 +111,6 @@ class FineTuning(ExampleTask):
         return tokenizer, ()
 
     def make_processor(self, data: ExampleData) -> Tokenizer:
-        """The starting point's tokenizer, or one made from the data, with the task's own pieces."""
         found = self.start.tokenizer if self.start else data.make_tokenizer()
         tokenizer, self._added = self.with_pieces(found)
         if self.start is None:
@@ -120,7 +119,6 @@ class FineTuning(ExampleTask):
         return tokenizer
 
     def initialize(self, resumed: bool, training: bool) -> None:
-        """The starting point's weights; what is frozen; the adapter."""
         if self.start is not None:
             self._take_over(self.start, talk=not resumed)
         self._choose_parameters(talk=training)
@@ -191,7 +189,6 @@ class FineTuning(ExampleTask):
         return None
 
     def _choose_parameters(self, talk: bool) -> None:
-        """Freeze what is not to be trained, and put the adapter in."""
         backbone = self.net.backbone
         if self.freeze_layers:
             for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
@@ -209,9 +206,10 @@ class FineTuning(ExampleTask):
         return parameter_groups(self.net, self.layer_decay, self.config.num_layers)
 
     def record(self) -> dict[str, Any]:
-        """Where it started, and the adapter if there is one, too."""
         made = {**super().record(), "init_from": self.init_from}
-        return made if self.adapter is None else {**made, "adapter": adapter_record(self.adapter)}
+        if self.adapter is not None:
+            made["adapter"] = {**asdict(self.adapter), "layers": list(self.adapter.layers)}
+        return made
 
     def save_beside(self, folder: Path) -> None:
         """Write what was trained beside a frozen base, alone: a file of megabytes."""

@@ -58,7 +58,6 @@ class InstructionTuning(ChatTask):
         return self.score_by is None
 
     def make_figures(self) -> None:
-        """The loss on the answers, and how good written ones are."""
         super().make_figures()
         self.validation_loss = TokenLoss()
         lengths = torch.from_numpy(self.tokenizer.byte_lengths())
@@ -119,7 +118,6 @@ class InstructionTuning(ChatTask):
         return super().metrics() if writes else [self.validation_loss]
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
-        """The answer to the first held-out chat."""
         example = self.data.examples("val")[0]
         return Sample(f"{example.messages[-2].content}\n→ {self.write([example.messages[:-1]])[0]}")
 

@@ -43,7 +43,6 @@ class MaskedPretraining(Pretraining):
             self.register_buffer(name, table, persistent=False)
 
     def setup(self, stage: str) -> None:
-        """Take from the tokenizer which pieces open and close words and which are not text."""
         super().setup(stage)
         if self.tokenizer.mask_id is None:
             raise UserError("the tokenizer has no <mask> piece: train one with lm, or bring one that has")
@@ -53,7 +52,6 @@ class MaskedPretraining(Pretraining):
         self.special[: len(opens)] = self.byte_lengths[: len(opens)] == 0
 
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
-        """T inputs with masks, and targets under the masks, of windows of T + 1 tokens."""
         tokens, documents = batch["tokens"][:, :-1], batch["documents"][:, :-1]
         rate = self.mask_rate if training else self.eval_mask_rate
         words = word_numbers(tokens, self.opens, self.closes) if self.whole_words else None
@@ -70,7 +68,6 @@ class MaskedPretraining(Pretraining):
         return Example(inputs, targets, several_documents(documents), expected)
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
-        """Its guesses for some pieces of a held-out text."""
         return Sample(show_guesses(self.net, self.tokenizer, self.held_out(min(64, self.config.max_seq_len))))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, str | int]]:

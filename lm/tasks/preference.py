@@ -16,6 +16,7 @@ from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
 from lm.errors import UserError
+from lm.inference.lines import pools
 from lm.metrics import MeanLoss, PreferenceScores
 from lm.tasks.chatting import ChatTask
 
@@ -114,8 +115,7 @@ class PreferenceTuning(ChatTask):
         if record is not None and record.get("reference") != self.reference:
             raise UserError(f"{self.init_from} is no longer the model that this run began with")
         super().prepare(data, record, stage)
-        splits = {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",))
-        for split in splits:
+        for split in {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",)):
             if data.has(split):
                 self._add_reference(data, split)
 
@@ -130,20 +130,17 @@ class PreferenceTuning(ChatTask):
         self.net.to(device).eval()
         found = {f"reference_{side}": np.zeros(len(features)) for side in SIDES}
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
-        for start in range(0, len(order), data.eval_batch_size):
-            rows = order[start : start + data.eval_batch_size]
+        for rows in pools(order, data.eval_batch_size):
             batch = self.collate([features[i] for i in rows])
             with nullcontext() if plugin is None else plugin.forward_context():
-                values = answer_log_probability(
-                    self.net, batch["tokens"].to(device), batch["targets"].to(device)
-                )
+                tokens, targets = batch["tokens"].to(device), batch["targets"].to(device)
+                values = answer_log_probability(self.net, tokens, targets)
             for side, part in zip(SIDES, values.chunk(2), strict=True):
                 found[f"reference_{side}"][rows] = part.float().cpu()
         data.add_columns(split, found)
         self.net.train()
 
     def make_figures(self) -> None:
-        """How often the better answer has the larger reward, and by how much."""
         super().make_figures()
         self.loss, self.scores = MeanLoss(), PreferenceScores()
 

@@ -112,6 +112,5 @@ class Pretraining(Task):
         return stream.window(0, min(length, len(stream)))[0].tolist()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
-        """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
         nats, hits, tokens, *_ = self.sums(batch, training=False)
         return [{"loss": nats.item() / max(tokens.item(), 1), "tokens": tokens.item(), "hits": hits.item()}]

@@ -168,7 +168,6 @@ class QuestionAnswering(WindowedTask):
         return {"answer": example.context[begin:end], "start": begin, "score": known}
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
-        """Each window's best span."""
         windows = batch["window"].tolist()
         return [{n: span} for n, span in zip(windows, self.spans(batch, logits), strict=True)]
 
@@ -182,13 +181,11 @@ class QuestionAnswering(WindowedTask):
         self.scores.update([self.answer(example, found)["answer"]], [[text for text, _ in example.answers]])
 
     def row(self, example: QuestionExample, found: Found) -> dict[str, Any]:
-        """Its id, the question, the answer, where it begins, its score."""
         return {"id": example.id, "question": example.question, **self.answer(example, found)}
 
     # Of a line that a person gives; see `lm.tasks.applying`.
 
     def from_line(self, line: Line) -> QuestionExample | None:
-        """A question and its text."""
         question, context = line.text("question"), line.text("context")
         if not question.strip() or not context.strip():
             return None
@@ -203,7 +200,6 @@ class QuestionAnswering(WindowedTask):
         return self.answer(example, dict(enumerate(found)))
 
     def show(self, row: dict[str, Any]) -> str:
-        """The answer and where it is."""
         if row["start"] is None:
             return "no answer in the text" + ("" if row["score"] is None else f" (score {row['score']})")
         end = row["start"] + len(row["answer"])

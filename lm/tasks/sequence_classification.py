@@ -101,7 +101,6 @@ class SequenceClassification(FineTuning):
         return sorted(found, key=int if digits else None)
 
     def labels_of(self, example: TextExample) -> tuple[str, ...]:
-        """Its label, or its labels; none of a rating."""
         if isinstance(example.label, tuple):
             return example.label
         return (example.label,) if isinstance(example.label, str) else ()
@@ -114,7 +113,6 @@ class SequenceClassification(FineTuning):
             self.weights = counts.sum() / (len(counts) * counts)
 
     def check_labels(self, data: ExampleData, split: str) -> None:
-        """Every label there was in training."""
         examples = data.examples(split)
         numbers = {isinstance(e.label, float) for e in examples if e.label is not None}
         if numbers - {self.kind == "rating"}:
@@ -239,7 +237,6 @@ class SequenceClassification(FineTuning):
         }
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each example: its number, the label and each label's probability."""
         examples = self.data.examples("test")
         values = self.probabilities(self.logits(batch).float()).tolist()
         return [
@@ -261,7 +258,6 @@ class SequenceClassification(FineTuning):
     # Of a line that a person gives; see `lm.tasks.applying`.
 
     def from_line(self, line: Line, text: str = "text", pair: str | None = None) -> TextExample | None:
-        """A text, or a pair of texts, from the fields of these names; the second from `pair` if there is."""
         first = line.text(text, "text")
         if pair is None and line.fields.get("pair") is not None:
             pair = "pair"
@@ -272,7 +268,6 @@ class SequenceClassification(FineTuning):
         return self.probabilities(logits).tolist()
 
     def result(self, line: Line, example: TextExample | None, found: list[list[float]]) -> dict[str, Any]:
-        """`prediction` and, of labels, `probabilities`."""
         if example is None:
             return {"prediction": None} | ({} if self.kind == "rating" else {"probabilities": None})
         return self.row(found[0])

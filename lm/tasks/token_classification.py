@@ -42,7 +42,6 @@ class TokenClassification(WindowedTask):
     joiner = " "  # what stands between words in a text: nothing in Chinese
 
     def head(self) -> dict[str, Any]:
-        """One output for each tag, on each position."""
         outputs, dropout = len(self.labels), self.config.dropout
         return {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
 
@@ -144,7 +143,6 @@ class TokenClassification(WindowedTask):
         return {**super().padding, "words": -1}
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        """The network's outputs (B, T, tags)."""
         return self.net(batch["tokens"], documents_of(batch, self.config.causal))
 
     def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -172,7 +170,6 @@ class TokenClassification(WindowedTask):
         self.collect(batch, logits)
 
     def whole(self, example: TagExample, found: Found) -> bool:
-        """Whether every word has a tag."""
         return len(found) == len(example.words)
 
     def score(self, example: TagExample, found: Found) -> None:
@@ -191,7 +188,6 @@ class TokenClassification(WindowedTask):
         self.scores.update(rest.scatter(1, best[:, None], p), targets)
 
     def row(self, example: TagExample, found: Found) -> dict[str, Any]:
-        """Its words, their tags and the tags' probabilities."""
         tags = [found[word] for word in range(len(example.words))]
         return {
             "words": list(example.words),
@@ -235,7 +231,6 @@ class TokenClassification(WindowedTask):
         return row
 
     def show(self, row: dict[str, Any]) -> str:
-        """A line for each entity, or for each word."""
         if "entities" not in row:
             return "\n".join(f"  {tag:8}{word}" for word, tag in zip(row["words"], row["tags"], strict=True))
         lines = [

@@ -66,7 +66,6 @@ class WindowedTask(FineTuning):
         ]
 
     def _taken(self) -> dict[int, Found]:
-        """What was found, by example; then it is forgotten."""
         parts, self._found = self.share(self._found), {}
         return parts
 
