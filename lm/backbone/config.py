@@ -99,68 +99,56 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            choices = get_args(each.type)
-            if get_origin(each.type) is Literal and getattr(self, each.name) not in choices:
-                known = ", ".join(choices)
+            value, choices = getattr(self, each.name), get_args(each.type)
+            if get_origin(each.type) is Literal and value not in choices:
                 raise UserError(
-                    f"backbone.{each.name} is {getattr(self, each.name)!r}: it can be {known}", status=2
+                    f"backbone.{each.name} is {value!r}: it can be {', '.join(choices)}", status=2
                 )
-        for name in (
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "vocab_size",
-            "max_seq_len",
-            "rope_original_len",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"backbone.{name} is {getattr(self, name)}: it must be at least 1", status=2)
-        for name in ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every"):
+        counts = ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len", "rope_original_len")
+        optional = ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every")
+        for name in (*counts, *optional):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"backbone.{name} is {value}: it must be at least 1, or null", status=2)
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise UserError(
-                f"backbone.num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}"
-                ": change one of them, or give backbone.head_dim",
-                status=2,
-            )
-        if self.num_heads % self.kv_heads:
-            raise UserError(
-                f"backbone.num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}",
-                status=2,
-            )
-        if self.positions == "rotary" and self.dim_per_head % 2:
-            raise UserError(
-                f"backbone.head_dim is {self.dim_per_head}: rotary positions need an even one", status=2
-            )
+                wanted = "at least 1, or null" if name in optional else "at least 1"
+                raise UserError(f"backbone.{name} is {value}: it must be {wanted}", status=2)
         for name in ("rope_theta", "local_rope_theta", "rope_factor"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"backbone.{name} is {value}: it must be above 0", status=2)
-        if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
-            raise UserError(
-                f"backbone.rope_low_freq_factor is {self.rope_low_freq_factor}: it must be above 0 and below "
+        for wrong, words in (
+            (
+                self.head_dim is None and self.hidden_size % self.num_heads,
+                f"num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}: "
+                "change one of them, or give backbone.head_dim",
+            ),
+            (
+                self.num_heads % self.kv_heads,
+                f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}",
+            ),
+            (
+                self.positions == "rotary" and self.dim_per_head % 2,
+                f"head_dim is {self.dim_per_head}: rotary positions need an even one",
+            ),
+            (
+                not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor,
+                f"rope_low_freq_factor is {self.rope_low_freq_factor}: it must be above 0 and below "
                 f"rope_high_freq_factor, which is {self.rope_high_freq_factor}",
-                status=2,
-            )
-        if self.window is None and (self.global_every is not None or self.local_rope_theta is not None):
-            raise UserError(
-                "backbone.global_every and local_rope_theta are about blocks with a window: give "
-                "backbone.window too",
-                status=2,
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"backbone.dropout is {self.dropout}: it must be from 0 to below 1", status=2)
+            ),
+            (
+                self.window is None and (self.global_every is not None or self.local_rope_theta is not None),
+                "global_every and local_rope_theta are about blocks with a window: give backbone.window too",
+            ),
+            (not 0 <= self.dropout < 1, f"dropout is {self.dropout}: it must be from 0 to below 1"),
+        ):
+            if wrong:
+                raise UserError(f"backbone.{words}", status=2)
 
     @property
     def kv_heads(self) -> int:
-        """Number of key/value heads."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def dim_per_head(self) -> int:
-        """Width of one head."""
         return self.head_dim or self.hidden_size // self.num_heads
 
     @property

@@ -7,6 +7,7 @@
 - documents packed into one sequence don't see each other
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +18,15 @@ from lm.backbone.attention import Attention, KVCache, Pattern, Rotary, pattern
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, TokenInput, make_norm, positions
 
-
-def activation(kind: str, x: Tensor) -> Tensor:
-    """The non-linearity of a feed-forward network."""
-    match kind:
-        case "swiglu":
-            return F.silu(x)
-        case "relu" | "reglu":
-            return F.relu(x)
-        case "relu2":
-            return F.relu(x).square()
-        case "gelu_tanh":
-            return F.gelu(x, approximate="tanh")
-        case _:
-            return F.gelu(x)
+ACTIVATIONS = {
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+    "reglu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+}
 
 
 class MLP(nn.Module):
@@ -46,9 +42,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, hidden_size) to the same shape."""
+        activate = ACTIVATIONS[self.kind]
         if self.gate is None:
-            return self.down(activation(self.kind, self.up(x)))
-        return self.down(activation(self.kind, self.gate(x)) * self.up(x))
+            return self.down(activate(self.up(x)))
+        return self.down(activate(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):

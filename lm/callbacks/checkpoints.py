@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -67,7 +67,6 @@ class RunCheckpointIO(TorchCheckpointIO):
         self.configuration = configuration
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write it whole or not at all."""
         if "lm" in checkpoint:
             checkpoint["lm"]["configuration"] = self.configuration
         checkpoints.write(checkpoint, path)
@@ -109,16 +108,13 @@ class RunCheckpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path:
-        """The newest state of the run."""
         return self.folder / "last.ckpt"
 
     @property
     def best_path(self) -> Path:
-        """The weights with the best validation figure."""
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which weights were best so far, and what else it takes to go on as if nothing had happened."""
         return {
             "best": self.best,
             "best_step": self.best_step,
@@ -129,7 +125,6 @@ class RunCheckpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.figure, self._waited = state_dict.get("figure", "loss"), state_dict.get("waited", 0)
         self._validation_due = state_dict["validation_due"]
@@ -188,14 +183,14 @@ class RunCheckpoints(Checkpoint):
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
             self._validation_due = validation_due(trainer)
-            self._save_last(trainer)
+            self.saved_step = step
+            trainer.save_checkpoint(self.last_path, weights_only=False)
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates after this step, whatever the interval
         elif stop:
             raise Stopped(self._signal or signal.SIGTERM, step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on it takes long until a step ends."""
         self._validating = self.saved_step != trainer.global_step
 
     def on_validation_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
@@ -210,13 +205,11 @@ class RunCheckpoints(Checkpoint):
             raise Stopped(self._signal or signal.SIGTERM, self.saved_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if they are the best so far."""
         self._validating = False
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.keep_if_best(trainer)
 
     def keep_if_best(self, trainer: Trainer) -> None:
-        """Save `best.ckpt` if the last validation was the best so far."""
         task = trainer.lightning_module
         figure, way = task.best_by
         value = trainer.callback_metrics.get(f"val/{figure}", torch.tensor(math.nan)).item()
@@ -230,20 +223,10 @@ class RunCheckpoints(Checkpoint):
         if self.patience is not None and self._waited >= self.patience:
             trainer.should_stop = True
 
-    def _save_last(self, trainer: Trainer) -> None:
-        self.saved_step = trainer.global_step
-        trainer.save_checkpoint(self.last_path, weights_only=False)
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        self._restore_signals()
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self._restore_signals()
-
-    def _restore_signals(self) -> None:
-        restore: Callable[[int, Any], Any] = signal.signal
         for number, handler in self._previous.items():
-            restore(number, handler)
+            signal.signal(number, handler)
         self._previous = {}

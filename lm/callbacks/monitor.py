@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,27 +39,18 @@ def known_peak(device: torch.device) -> float | None:
     return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
 
 
+def figures_of(trainer: Trainer, part: str = "val") -> dict[str, float]:
+    """The last figures of a part (val, test) by their plain names."""
+    found = trainer.callback_metrics.items()
+    return {k.removeprefix(f"{part}/"): v.item() for k, v in found if k.startswith(f"{part}/")}
+
+
 def validation_tags(trainer: Trainer) -> dict[str, float]:
     """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
     validation stand side by side, and bits per byte and the loss first."""
-    figures = {k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k}
+    figures = figures_of(trainer)
     tags = {"accuracy": "piece_accuracy/val"} if "perplexity" in figures else {}
     return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
-
-
-@dataclass
-class Rates:
-    """What the last few steps looked like.
-
-    Args:
-        loss: of a target, on average.
-        per_second: units of work, over all processes.
-        history: (seconds, units of work) at the last steps.
-    """
-
-    loss: float = float("nan")
-    per_second: float = 0.0
-    history: list[tuple[float, int]] = field(default_factory=list)
 
 
 class Monitor(Callback):
@@ -77,7 +67,9 @@ class Monitor(Callback):
         self.seen = 0  # units of work, by all processes
         self.unit = "tokens"
         self.train_seconds = 0.0
-        self.rates = Rates()
+        self.history: list[tuple[float, int]] = []  # (seconds, units of work) at the last steps
+        self.speed = 0.0  # in these, by all processes
+        self._logged_loss = math.nan
         self.validated_step = -1
         self._step_started = 0.0
         self._learning_rates: dict[str, float] = {}
@@ -86,7 +78,6 @@ class Monitor(Callback):
         self._sums: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been counted."""
         sums = torch.stack(self._sums).sum(0).tolist() if self._sums else []
         return {"seen": self.seen, "unit": self.unit, "train_seconds": self.train_seconds, "sums": sums}
 
@@ -100,7 +91,7 @@ class Monitor(Callback):
     def loss(self) -> float:
         """Of a target since the last log, or of the last log: what this process has seen."""
         if not self._sums:
-            return self.rates.loss
+            return self._logged_loss
         total, count, _ = torch.stack(self._sums).sum(0).tolist()
         return total / max(count, 1)
 
@@ -112,7 +103,7 @@ class Monitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock; waiting for data is part of the time. Note the learning rates of this step."""
+        # Waiting for data is part of the time.
         if not self._step_started:
             self._step_started = time.perf_counter()
         self._learning_rates = {}
@@ -131,9 +122,8 @@ class Monitor(Callback):
         self._step_started = now
         self.seen += done
         self.train_seconds += seconds
-        self.rates.history = [*self.rates.history[-self.window :], (seconds, done)]
-        spent = sum(s for s, _ in self.rates.history)
-        self.rates.per_second = sum(d for _, d in self.rates.history) / spent
+        self.history = [*self.history[-self.window :], (seconds, done)]
+        self.speed = sum(done for _, done in self.history) / sum(seconds for seconds, _ in self.history)
         device = outputs["total"].device  # counts may lie elsewhere
         sums = [outputs[name].to(device, exact(device)) for name in ("total", "count", "bytes")]
         self._sums.append(torch.stack(sums))
@@ -149,20 +139,20 @@ class Monitor(Callback):
         sums = trainer.strategy.reduce(torch.stack(self._sums).sum(0), reduce_op="sum")
         self._sums = []
         total, count, bytes_ = sums.tolist()
-        self.rates.loss = total / max(count, 1)
-        if not math.isfinite(self.rates.loss):
+        self._logged_loss = total / max(count, 1)
+        if not math.isfinite(self._logged_loss):
             raise UserError(
-                f"the loss is {self.rates.loss} at step {step}: training has diverged. "
+                f"the loss is {self._logged_loss} at step {step}: training has diverged. "
                 "Lower the learning rate or lengthen the warm-up, and choose another `name`"
             )
-        figures = {"loss/train": self.rates.loss}
+        figures = {"loss/train": self._logged_loss}
         if bytes_:  # a loss on text
-            figures["perplexity/train"] = math.exp(min(self.rates.loss, 700))
+            figures["perplexity/train"] = math.exp(min(self._logged_loss, 700))
             figures["bits_per_byte/train"] = total / bytes_ / math.log(2)
         figures |= {
             f"progress/{self.unit}_seen": self.seen,
             "progress/epoch": trainer.current_epoch,
-            f"speed/{self.unit}_per_second": self.rates.per_second,
+            f"speed/{self.unit}_per_second": self.speed,
         }
         if pl_module.gradient_norm is not None:
             figures["optimizer/gradient_norm"] = float(pl_module.gradient_norm)
@@ -170,17 +160,15 @@ class Monitor(Callback):
             figures[f"optimizer/learning_rate_{kind}"] = rate
         peak, amount = self.peak_flops or known_peak(pl_module.device), pl_module.work(batch).amount
         if peak and amount:
-            flops = pl_module.training_flops(batch) / amount * self.rates.per_second
+            flops = pl_module.training_flops(batch) / amount * self.speed
             figures["speed/model_flops_utilisation"] = flops / (peak * trainer.world_size)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        """Saving is not training time."""
-        self._step_started = 0.0
+        self._step_started = 0.0  # saving is not training time; nor is validation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time."""
         self._step_started = 0.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

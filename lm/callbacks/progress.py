@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lm.callbacks.monitor import Monitor
+from lm.callbacks.monitor import Monitor, figures_of
 from lm.engine.lightning import within_step
 
 
@@ -27,15 +27,10 @@ def quantity(number: float) -> str:
 
 
 class Progress(Callback):
-    """Step, loss, speed and time left, on stderr.
+    """Step, loss, speed and time left, on stderr."""
 
-    Args:
-        monitor: where the figures come from.
-        lines: how many lines a log file gets over the whole run.
-    """
-
-    def __init__(self, monitor: Monitor, lines: int = 20) -> None:
-        self.monitor, self.lines = monitor, lines
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
         self._terminal = sys.stderr.isatty()
         self._shown = 0.0
 
@@ -49,19 +44,19 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the step: ten times a second at most in a terminal, `lines` times in all in a log."""
+        """Show the step: ten times a second at most in a terminal, 20 times in all in a log."""
         step, total = trainer.global_step, trainer.max_steps
         if not trainer.is_global_zero or within_step(trainer):
             return
         now = time.monotonic()
-        due = now - self._shown > 0.1 if self._terminal else step % max(1, total // self.lines) == 0
+        due = now - self._shown > 0.1 if self._terminal else step % max(1, total // 20) == 0
         if not due and step != total:
             return
         self._shown = now
-        recent = self.monitor.rates.history
+        recent = self.monitor.history
         batches_left = (total - step) * trainer.accumulate_grad_batches
         left = sum(seconds for seconds, _ in recent) / len(recent) * batches_left
-        speed = f"{quantity(self.monitor.rates.per_second)} {self.monitor.unit}/s"
+        speed = f"{quantity(self.monitor.speed)} {self.monitor.unit}/s"
         width = len(str(total))
         self._print(
             f"step {step:{width}}/{total}  loss {self.monitor.loss:.3f}  {speed}  {duration(left)} left",
@@ -69,35 +64,25 @@ class Progress(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the figures of the held-out split."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._print(
                 f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}"
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the moving line."""
         if trainer.is_global_zero and self._terminal:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write("\r\x1b[K")  # the moving line goes
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the line as it is."""
         if trainer.is_global_zero and self._terminal:
-            sys.stderr.write("\n")
+            sys.stderr.write("\n")  # the moving line stays
 
 
 def figures_line(trainer: Trainer) -> str:
     """The figures of the last validation or test in one line."""
-    part = "test/" if trainer.state.fn == "test" and not _of(trainer, "val/") else "val/"
-    return in_words(_of(trainer, part))
-
-
-def _of(trainer: Trainer, part: str) -> dict[str, float]:
-    return {k.removeprefix(part): v.item() for k, v in trainer.callback_metrics.items() if part in k}
-
-
-def in_words(figures: dict[str, float]) -> str:
-    """Figures by name, as a person reads them."""
+    validated = figures_of(trainer)
+    testing = trainer.state.fn == "test" and not validated
+    figures = figures_of(trainer, "test") if testing else validated
     formats = {
         "loss": "loss {:.4f}",
         "perplexity": "perplexity {:.2f}",

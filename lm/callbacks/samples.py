@@ -40,7 +40,6 @@ class Samples(Callback):
             self.latest = Sample(f"(no sample: {error})")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a sample to the log."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.renew(trainer, pl_module)

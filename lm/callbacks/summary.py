@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
-from lm.callbacks.monitor import Monitor, validation_tags
+from lm.callbacks.monitor import Monitor, figures_of, validation_tags
 from lm.files import write_atomically
 
 FILE = "summary.json"
@@ -45,15 +45,7 @@ def log_text(trainer: Trainer, tag: str, text: str) -> None:
 
 
 class Summary(Callback):
-    """Writes `summary.json` when a run is finished.
-
-    Args:
-        folder: of the run.
-        configuration: the run's, for TensorBoard.
-        monitor: counts of tokens and time.
-        checkpoints: which weights were best.
-        started: seconds since the epoch when the command was typed.
-    """
+    """Writes `summary.json` when a run is finished, which was `started` so many seconds since the epoch."""
 
     def __init__(
         self,
@@ -68,11 +60,9 @@ class Summary(Callback):
         self._earlier = 0.0  # wall seconds of the processes before this one
 
     def state_dict(self) -> dict[str, Any]:
-        """Wall time up to now, over all processes of the run."""
         return {"wall_seconds": self.wall_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there."""
         self._earlier = state_dict["wall_seconds"]
 
     @property
@@ -81,10 +71,8 @@ class Summary(Callback):
         return self._earlier + time.time() - self.started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The configuration, to be read where the curves are."""
-        log_text(
-            trainer, "configuration", yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
-        )
+        text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
+        log_text(trainer, "configuration", text)
 
     def write(
         self, trainer: Trainer, pl_module: LightningModule, test: dict[str, float] | None = None
@@ -95,9 +83,7 @@ class Summary(Callback):
         Args:
             test: the test part's figures, by names such as `test/accuracy`.
         """
-        figures = {
-            k.removeprefix("val/"): v.item() for k, v in trainer.callback_metrics.items() if "val/" in k
-        }
+        figures = figures_of(trainer)
         validated = self.checkpoints.best_step >= 0
         summary = {
             "finished": True,

@@ -23,7 +23,6 @@ class Sharded(ModelParallelStrategy):
         super().__init__(data_parallel_size="auto", tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Count the processes once they are known."""
         if self._data_parallel_size == "auto":
             self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()

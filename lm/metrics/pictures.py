@@ -104,7 +104,6 @@ def _families() -> list[str]:
 
 
 def _pixels(figure: Any) -> np.ndarray:
-    """Draw the figure: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

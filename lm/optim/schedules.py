@@ -40,7 +40,6 @@ class Constant(Schedule):
     """Stays where the warm-up ends."""
 
     def after_warmup(self, progress: float) -> float:
-        """Always 1."""
         return 1.0
 
 
@@ -48,7 +47,6 @@ class Linear(Schedule):
     """Falls in a straight line."""
 
     def after_warmup(self, progress: float) -> float:
-        """From 1 to `final`."""
         return 1 + (self.final - 1) * progress
 
 
@@ -56,7 +54,6 @@ class Cosine(Schedule):
     """Falls along half a cosine (arXiv:1608.03983)."""
 
     def after_warmup(self, progress: float) -> float:
-        """From 1 to `final`."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -76,6 +73,5 @@ class WarmupStableDecay(Schedule):
         self.decay = decay
 
     def after_warmup(self, progress: float) -> float:
-        """1 on the plateau, then down to `final`."""
         left = min(1.0, (1 - progress) / self.decay) if self.decay else 1.0
         return self.final + (1 - self.final) * left

@@ -1,8 +1,8 @@
 """LoRA and DoRA: small matrices that are trained beside frozen ones, by peft."""
 
 from collections.abc import Container
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -40,11 +40,6 @@ class Adapter:
             raise UserError(
                 f"adapter.layers has {unknown or 'nothing'}: it can have {', '.join(LAYERS)}", status=2
             )
-
-
-def adapter_record(adapter: Adapter) -> dict[str, Any]:
-    """The adapter in plain values, for the checkpoint."""
-    return {**asdict(adapter), "layers": list(adapter.layers)}
 
 
 def inject(net: nn.Module, adapter: Adapter, frozen_layers: int, learned: Container[str]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torchmetrics import Metric
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, Network
@@ -77,9 +78,17 @@ class Task(LightningModule, ABC):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures."""
 
-    @abstractmethod
     def figures(self) -> dict[str, Tensor]:
         """The figures of the batches that were added, `loss` among them; then they are forgotten."""
+        figures = {}
+        for metric in self.metrics():
+            figures |= metric.compute()
+            metric.reset()
+        return figures
+
+    def metrics(self) -> list[Metric]:
+        """What the figures come from: every metric that is an attribute of the task."""
+        return [each for each in self.children() if isinstance(each, Metric)]
 
     @abstractmethod
     def work(self, batch: dict[str, Any]) -> Work:
@@ -143,15 +152,12 @@ class Task(LightningModule, ABC):
         return None if path is None else checkpoints.read_record(checkpoints.read(path), path)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the whole held-out split under `val/`."""
         self._log_figures("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add a batch to the figures."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures of the test part under `test/`."""
         self._log_figures("test")
 
     def _log_figures(self, part: str) -> None:
@@ -185,7 +191,7 @@ class Task(LightningModule, ABC):
             raise UserError("give `trainer.max_steps`: the learning-rate schedule ends there", status=2)
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
+            group["lr"] *= group.get("lr_scale", 1.0)
         scheduler = self.schedule.scheduler(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

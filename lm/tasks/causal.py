@@ -16,7 +16,6 @@ class CausalPretraining(Pretraining):
     first piece of a document is not predicted from the one before it."""
 
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
-        """T inputs and T targets one further, of windows of T + 1 tokens."""
         tokens, documents = batch["tokens"], batch["documents"]
         targets = tokens[:, 1:]
         same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
@@ -24,7 +23,6 @@ class CausalPretraining(Pretraining):
         return Example(tokens[:, :-1], targets, several_documents(documents[:, :-1]), targets.numel())
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
-        """What it writes after `prompt`, or after the first words that were held out."""
         if prompt is None:
             prompt = self.tokenizer.decode(self.held_out(24))
         # To the last piece on every process, ended or not: a sharded model needs them all.

@@ -2,6 +2,7 @@
 known. Nothing here knows what an example is of."""
 
 from abc import abstractmethod
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -32,11 +33,11 @@ class ExampleTask(Task):
         backbone: the shape of the Transformer.
         optimizer: any torch optimizer.
         schedule: learning-rate factors over the run.
-        compile: compile each block with torch.compile.
     """
 
     reads: type = object  # the class of its examples
     data_class = ""  # the datamodule that reads such, to be named in messages
+    kept: tuple[str, ...] = ()  # attributes that travel in the checkpoint, under their names
     shardable = True  # whether all it does with the network goes through the network's own forward
 
     def __init__(
@@ -44,9 +45,9 @@ class ExampleTask(Task):
         backbone: BackboneConfig,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule | None = None,
-        compile: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, schedule or Linear(warmup=0), compile)
+        super().__init__(backbone, optimizer, schedule or Linear(warmup=0), **kwargs)
         self.data: ExampleData | None = None
         self.labels: list[str] = []
 
@@ -83,6 +84,26 @@ class ExampleTask(Task):
         Raises:
             UserError: it has.
         """
+
+    def check_learned(self, data: ExampleData, split: str, what: str, hint: str = "") -> None:
+        """See that a part has no labels but those that were learned.
+
+        Args:
+            what: what has them, for the message.
+            hint: what else may be the reason.
+
+        Raises:
+            UserError: it has.
+        """
+        used = Counter(name for example in data.examples(split) for name in self.labels_of(example))
+        unknown = [name for name in used if name not in self.labels]
+        if unknown:
+            raise UserError(
+                f"{data.called(split)} has {sum(used[name] for name in unknown):,} {what} that were never "
+                f"learned: {', '.join(map(repr, unknown[:3]))}; known are "
+                f"{', '.join(map(repr, self.labels[:12]))}{hint}"
+                + ("; raise `data.limit`" if data.limit else "")
+            )
 
     def make_figures(self) -> None:
         """Make the metrics, now that the labels and the data are known."""
@@ -125,7 +146,9 @@ class ExampleTask(Task):
                 f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
             )
         self.data = data
-        self._check_examples(data, _SPLIT.get(stage, "test"))
+        if not isinstance(data.examples(_SPLIT.get(stage, "test"))[0], self.reads):
+            ours, theirs = type(self).__name__, type(data).__name__
+            raise UserError(f"{ours} can't learn from {theirs}: give `data` {self.data_class}", status=2)
         data.give_back_rare(self.labels_of)
         if stage == "fit":
             data.compare_splits()
@@ -144,13 +167,7 @@ class ExampleTask(Task):
         if stage == "fit":
             self.look_at(data)
 
-    def _check_examples(self, data: ExampleData, split: str) -> None:
-        if not isinstance(data.examples(split)[0], self.reads):
-            ours, theirs = type(self).__name__, type(data).__name__
-            raise UserError(f"{ours} can't learn from {theirs}: give `data` {self.data_class}", status=2)
-
     def make_network(self) -> Network:
-        """The network with new weights."""
         return checkpoints.make_network(self.config, self.head(), self.make_input())
 
     def initialize(self, resumed: bool, training: bool) -> None:
@@ -162,14 +179,17 @@ class ExampleTask(Task):
         """
 
     def record(self) -> dict[str, Any]:
-        """The labels and the head."""
-        return {"labels": self.labels, "head": self.head()}
+        kept = {name: getattr(self, name) for name in self.kept}
+        return {"labels": self.labels, "head": self.head(), **kept}
 
     def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         """Take from a checkpoint what the data say otherwise."""
         self.processor = processor
         self.config = checkpoints.config_of(record)
         self.labels = list(record["labels"])
+        for name in self.kept:
+            if name in record:  # those of lm's first versions have less
+                setattr(self, name, record[name])
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -185,11 +205,6 @@ class ExampleTask(Task):
         return task.eval()
 
     def configure_model(self) -> None:
-        """See `Task.configure_model`.
-
-        Raises:
-            UserError: a sharded network cannot do what the task needs of it.
-        """
         if self.device_mesh is not None and not self.shardable:
             raise UserError(
                 f"{type(self).__name__} is not sharded over processes: use configs/trainer/ddp.yaml", status=2

@@ -1,12 +1,11 @@
 """What fine-tuning tasks on text share: where they start from, and what is trained."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim import AdamW
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
@@ -14,9 +13,9 @@ from lm.checkpoint import Model
 from lm.convert.models import GROWING, fingerprint, open_model
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
-from lm.optim import Schedule, parameter_groups
+from lm.optim import parameter_groups
 from lm.processes import say
-from lm.tasks.adapters import Adapter, adapter_record, inject
+from lm.tasks.adapters import Adapter, inject
 from lm.tasks.base import IGNORED, Work
 from lm.tasks.examples import ExampleTask
 from lm.tokenizer import Tokenizer
@@ -34,9 +33,6 @@ class FineTuning(ExampleTask):
         backbone: the shape of the Transformer; with `init_from` it comes from there.
         init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors,
             tokenizer). None: from nothing.
-        optimizer: any torch optimizer.
-        schedule: learning-rate factors over the run.
-        compile: compile each block with torch.compile.
         dropout: instead of the starting point's.
         adapter: train small matrices beside the frozen ones (LoRA, DoRA) instead of everything.
         freeze_layers: the embeddings and this many of the lowest layers stay as they are.
@@ -49,13 +45,11 @@ class FineTuning(ExampleTask):
         self,
         backbone: BackboneConfig,
         init_from: str | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        schedule: Schedule | None = None,
-        compile: bool = False,
         dropout: float | None = None,
         adapter: Adapter | None = None,
         freeze_layers: int = 0,
         layer_decay: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         start: Model | None = None
         if init_from is not None:
@@ -71,22 +65,18 @@ class FineTuning(ExampleTask):
             backbone.vocab_size = max(backbone.vocab_size, self.with_pieces(start.tokenizer)[0].vocab_size)
         if dropout is not None:
             backbone.dropout = dropout
-        for name, value, good in (
-            ("layer_decay", layer_decay, 0 < layer_decay <= 1),
-            ("freeze_layers", freeze_layers, 0 <= freeze_layers <= backbone.num_layers),
-        ):
-            if not good:
-                wanted = (
-                    f"from 0 to {backbone.num_layers}" if name == "freeze_layers" else "above 0, at most 1"
-                )
-                raise UserError(f"{name} is {value}: it must be {wanted}", status=2)
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"layer_decay is {layer_decay}: it must be above 0, at most 1", status=2)
+        if not 0 <= freeze_layers <= backbone.num_layers:
+            wanted = f"from 0 to {backbone.num_layers}"
+            raise UserError(f"freeze_layers is {freeze_layers}: it must be {wanted}", status=2)
         if self.needs_causal is not None and backbone.causal != self.needs_causal:
             wanted, there = ("a GPT", "a BERT") if self.needs_causal else ("a BERT", "a GPT")
             said = (
                 f"but {init_from} is {there}" if start else f"set causal to {str(self.needs_causal).lower()}"
             )
             raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
-        super().__init__(backbone, optimizer, schedule, compile)
+        super().__init__(backbone, **kwargs)
         if adapter is not None and start is None:
             raise UserError("an adapter stands beside trained weights: give `model.init_from`", status=2)
         self.start, self.init_from, self.adapter = start, init_from, adapter
@@ -104,11 +94,16 @@ class FineTuning(ExampleTask):
 
     @property
     def padding(self) -> dict[str, int]:
-        """What each list among the features is padded with."""
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
+    def count_targets(self, data: ExampleData) -> None:
+        """How many targets a batch has on average: what the loss of a task on pieces is divided by, so that
+        each weighs the same in whichever batch it stands. For `look_at`."""
+        features = data.features("train")
+        targets = sum(t >= 0 for f in features for t in f["targets"])
+        self.expected = max(targets / len(features) * data.batch_size, 1)
+
     def work(self, batch: dict[str, Any]) -> Work:
-        """The tokens that are no padding."""
         return Work(batch["seen"], "tokens")
 
     def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
@@ -116,7 +111,6 @@ class FineTuning(ExampleTask):
         return tokenizer, ()
 
     def make_processor(self, data: ExampleData) -> Tokenizer:
-        """The starting point's tokenizer, or one made from the data, with the task's own pieces."""
         found = self.start.tokenizer if self.start else data.make_tokenizer()
         tokenizer, self._added = self.with_pieces(found)
         if self.start is None:
@@ -125,7 +119,6 @@ class FineTuning(ExampleTask):
         return tokenizer
 
     def initialize(self, resumed: bool, training: bool) -> None:
-        """The starting point's weights; what is frozen; the adapter."""
         if self.start is not None:
             self._take_over(self.start, talk=not resumed)
         self._choose_parameters(talk=training)
@@ -196,7 +189,6 @@ class FineTuning(ExampleTask):
         return None
 
     def _choose_parameters(self, talk: bool) -> None:
-        """Freeze what is not to be trained, and put the adapter in."""
         backbone = self.net.backbone
         if self.freeze_layers:
             for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
@@ -211,13 +203,13 @@ class FineTuning(ExampleTask):
             say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups by kind and, with `layer_decay`, by layer."""
         return parameter_groups(self.net, self.layer_decay, self.config.num_layers)
 
     def record(self) -> dict[str, Any]:
-        """Where it started, and the adapter if there is one, too."""
         made = {**super().record(), "init_from": self.init_from}
-        return made if self.adapter is None else {**made, "adapter": adapter_record(self.adapter)}
+        if self.adapter is not None:
+            made["adapter"] = {**asdict(self.adapter), "layers": list(self.adapter.layers)}
+        return made
 
     def save_beside(self, folder: Path) -> None:
         """Write what was trained beside a frozen base, alone: a file of megabytes."""
@@ -239,7 +231,6 @@ class FineTuning(ExampleTask):
         checkpoints.write({**made, "state_dict": trained, "rows": rows}, folder / "adapter.ckpt")
 
     def configure_model(self) -> None:
-        """See `ExampleTask.configure_model`."""
         if self.device_mesh is not None and self.adapter is not None:
             raise UserError("adapters are not sharded over processes: use configs/trainer/ddp.yaml", status=2)
         super().configure_model()

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lm.backbone import BackboneConfig
 from lm.data.examples.batches import Features
-from lm.data.examples.module import ExampleData
 from lm.data.examples.records import ChatExample, Message
 from lm.errors import UserError
 from lm.inference.batch import complete
@@ -16,14 +16,14 @@ from lm.inference.generate import Sample, Sampling
 from lm.metrics import AnswerScores, SummaryScores, TokenLoss, TranslationScores
 from lm.processes import say
 from lm.tasks.base import IGNORED
-from lm.tasks.finetuning import FineTuning, documents_of
-from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import ChatFormat, chat_format, shortened, with_chat
+from lm.tasks.chatting import ChatTask
+from lm.tasks.finetuning import documents_of
+from lm.tokenizer.chat import shortened
 
 Scores = Literal["translation", "summary", "answer"]
 
 
-class InstructionTuning(FineTuning):
+class InstructionTuning(ChatTask):
     """Learn the assistant's part of chats, from the first answer to the last; the rest is only read.
 
     Args:
@@ -37,9 +37,7 @@ class InstructionTuning(FineTuning):
 
     reads = ChatExample
     data_class = "lm.data.ChatData"
-    needs_causal = True
-    usage = "chat {}"
-    best_by = ("loss", "min")
+    look_at = ChatTask.count_targets
 
     def __init__(
         self,
@@ -53,59 +51,24 @@ class InstructionTuning(FineTuning):
         if max_answer < 1 or score_val < 0:
             raise UserError("max_answer must be at least 1, score_val at least 0", status=2)
         self.score_by, self.score_val, self.max_answer = scores, score_val, max_answer
-        self.chat: ChatFormat | None = None
 
     @property
     def shardable(self) -> bool:
         """Not where it writes: processes would end at different steps."""
         return self.score_by is None
 
-    def head(self) -> dict[str, Any]:
-        """The language model's own."""
-        return {"kind": "language"}
-
-    def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-        """With the markers of a chat."""
-        return with_chat(tokenizer)
-
     def make_figures(self) -> None:
-        """The loss on the answers, and how good written ones are."""
-        self.chat = chat_format(self.tokenizer)
+        super().make_figures()
         self.validation_loss = TokenLoss()
         lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         room = max(self.config.vocab_size - len(lengths), 0)
         self.register_buffer("byte_lengths", torch.cat((lengths, lengths.new_zeros(room))), persistent=False)
-        self.scores = {
-            None: lambda: None,
-            "translation": TranslationScores,
-            "summary": SummaryScores,
-            "answer": AnswerScores,
-        }[self.score_by]()
+        kinds = {"translation": TranslationScores, "summary": SummaryScores, "answer": AnswerScores}
+        self.scores = kinds[self.score_by]() if self.score_by else None
 
     def encode(self, example: ChatExample, training: bool) -> list[Features]:
-        """`tokens` and `targets` one further, of the answers alone. Of a chat that is too long the oldest
-        turns are left out, then the beginning of the last question, down to half of the window; then the
-        answer's end."""
-        messages = [(m.role, m.content) for m in example.messages]
-        ids, learned = self.chat.render(messages)
-        limit = self.config.max_seq_len + 1  # one more than the inputs
-        cut = len(ids) > limit
-        if cut:
-            asked, _ = self.chat.render(messages[:-1], answer_next=True)
-            answer, answers = ids[len(asked) :], learned[len(asked) :]
-            asked, earlier, *_ = shortened(self.chat, messages[:-1], max(limit - len(answer), limit // 2))
-            ids, learned = (asked + answer)[:limit], (earlier + answers)[:limit]
-        targets = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)][1:]
-        if all(t == IGNORED for t in targets):
-            return []
-        return [{"tokens": ids[:-1], "targets": targets, "cut": cut}]
-
-    def look_at(self, data: ExampleData) -> None:
-        """How many targets a batch has on average: what the loss is divided by, so that every piece of an
-        answer weighs the same in whichever batch it stands."""
-        features = data.features("train")
-        targets = sum(t >= 0 for f in features for t in f["targets"])
-        self.expected = max(targets / len(features) * data.batch_size, 1)
+        *before, answer = example.messages
+        return self.answered(before, [answer.content], earlier=True)
 
     def sums(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Nats, hits, targets and their bytes of a batch."""
@@ -117,12 +80,10 @@ class InstructionTuning(FineTuning):
         return nats, hits, counted.sum(), (self.byte_lengths[targets.clamp(min=0)] * counted).sum()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
         nats, _, tokens, bytes_ = self.sums(batch)
         return self.outcome(nats, self.expected, tokens, bytes_)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add a batch to the figures."""
         nats, hits, tokens, bytes_ = self.sums(batch)
         self.validation_loss.update(nats, tokens, bytes_, hits)
         testing = self.trainer.state.fn == "test"
@@ -145,19 +106,18 @@ class InstructionTuning(FineTuning):
         return [self.tokenizer.decode(row).strip() for row in rows]
 
     def figures(self) -> dict[str, Tensor]:
-        """The loss on the answers; BLEU, ROUGE or F1 of written ones."""
-        figures = self.validation_loss.compute()
-        self.validation_loss.reset()
-        testing = self.trainer.state.fn == "test"
-        if self.scores is not None and (testing or self.score_val):
-            figures |= self.scores.compute()
-            for signature in getattr(self.scores, "signatures", {}).values() if testing else ():
+        figures = super().figures()
+        if self.trainer.state.fn == "test" and self.score_by == "translation":
+            for signature in self.scores.signatures.values():
                 say(signature)
-            self.scores.reset()
         return figures
 
+    def metrics(self) -> list[Metric]:
+        """The loss on the answers and, where any are written, how good these are."""
+        writes = self.score_val or self.trainer.state.fn == "test"
+        return super().metrics() if writes else [self.validation_loss]
+
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
-        """The answer to the first held-out chat."""
         example = self.data.examples("val")[0]
         return Sample(f"{example.messages[-2].content}\n→ {self.write([example.messages[:-1]])[0]}")
 

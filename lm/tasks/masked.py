@@ -1,14 +1,14 @@
 """Pretraining a BERT: guess the masked pieces."""
 
+from typing import Any
+
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.errors import UserError
 from lm.inference.fill import show_guesses
 from lm.inference.generate import Sample, Sampling
-from lm.optim import Muon, Schedule
 from lm.tasks.masking import mask_tokens, word_numbers
 from lm.tasks.pretraining import Example, Pretraining, several_documents
 
@@ -18,9 +18,6 @@ class MaskedPretraining(Pretraining):
 
     Args:
         backbone: the shape of the Transformer; `causal` must be false.
-        optimizer: any torch optimizer.
-        schedule: learning-rate factors over `trainer.max_steps`.
-        compile: compile each block with torch.compile; worth it on a GPU.
         mask_rate: part of the pieces to guess while training (arXiv:2202.08005 finds more than 15% better).
         eval_mask_rate: the same while evaluating; 15% is what others report.
         whole_words: mask all pieces of a word or none.
@@ -29,26 +26,23 @@ class MaskedPretraining(Pretraining):
     def __init__(
         self,
         backbone: BackboneConfig,
-        optimizer: OptimizerCallable = Muon,
-        schedule: Schedule | None = None,
-        compile: bool = False,
         mask_rate: float = 0.3,
         eval_mask_rate: float = 0.15,
         whole_words: bool = False,
+        **kwargs: Any,
     ) -> None:
         if backbone.causal:
             raise UserError("MaskedPretraining needs both sides: set backbone.causal to false", status=2)
         for name, rate in (("mask_rate", mask_rate), ("eval_mask_rate", eval_mask_rate)):
             if not 0 < rate < 1:
                 raise UserError(f"{name} is {rate}: it must lie between 0 and 1", status=2)
-        super().__init__(backbone, optimizer, schedule, compile)
+        super().__init__(backbone, **kwargs)
         self.mask_rate, self.eval_mask_rate, self.whole_words = mask_rate, eval_mask_rate, whole_words
         for name in ("opens", "closes", "special"):
             table = torch.zeros(backbone.vocab_size, dtype=torch.bool)
             self.register_buffer(name, table, persistent=False)
 
     def setup(self, stage: str) -> None:
-        """Take from the tokenizer which pieces open and close words and which are not text."""
         super().setup(stage)
         if self.tokenizer.mask_id is None:
             raise UserError("the tokenizer has no <mask> piece: train one with lm, or bring one that has")
@@ -58,11 +52,10 @@ class MaskedPretraining(Pretraining):
         self.special[: len(opens)] = self.byte_lengths[: len(opens)] == 0
 
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
-        """T inputs with masks, and targets under the masks, of windows of T + 1 tokens."""
         tokens, documents = batch["tokens"][:, :-1], batch["documents"][:, :-1]
         rate = self.mask_rate if training else self.eval_mask_rate
         words = word_numbers(tokens, self.opens, self.closes) if self.whole_words else None
-        masked = mask_tokens(
+        inputs, targets = mask_tokens(
             tokens,
             batch["key"],
             rate,
@@ -72,10 +65,9 @@ class MaskedPretraining(Pretraining):
             words=words,
         )
         expected = max(1, round(tokens.numel() * rate))
-        return Example(masked.inputs, masked.targets, several_documents(documents), expected)
+        return Example(inputs, targets, several_documents(documents), expected)
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
-        """Its guesses for some pieces of a held-out text."""
         return Sample(show_guesses(self.net, self.tokenizer, self.held_out(min(64, self.config.max_seq_len))))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, str | int]]:

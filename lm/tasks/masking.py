@@ -1,21 +1,13 @@
 """Which pieces a BERT has to guess: a pure function of each window's key, the same on every device."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from lm.tasks.base import IGNORED
 
-
-def _signed(value: int) -> int:
-    """A 64-bit constant as the signed integer that torch wants."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-# splitmix64's constants, as Java's SplittableRandom mixes them.
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MIX = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+# splitmix64's constants, as Java's SplittableRandom mixes them: less 2**64, for torch's integers have a sign.
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64)))
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -33,13 +25,6 @@ def uniform(key: Tensor, index: Tensor, stream: int) -> Tensor:
     return _shift(x ^ _shift(x, 31), 11).to(dtype) / (1 << 53)
 
 
-class Masked(NamedTuple):
-    """Inputs with masks and the targets under them, (B, T) each."""
-
-    inputs: Tensor
-    targets: Tensor
-
-
 def mask_tokens(
     tokens: Tensor,
     key: Tensor,
@@ -48,9 +33,9 @@ def mask_tokens(
     maskable: Tensor,
     vocab_size: int,
     words: Tensor | None = None,
-) -> Masked:
-    """Choose `rate` of each row's maskable pieces; of those, 80% become the mask, 10% a random piece, and 10%
-    stay (BERT, arXiv:1810.04805).
+) -> tuple[Tensor, Tensor]:
+    """Inputs with masks and the targets under them, (B, T) each: of each row's maskable pieces `rate` are
+    chosen, of which 80% become the mask, 10% a random piece, and 10% stay (BERT, arXiv:1810.04805).
 
     The number chosen is fixed, rounded from the rate, so that every row weighs the same. With whole words it
     may fall short by part of a word.
@@ -75,7 +60,7 @@ def mask_tokens(
     random = (uniform(key, index, stream=2) * vocab_size).long().clamp(max=vocab_size - 1)
     inputs = torch.where(chosen & (how < 0.8), mask_id, tokens)
     inputs = torch.where(chosen & (how >= 0.9), random, inputs)
-    return Masked(inputs, torch.where(chosen, tokens, IGNORED))
+    return inputs, torch.where(chosen, tokens, IGNORED)
 
 
 def word_numbers(tokens: Tensor, opens: Tensor, closes: Tensor) -> Tensor:

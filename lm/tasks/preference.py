@@ -16,11 +16,9 @@ from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import PreferenceExample
 from lm.errors import UserError
+from lm.inference.lines import pools
 from lm.metrics import MeanLoss, PreferenceScores
-from lm.tasks.base import IGNORED
-from lm.tasks.finetuning import FineTuning
-from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import ChatFormat, chat_format, shortened, with_chat
+from lm.tasks.chatting import ChatTask
 
 SIDES = ("chosen", "rejected")
 
@@ -73,7 +71,7 @@ def collate_pairs(features: Sequence[Features], padding: dict[str, int]) -> dict
     return made
 
 
-class PreferenceTuning(FineTuning):
+class PreferenceTuning(ChatTask):
     """Direct preference optimisation (arXiv:2305.18290). The reference is the starting point; its
     log-probabilities are computed once, before training.
 
@@ -86,10 +84,9 @@ class PreferenceTuning(FineTuning):
 
     reads = PreferenceExample
     data_class = "lm.data.PreferenceData"
-    needs_causal = True
     shardable = False
-    usage = "chat {}"
     best_by = ("accuracy", "max")
+    kept = ("reference",)
 
     def __init__(
         self,
@@ -107,29 +104,18 @@ class PreferenceTuning(FineTuning):
         if kind == "ipo" and label_smoothing:
             raise UserError("label_smoothing belongs to DPO: leave it out with kind ipo", status=2)
         self.beta, self.kind, self.label_smoothing = beta, kind, label_smoothing
-        self.chat: ChatFormat | None = None
-
-    def head(self) -> dict[str, Any]:
-        """The language model's own."""
-        return {"kind": "language"}
-
-    def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-        """With the markers of a chat."""
-        return with_chat(tokenizer)
 
     def prepare(self, data: ExampleData, record: dict[str, Any] | None = None, stage: str = "fit") -> None:
-        """See `ExampleTask.prepare`; then the reference's log-probabilities."""
         if self.start is None:
             raise UserError(
                 "PreferenceTuning compares with the model it starts from: give `model.init_from` PATH",
                 status=2,
             )
-        self._reference = fingerprint(self.start.weights)
-        if record is not None and record.get("reference") != self._reference:
+        self.reference = fingerprint(self.start.weights)
+        if record is not None and record.get("reference") != self.reference:
             raise UserError(f"{self.init_from} is no longer the model that this run began with")
         super().prepare(data, record, stage)
-        splits = {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",))
-        for split in splits:
+        for split in {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",)):
             if data.has(split):
                 self._add_reference(data, split)
 
@@ -144,53 +130,32 @@ class PreferenceTuning(FineTuning):
         self.net.to(device).eval()
         found = {f"reference_{side}": np.zeros(len(features)) for side in SIDES}
         order = sorted(range(len(features)), key=lambda i: len(features[i]["chosen_tokens"]))
-        for start in range(0, len(order), data.eval_batch_size):
-            rows = order[start : start + data.eval_batch_size]
+        for rows in pools(order, data.eval_batch_size):
             batch = self.collate([features[i] for i in rows])
             with nullcontext() if plugin is None else plugin.forward_context():
-                values = answer_log_probability(
-                    self.net, batch["tokens"].to(device), batch["targets"].to(device)
-                )
+                tokens, targets = batch["tokens"].to(device), batch["targets"].to(device)
+                values = answer_log_probability(self.net, tokens, targets)
             for side, part in zip(SIDES, values.chunk(2), strict=True):
                 found[f"reference_{side}"][rows] = part.float().cpu()
         data.add_columns(split, found)
         self.net.train()
 
-    def record(self) -> dict[str, Any]:
-        """Which reference it was compared with, too."""
-        return {**super().record(), "reference": self._reference}
-
     def make_figures(self) -> None:
-        """How often the better answer has the larger reward, and by how much."""
-        self.chat = chat_format(self.tokenizer)
+        super().make_figures()
         self.loss, self.scores = MeanLoss(), PreferenceScores()
 
     def encode(self, example: PreferenceExample, training: bool) -> list[Features]:
-        """Tokens and targets of both answers. The chat before them is the same, also where it had to be cut:
-        see `InstructionTuning.encode`."""
-        before = [(m.role, m.content) for m in example.messages]
-        asked, _ = self.chat.render(before, answer_next=True)
-        limit = self.config.max_seq_len + 1
-        answers = {}
-        for side in SIDES:
-            ids, learned = self.chat.render([*before, ("assistant", getattr(example, side))])
-            answers[side] = ids[len(asked) :], learned[len(asked) :]
-        longest = max(len(ids) for ids, _ in answers.values())
-        made: Features = {"cut": len(asked) + longest > limit}
-        if made["cut"]:
-            asked, *_ = shortened(self.chat, before, max(limit - longest, limit // 2))
-        for side, (answer, learned) in answers.items():
-            ids = (asked + answer)[:limit]
-            keep = ([False] * len(asked) + learned)[:limit]  # the last answer alone
-            targets = [i if one else IGNORED for i, one in zip(ids, keep, strict=True)][1:]
-            made |= {f"{side}_tokens": ids[:-1], f"{side}_targets": targets}
-        if any(all(t == IGNORED for t in made[f"{side}_targets"]) for side in SIDES):
+        """Tokens and targets of both answers."""
+        found = self.answered(example.messages, [getattr(example, side) for side in SIDES], earlier=False)
+        if len(found) < len(SIDES):
             return []
+        made: Features = {"cut": found[0]["cut"]}
+        for side, one in zip(SIDES, found, strict=True):
+            made |= {f"{side}_tokens": one["tokens"], f"{side}_targets": one["targets"]}
         return [made]
 
     @property
     def collate(self) -> Collate:
-        """See `collate_pairs`."""
         return partial(collate_pairs, padding=self.padding)
 
     def ratios(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -201,23 +166,14 @@ class PreferenceTuning(FineTuning):
         return chosen, rejected - rejected.new_tensor(batch["reference_rejected"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
         losses = preference_loss(*self.ratios(batch), self.beta, self.kind, self.label_smoothing)
         return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add a batch to the figures."""
         counted = batch["index"] >= 0
         chosen, rejected = (r[counted] for r in self.ratios(batch))
         self.loss.update(preference_loss(chosen, rejected, self.beta, self.kind, self.label_smoothing))
         self.scores.update(self.beta * chosen, self.beta * rejected)
-
-    def figures(self) -> dict[str, Tensor]:
-        """The loss, how many pairs are the right way round, and the mean margin."""
-        figures = {**self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return figures
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """A row for each pair: its number and the reward of both answers."""

@@ -4,14 +4,12 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
 from lm.metrics import TokenLoss
-from lm.optim import Muon, Schedule
 from lm.tasks.base import Task, Work
 from lm.tokenizer import Tokenizer
 
@@ -42,23 +40,10 @@ def several_documents(documents: Tensor) -> Tensor | None:
 
 
 class Pretraining(Task):
-    """Pretraining of a language model. A subclass says what an example is.
+    """Pretraining of a language model. A subclass says what an example is."""
 
-    Args:
-        backbone: the shape of the Transformer.
-        optimizer: any torch optimizer.
-        schedule: learning-rate factors over `trainer.max_steps`.
-        compile: compile each block with torch.compile; worth it on a GPU.
-    """
-
-    def __init__(
-        self,
-        backbone: BackboneConfig,
-        optimizer: OptimizerCallable = Muon,
-        schedule: Schedule | None = None,
-        compile: bool = False,
-    ) -> None:
-        super().__init__(backbone, optimizer, schedule, compile)
+    def __init__(self, backbone: BackboneConfig, **kwargs: Any) -> None:
+        super().__init__(backbone, **kwargs)
         self.net = LanguageModel(backbone)
         self.validation_loss = TokenLoss()
         self.register_buffer(
@@ -101,31 +86,25 @@ class Pretraining(Task):
             )
         self.byte_lengths[: len(lengths)] = lengths
 
+    def sums(self, batch: dict[str, Tensor], training: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Nats, hits, targets and their bytes of a batch; the targets of a full one."""
+        inputs, targets, documents, expected = self.example(batch, training)
+        nats, hits = self.net(inputs, documents, targets)
+        counted = targets >= 0
+        bytes_ = (self.byte_lengths[targets.clamp(min=0)] * counted).sum()
+        return nats, hits, counted.sum(), bytes_, expected
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
-        example = self.example(batch, training=True)
-        nats, _ = self.net(example.inputs, example.documents, example.targets)
-        counted = example.targets >= 0
-        bytes_ = (self.byte_lengths[example.targets.clamp(min=0)] * counted).sum()
-        return self.outcome(nats, example.expected, counted.sum(), bytes_)
+        nats, _, tokens, bytes_, expected = self.sums(batch, training=True)
+        return self.outcome(nats, expected, tokens, bytes_)
 
     def work(self, batch: dict[str, Tensor]) -> Work:
         """The tokens that are read; a window's last one is only predicted."""
         return Work(batch["tokens"][:, 1:].numel(), "tokens")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Add a batch to the figures."""
-        example = self.example(batch, training=False)
-        nats, hits = self.net(example.inputs, example.documents, example.targets)
-        counted = example.targets >= 0
-        bytes_ = self.byte_lengths[example.targets[counted]].sum()
-        self.validation_loss.update(nats, counted.sum(), bytes_, hits)
-
-    def figures(self) -> dict[str, Tensor]:
-        """Loss, perplexity, bits per byte, accuracy."""
-        figures = self.validation_loss.compute()
-        self.validation_loss.reset()
-        return figures
+        nats, hits, tokens, bytes_, _ = self.sums(batch, training=False)
+        self.validation_loss.update(nats, tokens, bytes_, hits)
 
     def held_out(self, length: int) -> list[int]:
         """The first tokens of the held-out part, at most `length`."""
@@ -133,8 +112,5 @@ class Pretraining(Task):
         return stream.window(0, min(length, len(stream)))[0].tolist()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
-        """Rows for the file of predictions. Of a task that has none of its own, a batch's loss."""
-        example = self.example(batch, training=False)
-        nats, hits = self.net(example.inputs, example.documents, example.targets)
-        tokens = int((example.targets >= 0).sum())
-        return [{"loss": nats.item() / max(tokens, 1), "tokens": tokens, "hits": int(hits)}]
+        nats, hits, tokens, *_ = self.sums(batch, training=False)
+        return [{"loss": nats.item() / max(tokens.item(), 1), "tokens": tokens.item(), "hits": hits.item()}]

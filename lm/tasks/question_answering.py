@@ -14,7 +14,6 @@ from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import AnswerScores, MeanLoss
-from lm.processors import Processor
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
 
@@ -40,6 +39,7 @@ class QuestionAnswering(WindowedTask):
     data_class = "lm.data.QuestionData"
     usage = 'answer {} --question "…" --context "…"'
     best_by = ("f1", "max")
+    kept = ("windows", "unanswerable")
 
     def __init__(
         self,
@@ -50,28 +50,16 @@ class QuestionAnswering(WindowedTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        for name, value in ("overlap", overlap), ("max_question", max_question), ("max_answer", max_answer):
+        self.windows = {"overlap": overlap, "max_question": max_question, "max_answer": max_answer}
+        for name, value in self.windows.items():
             if value < 1:
                 raise UserError(f"{name} is {value}: it must be at least 1", status=2)
-        self.overlap, self.max_question, self.max_answer = overlap, max_question, max_answer
         self.unanswerable = False
 
     def head(self) -> dict[str, Any]:
         """Two outputs on each position: does the answer begin here, does it end here."""
         dropout = self.config.dropout
         return {"kind": "span", "outputs": 2, "pooling": None, "pooler": False, "dropout": dropout}
-
-    def record(self) -> dict[str, Any]:
-        """How a text is cut into windows, too."""
-        settings = {"overlap": self.overlap, "max_question": self.max_question, "max_answer": self.max_answer}
-        return {**super().record(), "windows": settings, "unanswerable": self.unanswerable}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        """How a text is cut into windows, and whether there may be no answer."""
-        super().take_record(record, processor)
-        for name, value in record["windows"].items():
-            setattr(self, name, value)
-        self.unanswerable = record["unanswerable"]
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """None; but look whether there are questions without an answer."""
@@ -87,14 +75,12 @@ class QuestionAnswering(WindowedTask):
         return []
 
     def check_labels(self, data: ExampleData, split: str) -> None:
-        """Some question has an answer."""
         if not any(e.answers for e in data.examples(split)):
             raise UserError(
                 f"{data.called(split)} has no answers: `lm predict` gives them; no figures without"
             )
 
     def make_figures(self) -> None:
-        """Exact match and F1 as SQuAD counts them."""
         self.loss, self.scores = MeanLoss(), AnswerScores()
 
     def encode(self, example: QuestionExample, training: bool) -> list[Features]:
@@ -106,14 +92,14 @@ class QuestionAnswering(WindowedTask):
                 f"`data.seq_len` {self.config.max_seq_len} leaves no room for question and text: give more",
                 status=2,
             )
-        question = self.tokenizer.encode(example.question)[: min(self.max_question, room - _LEAST)]
+        question = self.tokenizer.encode(example.question)[: min(self.windows["max_question"], room - _LEAST)]
         ids, offsets = self.tokenizer.encode_with_offsets(example.context)
         room -= len(question)
         touched: list[int] = []  # pieces of the answer
         for text, begin in example.answers[:1]:
             touched = [i for i, (a, b) in enumerate(offsets) if a < begin + len(text) and b > begin]
         first = self.tokenizer.frame(question, [-1])[0].index(-1)  # where the text begins
-        step = max(room - self.overlap, room // 2)
+        step = max(room - self.windows["overlap"], room // 2)
         windows = []
         for number, s in enumerate(range(0, max(len(ids) - room, 0) + step, step)):
             part = ids[s : s + room]
@@ -133,7 +119,6 @@ class QuestionAnswering(WindowedTask):
 
     @property
     def padding(self) -> dict[str, int]:
-        """Nothing is allowed in the padding."""
         return {**super().padding, "allowed": 0}
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
@@ -149,7 +134,6 @@ class QuestionAnswering(WindowedTask):
         return (start + F.cross_entropy(logits[..., 1], batch["end"], reduction="none")) / 2
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch)
         return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
@@ -159,7 +143,7 @@ class QuestionAnswering(WindowedTask):
         T = logits.shape[1]
         index = torch.arange(T, device=logits.device)
         distance = index[None, :] - index[:, None]
-        possible = (distance >= 0) & (distance < self.max_answer)
+        possible = (distance >= 0) & (distance < self.windows["max_answer"])
         sums = logits[:, :, None, 0] + logits[:, None, :, 1]  # (B, T, T)
         none = sums[:, NONE, NONE].tolist()
         sums = sums.masked_fill(~possible, float("-inf"))
@@ -184,7 +168,6 @@ class QuestionAnswering(WindowedTask):
         return {"answer": example.context[begin:end], "start": begin, "score": known}
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
-        """Each window's best span."""
         windows = batch["window"].tolist()
         return [{n: span} for n, span in zip(windows, self.spans(batch, logits), strict=True)]
 
@@ -195,17 +178,14 @@ class QuestionAnswering(WindowedTask):
         self.collect(batch, logits)
 
     def score(self, example: QuestionExample, found: Found) -> None:
-        """Exact match and F1 of the answer."""
         self.scores.update([self.answer(example, found)["answer"]], [[text for text, _ in example.answers]])
 
     def row(self, example: QuestionExample, found: Found) -> dict[str, Any]:
-        """Its id, the question, the answer, where it begins, its score."""
         return {"id": example.id, "question": example.question, **self.answer(example, found)}
 
     # Of a line that a person gives; see `lm.tasks.applying`.
 
     def from_line(self, line: Line) -> QuestionExample | None:
-        """A question and its text."""
         question, context = line.text("question"), line.text("context")
         if not question.strip() or not context.strip():
             return None
@@ -220,7 +200,6 @@ class QuestionAnswering(WindowedTask):
         return self.answer(example, dict(enumerate(found)))
 
     def show(self, row: dict[str, Any]) -> str:
-        """The answer and where it is."""
         if row["start"] is None:
             return "no answer in the text" + ("" if row["score"] is None else f" (score {row['score']})")
         end = row["start"] + len(row["answer"])

@@ -44,6 +44,7 @@ class SequenceClassification(FineTuning):
     data_class = "lm.data.TextData"
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
+    kept = ("kind", "cut")
 
     def __init__(
         self,
@@ -66,7 +67,6 @@ class SequenceClassification(FineTuning):
         self.register_buffer("weights", None, persistent=False)
 
     def head(self) -> dict[str, Any]:
-        """One output for each label, on the pooled sequence."""
         return {
             "kind": "pooled",
             "outputs": 1 if self.kind == "rating" else len(self.labels),
@@ -75,15 +75,9 @@ class SequenceClassification(FineTuning):
             "dropout": self.config.dropout,
         }
 
-    def record(self) -> dict[str, Any]:
-        """Which kind of labels, too."""
-        return {**super().record(), "kind": self.kind, "cut": self.cut}
-
     def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        """Which kind of labels, and how a sequence is pooled and cut."""
         super().take_record(record, processor)
-        self.kind, self.cut, head = record["kind"], record["cut"], record["head"]
-        self.pooling, self.pooler = head["pooling"], head["pooler"]
+        self.pooling, self.pooler = record["head"]["pooling"], record["head"]["pooler"]
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """Every label of the training data, sorted; numbers among them by value."""
@@ -107,7 +101,6 @@ class SequenceClassification(FineTuning):
         return sorted(found, key=int if digits else None)
 
     def labels_of(self, example: TextExample) -> tuple[str, ...]:
-        """Its label, or its labels; none of a rating."""
         if isinstance(example.label, tuple):
             return example.label
         return (example.label,) if isinstance(example.label, str) else ()
@@ -120,8 +113,6 @@ class SequenceClassification(FineTuning):
             self.weights = counts.sum() / (len(counts) * counts)
 
     def check_labels(self, data: ExampleData, split: str) -> None:
-        """Every label there was in training."""
-        known = set(self.labels)
         examples = data.examples(split)
         numbers = {isinstance(e.label, float) for e in examples if e.label is not None}
         if numbers - {self.kind == "rating"}:
@@ -129,18 +120,10 @@ class SequenceClassification(FineTuning):
             raise UserError(f"this model has learned {said}", status=2)
         if self.kind == "single" and any(isinstance(e.label, tuple) for e in examples):
             raise UserError(f"{data.called(split)} has several labels a text; this model has learned one")
-        used = Counter(name for example in examples for name in self.labels_of(example))
-        unknown = [name for name in used if name not in known and self.kind != "rating"]
-        if unknown:
-            count = sum(used[name] for name in unknown)
-            hint = "; raise `data.limit`" if data.limit else ""
-            if self.kind == "single" and all(map(_NUMBER.fullmatch, [*self.labels, *unknown])):
-                hint = f"; if it is a number to be predicted: `data.rating` true{hint}"
-            raise UserError(
-                f"{data.called(split)} has {count:,} examples of labels that were never learned: "
-                f"{', '.join(map(repr, unknown[:3]))}; known are {', '.join(map(repr, self.labels[:12]))}"
-                + hint
-            )
+        there = {name for example in examples for name in self.labels_of(example)}
+        numbers = self.kind == "single" and all(map(_NUMBER.fullmatch, {*self.labels, *there}))
+        hint = "; if it is a number to be predicted: `data.rating` true" if numbers else ""
+        self.check_learned(data, split, "examples of labels", hint)
         unlabelled = sum(e.label is None for e in examples)
         if unlabelled:
             raise UserError(
@@ -149,7 +132,6 @@ class SequenceClassification(FineTuning):
             )
 
     def make_figures(self) -> None:
-        """Metrics by the kind of labels."""
         self.loss = MeanLoss()
         if self.kind == "rating":
             self.scores: Any = RegressionScores()
@@ -219,7 +201,6 @@ class SequenceClassification(FineTuning):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
         losses = self.losses(self.logits(batch), batch["target"], training=True)
         return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
@@ -230,7 +211,6 @@ class SequenceClassification(FineTuning):
         return logits.sigmoid() if self.kind == "multi" else logits.softmax(-1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add a batch to the figures."""
         counted = batch["index"] >= 0
         logits = self.logits(batch).float()[counted]
         target = batch["target"][counted]
@@ -241,13 +221,9 @@ class SequenceClassification(FineTuning):
             self.scores.update(self.probabilities(logits), target.long())
 
     def figures(self) -> dict[str, Tensor]:
-        """The loss and the scores."""
-        figures = {**self.loss.compute(), **self.scores.compute()}
         if self.kind == "single":
             self._drawn = self.scores.confusion.cpu(), self.scores.reliability
-        self.loss.reset()
-        self.scores.reset()
-        return figures
+        return super().figures()
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The confusion matrix and the reliability diagram of the last figures, (H, W, 3); none of several
@@ -261,16 +237,13 @@ class SequenceClassification(FineTuning):
         }
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each example: its number, the label and each label's probability."""
-        rows = []
-        probabilities = self.probabilities(self.logits(batch).float()).tolist()
-        for index, values in zip(batch["index"].tolist(), probabilities, strict=True):
-            if index >= 0:
-                example = self.data.examples("test")[index]
-                rows.append(
-                    {"index": index, "text": example.text, **self.row(values), "label": example.label}
-                )
-        return rows
+        examples = self.data.examples("test")
+        values = self.probabilities(self.logits(batch).float()).tolist()
+        return [
+            {"index": i, "text": examples[i].text, **self.row(found), "label": examples[i].label}
+            for i, found in zip(batch["index"].tolist(), values, strict=True)
+            if i >= 0
+        ]
 
     def row(self, values: list[float]) -> dict[str, Any]:
         """What is said of one example, from its probabilities, which are rounded for the eye alone."""
@@ -285,7 +258,6 @@ class SequenceClassification(FineTuning):
     # Of a line that a person gives; see `lm.tasks.applying`.
 
     def from_line(self, line: Line, text: str = "text", pair: str | None = None) -> TextExample | None:
-        """A text, or a pair of texts, from the fields of these names; the second from `pair` if there is."""
         first = line.text(text, "text")
         if pair is None and line.fields.get("pair") is not None:
             pair = "pair"
@@ -293,11 +265,9 @@ class SequenceClassification(FineTuning):
         return TextExample(first, second) if first.strip() else None
 
     def look(self, batch: dict[str, Any], logits: Tensor) -> list[list[float]]:
-        """Each label's probability; of a rating, the number."""
         return self.probabilities(logits).tolist()
 
     def result(self, line: Line, example: TextExample | None, found: list[list[float]]) -> dict[str, Any]:
-        """`prediction` and, of labels, `probabilities`."""
         if example is None:
             return {"prediction": None} | ({} if self.kind == "rating" else {"probabilities": None})
         return self.row(found[0])

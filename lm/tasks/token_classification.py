@@ -16,7 +16,6 @@ from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.metrics.entities import are_entities, spans
-from lm.processors import Processor
 from lm.tasks.base import IGNORED
 from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
@@ -38,21 +37,13 @@ class TokenClassification(WindowedTask):
     data_class = "lm.data.TagData"
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
+    kept = ("joiner",)
+    look_at = WindowedTask.count_targets
     joiner = " "  # what stands between words in a text: nothing in Chinese
 
     def head(self) -> dict[str, Any]:
-        """One output for each tag, on each position."""
         outputs, dropout = len(self.labels), self.config.dropout
         return {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
-
-    def record(self) -> dict[str, Any]:
-        """What stands between words, too."""
-        return {**super().record(), "joiner": self.joiner}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        """What stands between words, too."""
-        super().take_record(record, processor)
-        self.joiner = record.get("joiner", self.joiner)
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """Every tag of the training data, `O` first."""
@@ -64,21 +55,12 @@ class TokenClassification(WindowedTask):
         return sorted(found, key=lambda tag: (tag != OUTSIDE, tag.partition("-")[::-1]))
 
     def labels_of(self, example: TagExample) -> tuple[str, ...]:
-        """Its tags."""
         return example.tags
 
     def check_labels(self, data: ExampleData, split: str) -> None:
-        """Every tag there was in training."""
-        used = Counter(tag for example in data.examples(split) for tag in example.tags)
-        if not used:
+        if not any(example.tags for example in data.examples(split)):
             raise UserError(f"{data.called(split)} has no tags: `lm predict` tags it; no figures without")
-        unknown = [tag for tag in used if tag not in self.labels]
-        if unknown:
-            raise UserError(
-                f"{data.called(split)} has {sum(used[t] for t in unknown):,} words with tags that were never "
-                f"learned: {', '.join(map(repr, unknown[:3]))}; known are "
-                f"{', '.join(map(repr, self.labels[:12]))}" + ("; raise `data.limit`" if data.limit else "")
-            )
+        self.check_learned(data, split, "words with tags")
 
     def make_figures(self) -> None:
         """Entities as the CoNLL script counts them; of other tags, as parts of speech, the right words."""
@@ -158,29 +140,18 @@ class TokenClassification(WindowedTask):
 
     @property
     def padding(self) -> dict[str, int]:
-        """The words' numbers are padded too."""
         return {**super().padding, "words": -1}
 
-    def look_at(self, data: ExampleData) -> None:
-        """How many words a batch has on average: what the loss is divided by."""
-        features = data.features("train")
-        words = sum(t >= 0 for f in features for t in f["targets"])
-        self.expected = max(words / len(features) * data.batch_size, 1)
-
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        """The network's outputs (B, T, tags)."""
         return self.net(batch["tokens"], documents_of(batch, self.config.causal))
 
+    def loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The summed loss of outputs (B, T, tags) at the targets (B, T)."""
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See `Task.training_step`."""
-        nats = F.cross_entropy(
-            self.logits(batch).flatten(0, 1),
-            batch["targets"].flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        counted = (batch["targets"] >= 0).sum()
-        return self.outcome(nats, self.expected, counted)
+        nats = self.loss_of(self.logits(batch), batch["targets"])
+        return self.outcome(nats, self.expected, (batch["targets"] >= 0).sum())
 
     def found(self, batch: dict[str, Any], logits: Tensor) -> list[Found]:
         """Of each window, the tag of each of its words and the tag's probability."""
@@ -193,17 +164,12 @@ class TokenClassification(WindowedTask):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add a batch to the figures; a sentence is counted once all of its windows have come."""
-        logits, targets = self.logits(batch), batch["targets"]
-        real = batch["index"] >= 0
-        targets = torch.where(real[:, None], targets, IGNORED)
-        nats = F.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        self.loss.update(nats, (targets >= 0).sum())
+        logits = self.logits(batch)
+        targets = torch.where(batch["index"][:, None] >= 0, batch["targets"], IGNORED)
+        self.loss.update(self.loss_of(logits.float(), targets), (targets >= 0).sum())
         self.collect(batch, logits)
 
     def whole(self, example: TagExample, found: Found) -> bool:
-        """Whether every word has a tag."""
         return len(found) == len(example.words)
 
     def score(self, example: TagExample, found: Found) -> None:
@@ -222,7 +188,6 @@ class TokenClassification(WindowedTask):
         self.scores.update(rest.scatter(1, best[:, None], p), targets)
 
     def row(self, example: TagExample, found: Found) -> dict[str, Any]:
-        """Its words, their tags and the tags' probabilities."""
         tags = [found[word] for word in range(len(example.words))]
         return {
             "words": list(example.words),
@@ -266,7 +231,6 @@ class TokenClassification(WindowedTask):
         return row
 
     def show(self, row: dict[str, Any]) -> str:
-        """A line for each entity, or for each word."""
         if "entities" not in row:
             return "\n".join(f"  {tag:8}{word}" for word, tag in zip(row["words"], row["tags"], strict=True))
         lines = [

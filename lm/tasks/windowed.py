@@ -48,10 +48,7 @@ class WindowedTask(FineTuning):
         for index, found in self._taken().items():
             if self.whole(examples[index], found):
                 self.score(examples[index], found)
-        figures = {**self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return figures
+        return super().figures()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Nothing yet: rows are made when all windows have come."""
@@ -69,7 +66,6 @@ class WindowedTask(FineTuning):
         ]
 
     def _taken(self) -> dict[int, Found]:
-        """What was found, by example; then it is forgotten."""
         parts, self._found = self.share(self._found), {}
         return parts
 

@@ -252,5 +252,5 @@ def test_how_texts_are_cut_goes_with_the_checkpoint(ready, made, starts):
     record = {**checkpoints.make_record("", task.config, task.processor), **task.record()}
     again = QuestionAnswering(BackboneConfig(causal=False))
     again.take_record(record, task.processor)
-    assert (again.overlap, again.max_question, again.unanswerable) == (7, 64, True)
+    assert (again.windows["overlap"], again.windows["max_question"], again.unanswerable) == (7, 64, True)
     assert again.encode(ANSWERED, False) == task.encode(ANSWERED, False)
