@@ -12,7 +12,13 @@ __getattr__, __dir__ = lazy(
     {
         "PretrainingData": "pretraining",
         **dict.fromkeys(
-            ("ChatData", "PreferenceData", "QuestionData", "TagData", "TextData"), "examples.kinds"
+            ("ChatData", "PreferenceData", "QuestionData", "TagData", "TextData", "TextExampleData"),
+            "examples.kinds",
         ),
+        "ExampleData": "examples.module",
+        "Example": "examples.records",
+        "Skipped": "examples.files",
+        "read_rows": "examples.tables",
+        "value": "examples.tables",
     },
 )

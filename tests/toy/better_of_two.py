@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm.data import Example, Skipped, TextExampleData, read_rows, value
 from lm.data.examples.batches import Collate, Features, collate
-from lm.data.examples.files import Skipped
-from lm.data.examples.kinds import TextExampleData
-from lm.data.examples.records import Example
-from lm.data.examples.tables import read_rows, value
 from lm.metrics import MeanLoss
 from lm.tasks import FineTuning
 

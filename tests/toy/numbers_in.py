@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone import BackboneConfig, Input
-from lm.data.examples.module import ExampleData
-from lm.data.examples.records import Example
-from lm.data.examples.tables import read_rows
+from lm.data import Example, ExampleData, read_rows, value
 from lm.metrics import ClassificationScores, MeanLoss
 from lm.processors import Processor, register
 from lm.tasks import ExampleTask
@@ -40,8 +38,9 @@ class SeriesData(ExampleData):
         return {"max_seq_len": 16}
 
     def read(self, path: str, split: str) -> Iterator[Series]:
-        for _, row in read_rows(path):
-            yield Series(tuple(map(float, row["numbers"].split())), row["label"])
+        for where, row in read_rows(path):
+            numbers, label = (value(row, name, where) for name in ("numbers", "label"))
+            yield Series(tuple(map(float, numbers.split())), label)
 
 
 class Scale(Processor):
