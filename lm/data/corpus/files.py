@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import glob
 import gzip
 import lzma
 import re
@@ -36,6 +37,17 @@ def plain_suffix(path: Path) -> str:
 def plain_name(path: Path) -> str:
     """A file's or folder's name without endings, as a part of another name."""
     return re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-")[:40]
+
+
+def files_at(path: Path) -> list[Path]:
+    """The file, all files below a folder (hidden ones too), or those that a glob matches; sorted by name."""
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file()]
+        return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    if path.exists():
+        return [path]
+    matches = map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute ones too
+    return [match for match in matches if match.is_file()]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from lm.data.corpus.files import decode, open_binary, plain_suffix
+from lm.data.corpus.files import decode, files_at, open_binary, plain_suffix
 from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
 from lm.errors import UserError
 
@@ -98,28 +98,19 @@ def _stdlib() -> Source:
 
 def _resolve_path(entry: str) -> Source:
     path = Path(entry).expanduser()
+    files = files_at(path)
     if path.is_dir():
-        files = tuple(sorted(_search(path), key=lambda file: file.relative_to(path).as_posix()))
+        shown = (file for file in files if "/." not in f"/{file.relative_to(path).as_posix()}")
+        files = [file for file in shown if plain_suffix(file) in _READABLE]
         if not files:
             raise UserError(f"nothing to read in {entry}: no text, code, JSON lines or Parquet files")
-        return Source(entry, files)
-    if path.exists():
-        return Source(entry, (path,), named=True)
-    if glob.has_magic(entry):
-        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path takes no absolute one
-        files = tuple(sorted(file for file in found if file.is_file()))
+    elif not path.exists():
+        if not glob.has_magic(entry):
+            raise UserError(f"no such file or folder: {entry}")
         if not files:
             raise UserError(f"{entry} matches no file")
-        return Source(entry, files)
-    raise UserError(f"no such file or folder: {entry}")
-
-
-def _search(folder: Path) -> Iterator[Path]:
-    """Files with a known ending under a folder; nothing hidden."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if plain_suffix(path) in _READABLE and not hidden and path.is_file():
-            yield path
+        files.sort()
+    return Source(entry, tuple(files), named=path.exists() and not path.is_dir())
 
 
 def documents(

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, TextIO
 
-from lm.data.corpus.files import decode, open_binary, plain_suffix
+from lm.data.corpus.files import decode, files_at, open_binary, plain_suffix
 from lm.errors import UserError
 
 _TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -200,7 +200,7 @@ def read_files(path: str, wanted: Callable[[str], bool] = lambda name: True) -> 
     elif place.is_dir():
         found = _in_folder(place, wanted)
     elif place.exists() or glob.has_magic(str(place)):
-        found = (File(str(match), match.name, match) for match in source_files(path))
+        found = (File(str(match), match.name, match) for match in files_at(place))
     elif "!" in path and Path(path.partition("!")[0]).expanduser().is_file():
         raise UserError(f"{path}: {path.partition('!')[0]} is not a zip or tar archive")
     else:
@@ -234,22 +234,15 @@ def read_alike(path: str, wanted: Callable[[str], bool]) -> Iterator[File]:
 
 def source_files(path: str) -> list[Path]:
     """The files on disk that a path means, sorted: whatever changes in them changes the examples."""
-    place = Path(path).expanduser()
     inside = split_member(path)
-    if inside is not None:
-        return [inside[0]]
-    if place.is_dir():
-        return sorted(found for found in place.rglob("*") if found.is_file())
-    if place.exists():
-        return [place]
-    found = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207 - absolute ones too
-    return [match for match in found if match.is_file()]
+    return [inside[0]] if inside is not None else files_at(Path(path).expanduser())
 
 
 def _in_folder(folder: Path, wanted: Callable[[str], bool]) -> Iterator[File]:
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in sorted(name for name in names if not _hidden(name) and wanted(name)):
-        yield File(str(folder / name), name, folder / name)
+    for path in files_at(folder):
+        name = path.relative_to(folder).as_posix()
+        if not _hidden(name) and wanted(name):
+            yield File(str(path), name, path)
 
 
 def _hidden(name: str) -> bool:
