@@ -128,13 +128,11 @@ def pattern(
     if flex:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        return Pattern(
-            blocks=create_block_mask(
-                sees, rows, None, queries, keys, device=device, _compile=device.type == "cuda"
-            )
-        )
-    index = [torch.arange(n, device=device) for n in (rows, queries, keys)]
-    b, q, k = index[0][:, None, None], index[1][None, :, None], index[2][None, None, :]
+        compiled = device.type == "cuda"
+        blocks = create_block_mask(sees, rows, None, queries, keys, device=device, _compile=compiled)
+        return Pattern(blocks=blocks)
+    b, q, k = (torch.arange(n, device=device) for n in (rows, queries, keys))
+    b, q = b[:, None, None], q[:, None]
     return Pattern(mask=sees(b, None, q, k).expand(rows, queries, keys)[:, None])
 
 

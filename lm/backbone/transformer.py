@@ -151,9 +151,7 @@ class Backbone(nn.Module):
         config = self.config
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=config.init_std)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                draw(module, config.init_std)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
                 if config.residual_init == "zero":
@@ -164,6 +162,13 @@ class Backbone(nn.Module):
     def num_parameters(self) -> int:
         """Number of parameters, each counted once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def draw(layer: nn.Linear | nn.Embedding, std: float) -> None:
+    """Initial weights of a layer, in place: normal, biases zero."""
+    nn.init.normal_(layer.weight, std=std)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def training_flops_per_token(
