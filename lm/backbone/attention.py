@@ -17,12 +17,8 @@ from lm.backbone.config import BackboneConfig
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama.
-
-    Args:
-        config: the backbone's shape.
-        theta: base of the wavelengths; the configuration's where it is None.
-    """
+    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama. `theta` is
+    the base of the wavelengths: the configuration's where it is None."""
 
     def __init__(self, config: BackboneConfig, theta: float | None = None) -> None:
         super().__init__()
@@ -148,7 +144,6 @@ class KVCache:
     """Keys and values of every layer for the positions generated so far.
 
     Args:
-        config: the backbone's shape.
         batch: sequences generated side by side.
         length: positions there is room for.
     """

@@ -17,7 +17,6 @@ class Head(nn.Module):
     """Hidden states to logits over the vocabulary.
 
     Args:
-        config: the backbone's shape.
         transform: put BERT's dense layer, GELU and norm before the projection, and a bias on it.
         tied: the token embeddings to use as the projection; None for a matrix of its own.
     """
@@ -135,13 +134,11 @@ class Classifier(Network):
     """A backbone and a linear head: on one summary of each sequence, or on every position.
 
     Args:
-        config: the backbone's shape.
         outputs: numbers that come out: classes, or 1 for a score, or 2 for a span's start and end.
         pooling: a sequence's summary: its first position, the mean of its positions or its last one; None for
             outputs at every position.
         pooler: put BERT's dense layer and tanh behind the first position.
         dropout: probability, in front of the linear layer.
-        embeddings: see `Backbone`.
 
     Raises:
         ValueError: a pooler with another pooling than "first".

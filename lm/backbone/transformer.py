@@ -78,12 +78,8 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The Transformer that every task shares: a raw batch in, hidden states out.
-
-    Args:
-        config: its shape.
-        embeddings: what makes hidden states of a raw batch; None: token embeddings.
-    """
+    """The Transformer that every task shares: a raw batch in, hidden states out. `embeddings` make the first
+    hidden states of a raw batch; None: token embeddings."""
 
     def __init__(self, config: BackboneConfig, embeddings: Input | None = None) -> None:
         super().__init__()

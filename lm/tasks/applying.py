@@ -42,7 +42,6 @@ def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row
     Windows of like length share a batch; what is found does not depend on who shares it.
 
     Args:
-        task: see above.
         options: for `from_line`.
     """
     for pool in pools(lines, _POOL):
