@@ -17,12 +17,8 @@ from lm.backbone.config import BackboneConfig
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama.
-
-    Args:
-        config: the backbone's shape.
-        theta: base of the wavelengths; the configuration's where it is None.
-    """
+    """Rotary position embedding (arXiv:2104.09864), halves rotated against each other as in Llama. `theta` is
+    the base of the wavelengths: the configuration's where it is None."""
 
     def __init__(self, config: BackboneConfig, theta: float | None = None) -> None:
         super().__init__()
@@ -128,13 +124,11 @@ def pattern(
     if flex:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        return Pattern(
-            blocks=create_block_mask(
-                sees, rows, None, queries, keys, device=device, _compile=device.type == "cuda"
-            )
-        )
-    index = [torch.arange(n, device=device) for n in (rows, queries, keys)]
-    b, q, k = index[0][:, None, None], index[1][None, :, None], index[2][None, None, :]
+        compiled = device.type == "cuda"
+        blocks = create_block_mask(sees, rows, None, queries, keys, device=device, _compile=compiled)
+        return Pattern(blocks=blocks)
+    b, q, k = (torch.arange(n, device=device) for n in (rows, queries, keys))
+    b, q = b[:, None, None], q[:, None]
     return Pattern(mask=sees(b, None, q, k).expand(rows, queries, keys)[:, None])
 
 
@@ -150,7 +144,6 @@ class KVCache:
     """Keys and values of every layer for the positions generated so far.
 
     Args:
-        config: the backbone's shape.
         batch: sequences generated side by side.
         length: positions there is room for.
     """

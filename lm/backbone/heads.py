@@ -10,29 +10,25 @@ from lm.backbone.attention import KVCache, Rotary
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, make_norm
 from lm.backbone.loss import linear_cross_entropy
-from lm.backbone.transformer import Backbone, training_flops_per_token
+from lm.backbone.transformer import Backbone, draw, training_flops_per_token
 
 
 class Head(nn.Module):
     """Hidden states to logits over the vocabulary.
 
     Args:
-        config: the backbone's shape.
         transform: put BERT's dense layer, GELU and norm before the projection, and a bias on it.
         tied: the token embeddings to use as the projection; None for a matrix of its own.
     """
 
     def __init__(self, config: BackboneConfig, transform: bool, tied: nn.Parameter | None) -> None:
         super().__init__()
-        self.dense = (
-            nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias) if transform else None
-        )
+        width, pieces = config.hidden_size, config.vocab_size
+        self.dense = nn.Linear(width, width, bias=config.bias) if transform else None
         self.norm = make_norm(config) if transform else None
         biased = transform and config.has_bias("head")
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
-        self.weight = (
-            nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if tied is None else tied
-        )
+        self.bias = nn.Parameter(torch.zeros(pieces)) if biased else None
+        self.weight = nn.Parameter(torch.empty(pieces, width)) if tied is None else tied
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., hidden_size) as the projection wants them."""
@@ -56,12 +52,7 @@ class Pooler(nn.Module):
 
 
 class Network(nn.Module):
-    """A backbone with a head on it: what every model here has in common.
-
-    Args:
-        config: the backbone's shape.
-        embeddings: see `Backbone`.
-    """
+    """A backbone with a head on it: what every model here has in common."""
 
     head: nn.Module
 
@@ -82,9 +73,7 @@ class Network(nn.Module):
                 module.fill(self.config.max_seq_len, device)  # tables are no weights: on meta they are empty
         self.to(device)
 
-    def num_parameters(self) -> int:
-        """Number of parameters, a tied matrix counted once."""
-        return sum(p.numel() for p in self.parameters())
+    num_parameters = Backbone.num_parameters  # a tied matrix is counted once
 
     def training_flops_per_token(self, seq_len: int) -> int:
         """Floating-point operations to train on one token of a sequence of `seq_len`."""
@@ -92,11 +81,7 @@ class Network(nn.Module):
 
 
 class LanguageModel(Network):
-    """A backbone and its language-model head: GPT where it is causal, BERT where it is not.
-
-    Args:
-        config: the backbone's shape.
-    """
+    """A backbone and its language-model head: GPT where it is causal, BERT where it is not."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__(config)
@@ -115,14 +100,11 @@ class LanguageModel(Network):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Initial weights of the backbone, and of the head in the same way."""
         self.backbone.initialize()
         if not self.config.tie_embeddings:
             nn.init.normal_(self.head.weight, std=self.config.init_std)
         if self.head.dense is not None:
-            nn.init.normal_(self.head.dense.weight, std=self.config.init_std)
-            if self.head.dense.bias is not None:
-                nn.init.zeros_(self.head.dense.bias)
+            draw(self.head.dense, self.config.init_std)
 
     def forward(
         self,
@@ -152,13 +134,11 @@ class Classifier(Network):
     """A backbone and a linear head: on one summary of each sequence, or on every position.
 
     Args:
-        config: the backbone's shape.
         outputs: numbers that come out: classes, or 1 for a score, or 2 for a span's start and end.
         pooling: a sequence's summary: its first position, the mean of its positions or its last one; None for
             outputs at every position.
         pooler: put BERT's dense layer and tanh behind the first position.
         dropout: probability, in front of the linear layer.
-        embeddings: see `Backbone`.
 
     Raises:
         ValueError: a pooler with another pooling than "first".
@@ -185,12 +165,10 @@ class Classifier(Network):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Initial weights of the backbone; the head's and the pooler's in the same way, biases zero."""
         self.backbone.initialize()
-        for layer in (self.head, *(() if self.pooler is None else (self.pooler.dense,))):
-            nn.init.normal_(layer.weight, std=self.config.init_std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        draw(self.head, self.config.init_std)
+        if self.pooler is not None:
+            draw(self.pooler.dense, self.config.init_std)
 
     def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
         """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""

@@ -78,12 +78,8 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The Transformer that every task shares: a raw batch in, hidden states out.
-
-    Args:
-        config: its shape.
-        embeddings: what makes hidden states of a raw batch; None: token embeddings.
-    """
+    """The Transformer that every task shares: a raw batch in, hidden states out. `embeddings` make the first
+    hidden states of a raw batch; None: token embeddings."""
 
     def __init__(self, config: BackboneConfig, embeddings: Input | None = None) -> None:
         super().__init__()
@@ -151,9 +147,7 @@ class Backbone(nn.Module):
         config = self.config
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=config.init_std)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                draw(module, config.init_std)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
                 if config.residual_init == "zero":
@@ -164,6 +158,13 @@ class Backbone(nn.Module):
     def num_parameters(self) -> int:
         """Number of parameters, each counted once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def draw(layer: nn.Linear | nn.Embedding, std: float) -> None:
+    """Initial weights of a layer, in place: normal, biases zero."""
+    nn.init.normal_(layer.weight, std=std)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def training_flops_per_token(

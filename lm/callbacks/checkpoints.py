@@ -56,11 +56,8 @@ def samples_per_step(trainer: Trainer) -> int:
 
 
 class RunCheckpointIO(TorchCheckpointIO):
-    """Reads and writes through `lm.checkpoint`: atomic, flushed, refusing foreign pickles.
-
-    Args:
-        configuration: the run's whole configuration as YAML, kept in every checkpoint.
-    """
+    """Reads and writes through `lm.checkpoint`: atomic, flushed, refusing foreign pickles. The run's whole
+    `configuration` as YAML is kept in every checkpoint."""
 
     def __init__(self, configuration: str = "") -> None:
         super().__init__()

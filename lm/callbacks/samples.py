@@ -40,8 +40,7 @@ class Samples(Callback):
             self.latest = Sample(f"(no sample: {error})")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        self.renew(trainer, pl_module)
-        if self.latest.text:
-            log_text(trainer, "sample", self.latest.text)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.renew(trainer, pl_module)
+            if self.latest.text:
+                log_text(trainer, "sample", self.latest.text)

@@ -17,26 +17,23 @@ from torch import Tensor
 from lm.metrics.base import TextScores, ratio
 from lm.metrics.chinese import apart, has_chinese
 
-_ASCII_PUNCTUATION = frozenset(string.punctuation)
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str, chinese: bool = False) -> str:
     """What of an answer counts, by the rules for Chinese or English: tokens with one space between."""
-    text = text.lower()
+    text = text.lower().translate(_WITHOUT_PUNCTUATION)
     if chinese:
-        return " ".join(apart("".join(char for char in text if not _is_punctuation(char))).split())
-    text = "".join(char for char in text if char not in _ASCII_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+        text = apart("".join(char for char in text if not unicodedata.category(char).startswith("P")))
+    else:
+        text = _ARTICLES.sub(" ", text)
+    return " ".join(text.split())
 
 
 def answer_tokens(text: str, chinese: bool = False) -> list[str]:
     """The tokens of an answer that count: words, in Chinese characters and words."""
     return normalize_answer(text, chinese).split()
-
-
-def _is_punctuation(char: str) -> bool:
-    return char in _ASCII_PUNCTUATION or unicodedata.category(char).startswith("P")
 
 
 def _f1(prediction: list[str], answer: list[str]) -> float:

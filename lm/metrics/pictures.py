@@ -45,7 +45,11 @@ def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if size <= _MOST_NAMED:
-        text = {"fontfamily": _families(), "fontsize": 9 if size <= 40 else 5, "parse_math": False}
+        from matplotlib.font_manager import get_font_names
+
+        # matplotlib's own font, and after it one with Chinese characters where there is one.
+        families = ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
+        text = {"fontfamily": families, "fontsize": 9 if size <= 40 else 5, "parse_math": False}
         names = [s if len(s) <= _LONGEST_LABEL else s[: _LONGEST_LABEL - 1] + "…" for s in labels]
         axes.set_xticks(range(size), names, rotation=90, **text)
         axes.set_yticks(range(size), names, **text)
@@ -94,13 +98,6 @@ def _figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise not_installed("drawing", "matplotlib", "finetune") from error
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
-
-
-def _families() -> list[str]:
-    """matplotlib's own font, and after it one with Chinese characters where there is one."""
-    from matplotlib.font_manager import get_font_names
-
-    return ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
 
 
 def _pixels(figure: Any) -> np.ndarray:

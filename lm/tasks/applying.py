@@ -42,7 +42,6 @@ def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row
     Windows of like length share a batch; what is found does not depend on who shares it.
 
     Args:
-        task: see above.
         options: for `from_line`.
     """
     for pool in pools(lines, _POOL):
@@ -52,20 +51,18 @@ def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row
             for number, (line, example) in enumerate(zip(pool, examples, strict=True))
             for window in _encoded(task, example, line)
         ]
-        missing = Counter(number for number, _ in windows)
+        parts = Counter(number for number, _ in windows)
         found: list[dict[int, Any]] = [{} for _ in pool]
         order = sorted(range(len(windows)), key=lambda i: len(windows[i][1]["tokens"]))
         done = 0
         for chosen in [*pools(order), []]:  # with the empty one come the last of the pool
             for i, part in zip(chosen, _looked(task, [windows[i][1] for i in chosen]), strict=True):
-                number = windows[i][0]
-                found[number][i] = part
-                missing[number] -= 1
+                found[windows[i][0]][i] = part
             rows = []
-            while done < len(pool) and not missing[done]:
-                parts = [found[done][i] for i in sorted(found[done])]
-                example = examples[done] if parts else None
-                rows.append({**pool[done].fields, **task.result(pool[done], example, parts)})
+            while done < len(pool) and len(found[done]) == parts[done]:
+                example = examples[done] if found[done] else None
+                result = task.result(pool[done], example, [part for _, part in sorted(found[done].items())])
+                rows.append({**pool[done].fields, **result})
                 done += 1
             yield rows
 

@@ -93,6 +93,11 @@ class FineTuning(ExampleTask):
         return self.processor
 
     @property
+    def writes(self) -> bool:
+        """Whether it has a language model's head."""
+        return self.head()["kind"] == "language"
+
+    @property
     def padding(self) -> dict[str, int]:
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
@@ -137,27 +142,15 @@ class FineTuning(ExampleTask):
             how = "learned from here on" if self.adapter is None else "which an adapter uses as they begin"
             notes.append(f"new pieces in the vocabulary, {how}: {' '.join(added)}")
         ours = self.net.state_dict()
-        taken, fresh = {}, []
-        language = self.head()["kind"] == "language"
-        head_fits = start.has_head if language else self._same_head(start)
-        for name, value in ours.items():
-            if language and self.config.tie_embeddings and name == "head.weight":
-                continue
-            theirs = start.weights.get(name)
-            if name.startswith("head.") and not head_fits:
-                theirs = None
-            if theirs is not None and theirs.shape != value.shape:
-                theirs = self._resized(name, theirs, value)
-            if theirs is None:
-                fresh.append(name)
-            else:
-                taken[name] = theirs
-        missing = [n for n in fresh if n.startswith("backbone.")]
+        if self.writes and self.config.tie_embeddings:
+            del ours["head.weight"]
+        theirs = {name: self._fitting(start, name, value) for name, value in ours.items()}
+        self._fresh = [name for name, value in theirs.items() if value is None]
+        missing = [name for name in self._fresh if name.startswith("backbone.")]
         if missing:
             raise UserError(f"{self.init_from} lacks {', '.join(missing[:3])}: it is no starting point")
-        self.net.load_state_dict(taken, strict=False)
-        self._fresh = fresh
-        new = ", ".join(sorted({n.split(".")[0] for n in fresh}))
+        self.net.load_state_dict({n: t for n, t in theirs.items() if t is not None}, strict=False)
+        new = ", ".join(sorted({name.split(".")[0] for name in self._fresh}))
         rows, room = start.config.max_seq_len, len(start.weights.get(POSITIONS, ()))
         if room and rows > room:
             notes.append(f"{self.init_from} has learned {room} positions: those up to {rows} begin as copies")
@@ -171,18 +164,21 @@ class FineTuning(ExampleTask):
         alike = all(theirs.get(name) == self.head()[name] for name in ("kind", "outputs"))
         return alike and list(start.record.get("labels", ())) == self.labels
 
-    def _resized(self, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
-        """A table with more rows than the starting point has; None where the shapes have nothing to do with
-        each other, as with a head for other labels."""
+    def _fitting(self, start: Model, name: str, ours: Tensor) -> Tensor | None:
+        """The starting point's weight of a name, with more rows where the network has more; None where it has
+        none, or one that has nothing to do with ours, as a head for other labels."""
+        theirs, head = start.weights.get(name), name.startswith("head.")
+        if theirs is None or (head and not (start.has_head if self.writes else self._same_head(start))):
+            return None
+        if theirs.shape == ours.shape:
+            return theirs
         rows = len(theirs)
         if theirs.shape[1:] != ours.shape[1:]:
             return None
-        language = self.head()["kind"] == "language"
-        if (name == TOKENS or (language and name.startswith("head."))) and len(ours) > rows:
+        if (name == TOKENS or (self.writes and head)) and len(ours) > rows:
             # New pieces start like any of the known ones: drawn with their mean and spread.
-            drawn = torch.randn(
-                len(ours) - rows, *theirs.shape[1:], generator=torch.Generator().manual_seed(0)
-            )
+            generator = torch.Generator().manual_seed(0)
+            drawn = torch.randn(len(ours) - rows, *theirs.shape[1:], generator=generator)
             return torch.cat((theirs, theirs.mean(0) + theirs.std(0) * drawn))
         if name == POSITIONS:
             return theirs.repeat(-(-len(ours) // rows), 1)[: len(ours)]
@@ -194,11 +190,11 @@ class FineTuning(ExampleTask):
             for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
                 module.requires_grad_(False)
         if self.adapter is not None:
-            heads = () if self.head()["kind"] == "language" else ("head", "pooler")
+            heads = () if self.writes else ("head", "pooler")
             names = [name for name, _ in self.net.named_parameters() if name.split(".")[0] in heads]
             inject(self.net, self.adapter, self.freeze_layers, {*names, *self._fresh})
         trained = sum(p.numel() for p in self.net.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.net.parameters())
+        total = self.net.num_parameters()
         if talk and trained < total:
             say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
 

@@ -123,12 +123,11 @@ class InstructionTuning(ChatTask):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """A row for each chat: its number, the last question, the answer written, and the one there is."""
-        indices = _real(batch)
-        examples = [self.data.examples("test")[i] for i in indices]
-        answers = self.write([e.messages[:-1] for e in examples])
+        chats = [(i, self.data.examples("test")[i].messages) for i in _real(batch)]
+        answers = self.write([messages[:-1] for _, messages in chats])
         return [
-            {"index": i, "prompt": e.messages[-2].content, "answer": a, "reference": e.messages[-1].content}
-            for i, e, a in zip(indices, examples, answers, strict=True)
+            {"index": i, "prompt": messages[-2].content, "answer": a, "reference": messages[-1].content}
+            for (i, messages), a in zip(chats, answers, strict=True)
         ]
 
 

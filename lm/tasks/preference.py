@@ -54,11 +54,7 @@ def preference_loss(
 
 def collate_pairs(features: Sequence[Features], padding: dict[str, int]) -> dict[str, Any]:
     """A batch of pairs, the better answers above the worse ones: `tokens` and `targets` (2B, T). What the
-    reference found stays a list of numbers: a trainer in half precision rounds every tensor.
-
-    Args:
-        padding: see `collate`.
-    """
+    reference found stays a list of numbers: a trainer in half precision rounds every tensor."""
     rows = [
         {"tokens": f[f"{side}_tokens"], "targets": f[f"{side}_targets"]} for side in SIDES for f in features
     ]

@@ -21,8 +21,7 @@ class Example(NamedTuple):
         inputs: (B, T).
         targets: (B, T), `IGNORED` where nothing is to be predicted.
         documents: (B, T), or None where each sequence is one document.
-        expected: targets of a full batch. The loss is divided by this constant, not by the count of a batch,
-            so every token weighs the same however a step is cut into micro-batches and processes.
+        expected: targets of a full batch, by which the loss is divided: see `Task.outcome`.
     """
 
     inputs: Tensor

@@ -36,13 +36,11 @@ def entry_of(record: dict[str, Any]) -> Entry | None:
     """The line of the task that trained a checkpoint; None where it is none of lm's.
 
     A class path that does not stand here is never imported: a checkpoint must not decide which code runs.
-
-    Args:
-        record: what the checkpoint says of itself.
     """
     path = str(record.get("task"))
-    entry = TASKS.get(path.rpartition(".")[2])
-    return entry if entry and path == f"lm.tasks.{entry.module}.{path.rpartition('.')[2]}" else None
+    name = path.rpartition(".")[2]
+    entry = TASKS.get(name)
+    return entry if entry and path == f"lm.tasks.{entry.module}.{name}" else None
 
 
 def writes_text(record: dict[str, Any]) -> bool:

@@ -122,11 +122,9 @@ class TokenClassification(WindowedTask):
 
     def _carriers(self, word_of: list[int]) -> list[int]:
         """At each piece that carries a tag the word's number, else -1."""
-        chosen: dict[int, int] = {}
-        for place, word in enumerate(word_of):
-            if word >= 0 and (self.config.causal or word not in chosen):
-                chosen[word] = place
-        return [word if chosen.get(word) == place else -1 for place, word in enumerate(word_of)]
+        pieces = list(enumerate(word_of))
+        chosen = {word: place for place, word in (pieces if self.config.causal else reversed(pieces))}
+        return [word if chosen[word] == place else -1 for place, word in pieces]
 
     def _window(self, example: TagExample, ids: list[int], carriers: list[int]) -> Features:
         tokens, _ = self.tokenizer.frame(ids)

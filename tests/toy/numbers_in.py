@@ -113,12 +113,6 @@ class SeriesClassification(ExampleTask):
         self.loss.update(F.cross_entropy(logits, target, reduction="none"))
         self.scores.update(logits.softmax(-1), target)
 
-    def figures(self) -> dict[str, Tensor]:
-        figures = {**self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return figures
-
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         best = self.net(batch["numbers"]).argmax(-1).tolist()
         return [
