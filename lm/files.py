@@ -60,16 +60,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> bool:
-    """Fills a folder where it is not there already, however many processes ask for it at once.
+    """Fills a folder where nothing is in it already, however many processes ask for it at once.
 
     Returns:
         whether this one has made it.
     """
-    if folder.exists():
+    if any(folder.glob("*")):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if folder.exists():
+        if any(folder.glob("*")):
             return False
         with atomic_folder(folder) as partial:
             fill(partial)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm.files import atomic, atomic_folder, write_atomically
+from lm.files import atomic, atomic_folder, make_once, write_atomically
 
 
 def test_a_file_is_replaced_when_it_is_whole_and_not_before(tmp_path):
@@ -29,3 +29,11 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
         (partial / "x").touch()
         assert not folder.exists()
     assert [path.name for path in folder.iterdir()] == ["x"] and list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_is_filled_once_and_an_empty_one_is_no_obstacle(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    assert make_once(folder, lambda partial: (partial / "x").touch())
+    assert not make_once(folder, lambda partial: (partial / "y").touch())
+    assert [path.name for path in folder.iterdir()] == ["x"]
