@@ -15,15 +15,18 @@ from lm.data.corpus.shards import TokenStream
 PADDING = -1  # the document id of positions that hold no token
 _ROUNDS = 8
 _ORDER, _OFFSET, _KEYS, _VALIDATION = range(4)  # what a random number is for
+# SplitMix64's constants, as Java's SplittableRandom has them.
+GAMMA = 0x9E3779B97F4A7C15
+MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def mix(values: np.ndarray | int) -> np.ndarray:
     """SplitMix64's finaliser (Steele et al. 2014): a bijection of uint64 that looks random."""
     z = np.asarray(values, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z + np.uint64(GAMMA)
+        for bits, factor in MIX:
+            z = (z ^ (z >> np.uint64(bits))) * np.uint64(factor)
         return z ^ (z >> np.uint64(31))
 
 

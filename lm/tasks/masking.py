@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
+from lm.data.windows import GAMMA, MIX
 from lm.tasks.base import IGNORED
 
-# splitmix64's constants, as Java's SplittableRandom mixes them: less 2**64, for torch's integers have a sign.
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64)))
+_SIGNED = 1 << 64  # torch's integers have a sign
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -17,9 +16,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def uniform(key: Tensor, index: Tensor, stream: int) -> Tensor:
     """Numbers from 0 to below 1 that depend on `key`, `index` (int64, broadcast) and `stream` alone: fp64."""
-    x = key + (index * 8 + stream + 1) * _GAMMA
-    for bits, factor in _MIX:
-        x = (x ^ _shift(x, bits)) * factor
+    x = key + (index * 8 + stream + 1) * (GAMMA - _SIGNED)
+    for bits, factor in MIX:
+        x = (x ^ _shift(x, bits)) * (factor - _SIGNED)
     # 53 random bits fill a double; Apple's GPUs have none.
     dtype = torch.float32 if x.device.type == "mps" else torch.float64
     return _shift(x ^ _shift(x, 31), 11).to(dtype) / (1 << 53)
