@@ -46,8 +46,9 @@ def spelled(message: str) -> str:
     --data.seq_len where that is the option that ends so. Other words in backticks stay."""
     if "`" not in message or not _options:
         return message
-    known: dict[str, str] = {}
-    for option in _options[-1]():
+    options = list(_options[-1]())
+    known = dict(zip(options, options, strict=True))  # a whole name comes before the end of a longer one
+    for option in options:
         parts = option.split(".")
         for first in range(len(parts)):
             known.setdefault(".".join(parts[first:]), option)

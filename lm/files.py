@@ -59,18 +59,24 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     _sync_names(folder.parent)
 
 
-def make_once(folder: Path, fill: Callable[[Path], object]) -> bool:
-    """Fills a folder where nothing is in it already, however many processes ask for it at once.
+def make_once(folder: Path, fill: Callable[[Path], object], last: str, renew: bool = False) -> bool:
+    """Makes a folder where it is not there already, however many processes ask for it at once.
+
+    Args:
+        last: the file that `fill` writes at the end: where it is, the folder is whole.
+        renew: take away what is left of a folder that is not.
 
     Returns:
         whether this one has made it.
     """
-    if any(folder.glob("*")):
+    if (folder / last).exists():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if any(folder.glob("*")):
+        if (folder / last).exists():
             return False
+        if renew and folder.exists():
+            shutil.rmtree(folder)
         with atomic_folder(folder) as partial:
             fill(partial)
     return True

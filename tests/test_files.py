@@ -34,6 +34,11 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
 def test_a_folder_is_filled_once_and_an_empty_one_is_no_obstacle(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
-    assert make_once(folder, lambda partial: (partial / "x").touch())
-    assert not make_once(folder, lambda partial: (partial / "y").touch())
+    assert make_once(folder, lambda partial: (partial / "x").touch(), "x")
+    assert not make_once(folder, lambda partial: (partial / "y").touch(), "x")
     assert [path.name for path in folder.iterdir()] == ["x"]
+    with pytest.raises(OSError, match="not empty"):  # a person's own
+        make_once(folder, lambda partial: (partial / "y").touch(), "y")
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    assert make_once(folder, lambda partial: (partial / "y").touch(), "y", renew=True)
+    assert [path.name for path in folder.iterdir()] == ["y"]

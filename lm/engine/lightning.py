@@ -4,6 +4,7 @@ a name of Lightning's that begins with an underscore."""
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lm.errors import UserError
 
@@ -55,6 +56,13 @@ def train_by_steps(trainer: Trainer, batches: int) -> None:
             raise UserError("how long? Give `trainer.max_epochs` or `trainer.max_steps`", status=2)
         trainer.fit_loop.epoch_loop.max_steps = steps * trainer.max_epochs
     trainer.fit_loop.max_epochs = -1  # where both are given, steps say more
+
+
+def over_all_processes(strategy: ModelParallelStrategy) -> None:
+    """Shard over every process there is. Lightning wants their number in the configuration, or takes those of
+    one machine."""
+    if strategy._data_parallel_size == "auto":
+        strategy._data_parallel_size = strategy.num_processes * strategy.num_nodes
 
 
 def finished_batches(trainer: Trainer) -> Any:

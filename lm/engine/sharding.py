@@ -8,11 +8,12 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lm.backbone import Network
+from lm.engine.lightning import over_all_processes
 
 
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy over every process there is, with checkpoints gathered into one file, so that they
-    can be used anywhere. Lightning itself wants the number of processes in the configuration.
+    can be used anywhere.
 
     Args:
         compute: what a block computes in. Weights, their gradients' sums and the optimizer stay in fp32.
@@ -23,8 +24,7 @@ class Sharded(ModelParallelStrategy):
         super().__init__(data_parallel_size="auto", tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        if self._data_parallel_size == "auto":
-            self._data_parallel_size = self.num_processes * self.num_nodes
+        over_all_processes(self)
         super().setup_environment()
 
 

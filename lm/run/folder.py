@@ -92,9 +92,9 @@ def refuse_a_mixture(folder: Path, one_of_several: bool) -> None:
     if one_of_several:
         parent = folder.parent
         if any((parent / name).exists() for name in ("last.ckpt", "best.ckpt")):
-            raise UserError(f"{parent} is a single run's folder: choose another --name for --seeds")
+            raise UserError(f"{parent} is a single run's folder: choose another `name` for `seeds`")
     elif (folder / "seeds.json").exists() or any(folder.glob("seed-*/last.ckpt")):
-        raise UserError(f"{folder} holds the runs of several --seeds: choose another --name")
+        raise UserError(f"{folder} holds the runs of several `seeds`: choose another `name`")
 
 
 def remove_unused(folders: list[Path]) -> None:
@@ -147,11 +147,11 @@ def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | 
     if not last.exists():
         return None
     if not saved.exists():
-        raise UserError(f"{folder} has last.ckpt but no config.yaml: choose another --name")
+        raise UserError(f"{folder} has last.ckpt but no config.yaml: choose another `name`")
     try:
         theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{saved} can't be read ({error}): choose another --name") from error
+        raise UserError(f"{saved} can't be read ({error}): choose another `name`") from error
     ours = identity(configuration)
     changed = differences(ours, identity(theirs or {}))
     if changed:
@@ -160,7 +160,7 @@ def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | 
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
             f"{folder} belongs to another configuration: {', '.join(changed[:3])}{more}.\n"
-            "Choose another --name, delete the folder, or give the first configuration again.",
+            "Choose another `name`, delete the folder, or give the first configuration again.",
         )
     summary = read_summary(folder)
     if summary is not None and summary.get("finished"):
@@ -183,7 +183,7 @@ def claim(folder: Path, held: ExitStack) -> None:
     try:
         held.enter_context(FileLock(folder / ".lock", timeout=0))
     except Timeout:
-        raise UserError(f"another process is training in {folder}: choose another --name") from None
+        raise UserError(f"another process is training in {folder}: choose another `name`") from None
     if new:  # before the lock, which was taken first, is given back
         held.callback(remove_unused, new)
 

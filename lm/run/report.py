@@ -41,7 +41,7 @@ class Opening(Callback):
         if warmup >= steps > 1:
             say(
                 f"warning: the learning rate rises for {warmup} steps, and {steps} are all there are: train "
-                "for longer (--trainer.max_epochs or max_steps), or with less --model.schedule.warmup"
+                "for longer (`trainer.max_epochs` or `trainer.max_steps`), or with less `schedule.warmup`"
             )
         if is_rank_zero():
             write_configuration(self.folder, self.configuration, anew=self.resumed is None)

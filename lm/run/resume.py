@@ -46,7 +46,7 @@ class Resumed:
         for path in (folder / "best.ckpt", folder / "last.ckpt"):
             if path.exists():
                 return cls.open(str(path), training=False)
-        raise UserError(f"no checkpoint in {folder}: train first, or give --ckpt_path FILE")
+        raise UserError(f"no checkpoint in {folder}: train first, or give `ckpt_path` FILE")
 
     def check_model(self, model: Task) -> None:
         """Look whether it is one of this model; Lightning would list every weight."""
@@ -54,7 +54,7 @@ class Resumed:
         if trained_by != name:
             raise UserError(
                 f"{self.path} is of {trained_by}, not of {name}: give its configuration, or start "
-                f"from its weights by --model.init_from {self.path}"
+                f"from its weights by `model.init_from` {self.path}"
             )
         theirs = asdict(checkpoints.config_of(self.record))  # options it did not know yet, too
         changed = differences(asdict(model.config), theirs, "backbone.")
@@ -73,5 +73,5 @@ class Resumed:
         """
         if self.step >= steps + (self.path == str(last)):
             raise UserError(
-                f"{self.path} is at step {self.step} already: give more --trainer.max_steps", status=2
+                f"{self.path} is at step {self.step} already: give more `trainer.max_steps`", status=2
             )

@@ -35,8 +35,8 @@ def fit(run: Run) -> None:
         _stop(stopped, words)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"out of memory on {model.device}: give a smaller --data.batch_size, and --trainer."
-            "accumulate_grad_batches larger by as much to keep the samples of a step"
+            f"out of memory on {model.device}: give a smaller `data.batch_size`, and "
+            "`trainer.accumulate_grad_batches` larger by as much to keep the samples of a step"
         ) from error
     if trainer.global_step < trainer.max_steps:
         _end_early(run)
@@ -85,7 +85,7 @@ def _last_figures(run: Run) -> dict[str, float]:
     trainer.test(run.model, datamodule=run.data, ckpt_path=best, verbose=False)
     most = trainer.limit_test_batches  # of batches where it is an int, a share where it is a float
     if most != 1 or isinstance(most, int):
-        say(f"batches tested: {sum(trainer.num_test_batches)}, by --trainer.limit_test_batches")
+        say(f"batches tested: {sum(trainer.num_test_batches)}, by `trainer.limit_test_batches`")
     figures = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     trainer.callback_metrics.update(kept)
     return figures

@@ -50,6 +50,11 @@ class Task(LightningModule, ABC):
 
     net: Network
     best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
+    # Attributes that decide nothing about how an example is encoded: features are found by all others.
+    beside = frozenset(vars(LightningModule())) | {
+        *("config", "optimizer", "schedule", "compile_blocks", "processor", "gradient_norm", "_sharded"),
+        "best_by",
+    }
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
 
     def __init__(
@@ -209,6 +214,20 @@ class Task(LightningModule, ABC):
         self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if gradient_clip_val and by_value:
             torch.nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained with another processor or other labels than `setup` has found:
+        their figures would be nonsense. Lightning tells a task of `ckpt_path=` only when it has been set up.
+        """
+        record = checkpoint.get("lm") or {}
+        ours = {**self.record(), "processor": self.processor.fingerprint}
+        theirs = {**record, "processor": checkpoints.processor_of(record).fingerprint} if record else ours
+        for name, what in (("processor", "processor (a tokenizer, say)"), ("labels", "labels")):
+            if theirs.get(name) != ours.get(name):
+                raise UserError(
+                    f"the checkpoint was trained with another {what} than this task has made of its data. "
+                    "Give its path as trainer.ckpt_path = PATH beforehand, and they are taken from it"
+                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

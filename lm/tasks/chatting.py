@@ -14,6 +14,7 @@ from lm.tokenizer.chat import chat_format, shortened, with_chat
 class ChatTask(FineTuning):
     """A task on chats. A subclass says what is learned of them."""
 
+    beside = FineTuning.beside | {"chat"}  # which the tokenizer decides
     needs_causal = True
     usage = "chat {}"
 

@@ -20,8 +20,7 @@ from lm.optim import Linear, Schedule
 from lm.processors import Processor
 from lm.tasks.base import Task
 
-_SPLIT = {"fit": "train", "validate": "val"}  # what a verb looks at first; else the test part
-_HELD_OUT = {"fit": ("val", "test"), "validate": ("val",), "test": ("test",)}
+_PARTS = {"fit": ("train", "val", "test"), "validate": ("val",)}  # of the data; else the test part
 
 
 class ExampleTask(Task):
@@ -37,6 +36,7 @@ class ExampleTask(Task):
 
     reads: type = object  # the class of its examples
     data_class = ""  # the datamodule that reads such, to be named in messages
+    beside = Task.beside | {"data", "_seen"}
     kept: tuple[str, ...] = ()  # attributes that travel in the checkpoint, under their names
     shardable = True  # whether all it does with the network goes through the network's own forward
 
@@ -50,6 +50,7 @@ class ExampleTask(Task):
         super().__init__(backbone, optimizer, schedule or Linear(warmup=0), **kwargs)
         self.data: ExampleData | None = None
         self.labels: list[str] = []
+        self._seen: set[str] = set()  # parts of the data
 
     # What a subclass says.
 
@@ -108,8 +109,8 @@ class ExampleTask(Task):
     def make_figures(self) -> None:
         """Make the metrics, now that the labels and the data are known."""
 
-    def look_at(self, data: ExampleData) -> None:
-        """Look at the encoded training data before training begins."""
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
+        """Look at encoded parts of the data, each once, before what is done with them begins."""
 
     @property
     def padding(self) -> dict[str, int]:
@@ -125,11 +126,15 @@ class ExampleTask(Task):
 
     def setup(self, stage: str) -> None:
         """Take processor and labels from the checkpoint that the trainer loads, else find them; make the
-        network; say how examples become batches. A second time, with the same data, it does nothing."""
+        network; say how examples become batches. A second time, with the same data, it looks at what it has
+        not seen of them."""
         data = self.trainer.datamodule
-        if data is self.data and data is not None:
-            return
-        self.prepare(data, self.checkpoint_record(), stage)
+        if data is not self.data or data is None:
+            self.prepare(data, self.checkpoint_record(), stage)
+        else:
+            parts = self._unseen(stage)
+            self._check(parts, stage)
+            self.look_at(data, parts)
         if stage == "fit":
             train_by_steps(self.trainer, data.steps_per_epoch)
 
@@ -145,27 +150,37 @@ class ExampleTask(Task):
             raise UserError(
                 f"{type(self).__name__} needs examples: give a class of lm.data.examples as data", status=2
             )
-        self.data = data
-        if not isinstance(data.examples(_SPLIT.get(stage, "test"))[0], self.reads):
+        self.data, self._seen = data, set()
+        parts = self._unseen(stage)
+        if not isinstance(data.examples(parts[0])[0], self.reads):
             ours, theirs = type(self).__name__, type(data).__name__
             raise UserError(f"{ours} can't learn from {theirs}: give `data` {self.data_class}", status=2)
         data.give_back_rare(self.labels_of)
-        if stage == "fit":
-            data.compare_splits()
         if record is not None:
             self.take_record(record, checkpoints.processor_of(record))
         else:
             self.processor = self.make_processor(data)
             self.labels = self.find_labels(data)
-        for split in _HELD_OUT.get(stage, ()):
-            if data.has(split):
-                self.check_labels(data, split)
+        self._check(parts, stage)
         self.net = self.make_network()
         self.initialize(resumed=record is not None, training=stage == "fit")
         data.use(self)
         self.make_figures()
-        if stage == "fit":
-            self.look_at(data)
+        self.look_at(data, parts)
+
+    def _unseen(self, stage: str) -> list[str]:
+        """The parts of the data that a stage needs and none before it did."""
+        new = [p for p in _PARTS.get(stage, ("test",)) if p not in self._seen and self.data.has(p)]
+        self._seen.update(new)
+        return new
+
+    def _check(self, parts: list[str], stage: str) -> None:
+        """Look whether parts of the data go with each other and with the labels."""
+        if "train" in parts:
+            self.data.compare_splits()
+        for part in parts if stage != "predict" else ():
+            if part != "train":
+                self.check_labels(self.data, part)
 
     def make_network(self) -> Network:
         return checkpoints.make_network(self.config, self.head(), self.make_input())

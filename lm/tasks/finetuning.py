@@ -39,6 +39,10 @@ class FineTuning(ExampleTask):
         layer_decay: the learning rate of each layer is this many times that of the one above it.
     """
 
+    beside = ExampleTask.beside | {
+        *("start", "init_from", "adapter", "freeze_layers", "layer_decay", "expected"),
+        *("_base", "_base_tokenizer", "_base_rows", "_fresh", "_added"),
+    }
     needs_causal: bool | None = None  # whether the backbone has to be causal; None: either will do
 
     def __init__(
@@ -101,9 +105,11 @@ class FineTuning(ExampleTask):
     def padding(self) -> dict[str, int]:
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
-    def count_targets(self, data: ExampleData) -> None:
+    def count_targets(self, data: ExampleData, parts: list[str]) -> None:
         """How many targets a batch has on average: what the loss of a task on pieces is divided by, so that
         each weighs the same in whichever batch it stands. For `look_at`."""
+        if "train" not in parts:
+            return
         features = data.features("train")
         targets = sum(t >= 0 for f in features for t in f["targets"])
         self.expected = max(targets / len(features) * data.batch_size, 1)

@@ -37,6 +37,7 @@ class InstructionTuning(ChatTask):
 
     reads = ChatExample
     data_class = "lm.data.ChatData"
+    beside = ChatTask.beside | {"scores", "score_by", "score_val", "max_answer"}
     look_at = ChatTask.count_targets
 
     def __init__(

@@ -83,6 +83,7 @@ class PreferenceTuning(ChatTask):
     shardable = False
     best_by = ("accuracy", "max")
     kept = ("reference",)
+    beside = ChatTask.beside | {"beta", "kind", "label_smoothing", "reference"}
 
     def __init__(
         self,
@@ -111,9 +112,11 @@ class PreferenceTuning(ChatTask):
         if record is not None and record.get("reference") != self.reference:
             raise UserError(f"{self.init_from} is no longer the model that this run began with")
         super().prepare(data, record, stage)
-        for split in {"fit": ("train", "val", "test"), "validate": ("val",)}.get(stage, ("test",)):
-            if data.has(split):
-                self._add_reference(data, split)
+
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
+        """Ask the reference, which the network is before it is trained."""
+        for part in parts:
+            self._add_reference(data, part)
 
     @torch.no_grad()
     def _add_reference(self, data: ExampleData, split: str) -> None:

@@ -40,6 +40,7 @@ class QuestionAnswering(WindowedTask):
     usage = 'answer {} --question "…" --context "…"'
     best_by = ("f1", "max")
     kept = ("windows", "unanswerable")
+    beside = WindowedTask.beside | {"max_answer"}
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class SequenceClassification(FineTuning):
     usage = 'classify {} "a text"'
     best_by = ("accuracy", "max")
     kept = ("kind", "cut")
+    beside = FineTuning.beside | {"pooling", "pooler", "label_smoothing", "class_weights", "_drawn"}
 
     def __init__(
         self,
@@ -105,9 +106,9 @@ class SequenceClassification(FineTuning):
             return example.label
         return (example.label,) if isinstance(example.label, str) else ()
 
-    def look_at(self, data: ExampleData) -> None:
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
         """How often each label occurs, for `class_weights`."""
-        if self.class_weights and self.kind == "single":
+        if "train" in parts and self.class_weights and self.kind == "single":
             found = Counter(example.label for example in data.examples("train"))
             counts = torch.tensor([found[name] for name in self.labels], dtype=torch.float32)
             self.weights = counts.sum() / (len(counts) * counts)

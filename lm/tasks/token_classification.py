@@ -38,6 +38,7 @@ class TokenClassification(WindowedTask):
     usage = 'tag {} "a sentence"'
     best_by = ("f1", "max")
     kept = ("joiner",)
+    beside = WindowedTask.beside | {"entities"}
     look_at = WindowedTask.count_targets
     joiner = " "  # what stands between words in a text: nothing in Chinese
 

@@ -16,6 +16,8 @@ Found = dict[int, Any]  # what was found, by window or by word
 class WindowedTask(FineTuning):
     """A task on windows of examples. A subclass says what it finds in a batch, and what that is worth."""
 
+    beside = FineTuning.beside | {"_found"}
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._found: dict[int, Found] = {}  # by example

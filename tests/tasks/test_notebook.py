@@ -58,3 +58,42 @@ def test_fine_tuning_and_what_becomes_of_its_checkpoint(folder):
     tester.ckpt_path = "mine.ckpt"  # labels and tokenizer come from there
     tester.test(SequenceClassification(shape), fresh, verbose=False)
     assert tester.callback_metrics["test/accuracy"] == 1.0
+    (folder / "other.jsonl").write_text("\n".join(map(json.dumps, rows)).replace("good", "gut"))
+    other = TextData("other.jsonl", test="other.jsonl", seq_len=16, vocab_size=285)
+    with pytest.raises(UserError, match=r"another processor .*trainer\.ckpt_path = PATH"):
+        Trainer(**QUIET).test(SequenceClassification(shape), other, ckpt_path="mine.ckpt", verbose=False)
+
+
+def test_one_task_in_several_trainers(folder):
+    """What a verb needs of the data is looked at when it comes, whichever came before it."""
+    texts = [{"text": f"{w} {i}", "label": w} for i in range(16) for w in ("good", "good", "bad")]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    data = TextData("texts.jsonl", seq_len=16, batch_size=8, vocab_size=285)
+    shape = BackboneConfig(hidden_size=32, num_layers=1, causal=False, **data.shape())
+    task = SequenceClassification(shape, class_weights="balanced")
+    trainer = Trainer(max_epochs=1, **QUIET)
+    trainer.validate(task, data, verbose=False)
+    assert task.weights is None
+    trainer.fit(task, data)
+    assert task.weights.tolist() == pytest.approx([1.5, 0.75], rel=0.2)
+    network, steps = task.net, trainer.global_step
+    assert steps == data.steps_per_epoch
+    again = Trainer(max_epochs=2, **QUIET)
+    again.fit(task, data)
+    assert again.global_step == 2 * steps and task.net is network
+
+
+def test_what_decides_how_to_learn_is_no_reason_to_encode_anew(folder):
+    texts = [{"text": f"{w} {i}", "label": w} for i in range(16) for w in ("good", "bad")]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+
+    def features(hidden_size=32, **options):
+        data = TextData("texts.jsonl", seq_len=16, vocab_size=285)
+        shape = BackboneConfig(hidden_size=hidden_size, num_layers=1, causal=False, **data.shape())
+        SequenceClassification(shape, **options).prepare(data)
+        data.features("train")
+        return len(list((folder / "data/examples").glob("texts-train-*/facts.json")))
+
+    first = features()
+    assert first == features(64) == features(label_smoothing=0.1, layer_decay=0.5, dropout=0.2)
+    assert features(cut="end") == first + 1

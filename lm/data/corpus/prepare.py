@@ -180,12 +180,13 @@ def prepare(settings: CorpusSettings) -> Path:
     sources = resolve(settings.corpus)
     folder = _folder(settings, sources)
     try:
-        how = "prepared" if make_once(folder, lambda partial: _make(partial, settings, sources)) else "found"
+        made = make_once(folder, lambda partial: _make(partial, settings, sources), MANIFEST)
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
     splits = Corpus.open(folder, verify=False).manifest["splits"].values()
     count, tokens, size = (sum(split[key] for split in splits) for key in ("documents", "tokens", "bytes"))
     ratio = f"{size / tokens:.2f} bytes per token"
+    how = "prepared" if made else "found"
     say(f"corpus {how}: {count:,} documents, {tokens:,} tokens, {ratio}, in {folder}")
     return folder
 

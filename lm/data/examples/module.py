@@ -1,6 +1,7 @@
 """The datamodules of fine-tuning: files of examples, read, split, encoded by the task, put into batches."""
 
 import glob
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from lm.data.corpus.sources import STDLIB, resolve
 from lm.data.examples.batches import Encoded, Features, HeldOutExamples, TrainingExamples, length_of
 from lm.data.examples.files import Known, Read, Skipped, source_files
 from lm.data.examples.records import Example
-from lm.data.examples.rows import Rows, RowWriter, code_of, is_plain, kept, key_of
+from lm.data.examples.rows import Rows, RowWriter, code_of, kept, key_of
 from lm.data.examples.splitting import chosen_by_number, content_hashes, held_out, overlap
 from lm.data.loading import Data, ResumableLoader, at_least
 from lm.engine.replicas import data_shard
@@ -25,6 +26,7 @@ from lm.processes import say
 # What decides neither how a file is read nor how an example is encoded.
 _BESIDE = {"paths", "root", "data_dir", "batch_size", "eval_batch_size", "num_workers", "limit"}
 _BESIDE |= {"val_fraction", "seed", "trainer", "processor"}
+_SHAPE = ("max_seq_len", "causal", "segments")  # what of a backbone's shape a sequence depends on
 
 
 def _exists(path: str) -> bool:
@@ -247,7 +249,8 @@ class ExampleData(Data):
             task: has `encode(example, training)`: an example's features, several where it is cut into
                 windows, none where it is of no use; `cut` and `several` in the first of them are counted.
                 `collate` turns a batch's features into tensors; it holds no network, as processes that read
-                ahead are handed it. `processor`, `config` and `record()` are all that decides how it encodes.
+                ahead are handed it. How it encodes is decided by `processor`, by what `config` says of a
+                sequence, and by its other attributes, but for those in `beside`.
         """
         self.processor, self._task, self._features = task.processor, task, {}
 
@@ -266,8 +269,9 @@ class ExampleData(Data):
             if isinstance(examples, Rows):
                 made_by = f"{type(task).__module__}.{type(task).__qualname__}"
                 processor = None if task.processor is None else task.processor.fingerprint
-                told = {k: v for k, v in vars(task).items() if k != "training" and is_plain(v)}
-                key = (made_by, processor, repr(task.config), task.record(), told, examples.fingerprint)
+                told = {k: v for k, v in vars(task).items() if k not in task.beside}
+                shape = {name: getattr(task.config, name, None) for name in _SHAPE}
+                key = (made_by, processor, shape, told, examples.fingerprint)
                 code = code_of(type(self), type(task))
                 folder = self._folder(self.called(split), split, "features", self._options(), code, *key)
                 rows = Rows(kept(folder, lambda rows: self._encode(split, rows.add)))
@@ -319,6 +323,16 @@ class ExampleData(Data):
         """A hash of the encoded training examples: equal for the same data."""
         return self.features("train").digest
 
+    def _earlier(self) -> str:
+        """What checkpoints had as `data`, before they had the identity as `rows`."""
+        digest = hashlib.blake2b()
+        for features in self.features("train"):
+            plain = {k: v for k, v in features.items() if not k.startswith("reference")}
+            if "spans" in plain:
+                plain["spans"] = list(map(tuple, plain["spans"]))
+            digest.update(repr(plain).encode())
+        return digest.hexdigest()
+
     def train_dataloader(self) -> ResumableLoader:
         step = self.batch_size * self.trainer.accumulate_grad_batches * data_shard(self.trainer).size
         features, collate = self.features("train"), self._task.collate
@@ -341,7 +355,7 @@ class ExampleData(Data):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit":
-            # Older checkpoints have a hash of another kind, `data`, which can't be compared.
-            if state.get("rows", self.identity) != self.identity:
+            same = state["rows"] == self.identity if "rows" in state else state["data"] == self._earlier()
+            if not same:
                 raise UserError(f"{self.source} has changed since the run began: choose another `name`")
             self._state = dict(state["loader"])

@@ -13,8 +13,9 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,7 +144,7 @@ def kept(folder: Path, fill: Callable[[RowWriter], dict[str, Any]]) -> Path:
         UserError: it can't be written. Nothing is left behind then, nor if `fill` raises.
     """
     try:
-        make_once(folder, lambda partial: RowWriter(partial).write(fill))
+        make_once(folder, lambda partial: RowWriter(partial).write(fill), _FACTS, renew=True)
     except OSError as error:
         hint = "make room, or give `data.data_dir` a folder that can be written"
         raise UserError(f"cannot write {folder}: {error.strerror or error}: {hint}") from error
@@ -176,16 +177,23 @@ _ENCODE = json.JSONEncoder(default=_plain, separators=(",", ":")).encode
 _DECODE = json.JSONDecoder(object_hook=_restored).decode
 
 
-def is_plain(value: Any) -> bool:
-    """Whether a value is a number, a text, None, or a list or dictionary of such."""
-    if isinstance(value, dict | list | tuple):
-        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
-    return value is None or isinstance(value, str | int | float)
+def _told(value: Any) -> Any:
+    """What JSON doesn't know as it does, equal for equal values in whichever process."""
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(each, sort_keys=True, default=_told) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    return uuid.uuid4().hex  # whether it is equal nobody can tell
 
 
 def key_of(*parts: Any) -> str:
-    """12 hexadecimal digits that change with any of these values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+    """12 hexadecimal digits that change with any of these values; always, where one is neither plain nor a
+    set, a dataclass, an array or a path of plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_told).encode()).hexdigest()[:12]
 
 
 @cache

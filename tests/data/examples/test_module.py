@@ -38,14 +38,14 @@ def ready(data, encode=None):
 
     class Characters:
         processor = config = None
+        beside = frozenset()
         collate = partial(collate, padding={"tokens": 0})
+
+        def __init__(self):
+            self.told = uuid.uuid4().hex if encode else ""
 
         def encode(self, example, training):
             return (encode or by_characters)(example, training)
-
-        def record(self):
-            return {"encode": uuid.uuid4().hex if encode else ""}
-
     data.use(Characters())
     return data
 

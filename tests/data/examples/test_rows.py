@@ -1,11 +1,15 @@
 """Rows on disk: what comes back, and when they are made anew."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import pickle
+import shutil
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,15 +120,15 @@ def test_what_fails_leaves_nothing_and_says_why(tmp_path):
 TASK = """
 class Task:
     processor = config = collate = None
+    beside = frozenset()
     calls = 0
+
+    def __init__(self):
+        self.labels = LABELS
 
     def encode(self, example, training):
         type(self).calls += 1
-        return [{"tokens": [ord(char) + ADDED for char in example.text]}]
-
-    def record(self):
-        return {"labels": LABELS}
-"""
+        return [{"tokens": [ord(char) + ADDED for char in example.text]}]"""
 
 
 def load_task(folder, added=0, labels=()):
@@ -157,7 +161,11 @@ def test_features_are_made_once_and_anew_where_anything_has_changed(tmp_path):
     assert calls(load_task(tmp_path), batch_size=3) == 0
     assert calls(load_task(tmp_path, added=1)) == 9, "another encode"
     assert calls(load_task(tmp_path, labels=("a",))) == 9, "other labels"
-    assert calls(load_task(tmp_path), setting=2) == 9, "another setting of the task"
+    some = partial(calls, load_task(tmp_path))
+    for setting in (2, {"b", "a", "c"}, {"a"}, Path("a"), np.arange(3), np.arange(4), Message("user", "U")):
+        assert some(setting=setting) == 9, "another setting of the task"
+    assert some(setting={"c", "a", "b"}) == some(setting=np.arange(3)) == some(setting=Path("a")) == 0
+    assert some(setting=calls) == some(setting=calls) == 9, "one that can't be compared"
     assert calls(load_task(tmp_path), limit=5) == 5
     assert calls(load_task(tmp_path), seq_len=9) == 9
     os.utime(path, ns=(0, 1))
@@ -178,11 +186,23 @@ def test_a_state_of_before_rows_is_accepted_and_another_one_is_not(tmp_path):
 
     data.trainer = Trainer()
     place = {"epoch": 1, "samples": 8}
-    for known in ({"data": "a hash of another kind"}, {"rows": data.identity}):
+    # What the code of before made of these rows.
+    before = hashlib.blake2b("".join(map(repr, data.features("train"))).encode()).hexdigest()
+    for known in ({"data": before}, {"rows": data.identity}):
         data.load_state_dict({"loader": place, **known})
         assert data.loader_state() == place
-    with pytest.raises(UserError, match="has changed since the run began"):
-        data.load_state_dict({"loader": place, "rows": "another"})
+    for other in ({"data": "another"}, {"rows": "another"}):
+        with pytest.raises(UserError, match="has changed since the run began"):
+            data.load_state_dict({"loader": place, **other})
+
+
+def test_what_is_left_of_rows_is_made_anew(tmp_path):
+    folder = tmp_path / "a"
+    assert write(folder, VALUES) == VALUES
+    (folder / "facts.json").unlink()  # as where deleting it was interrupted
+    assert write(folder, VALUES) == VALUES
+    shutil.rmtree(folder)
+    assert write(folder, VALUES) == VALUES
 
 
 def test_keys():
