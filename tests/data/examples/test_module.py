@@ -46,6 +46,7 @@ def ready(data, encode=None):
 
         def encode(self, example, training):
             return (encode or by_characters)(example, training)
+
     data.use(Characters())
     return data
 
