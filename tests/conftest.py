@@ -4,12 +4,17 @@ import gzip
 import importlib.util
 import inspect
 import io
+import json
 import multiprocessing
 import os
+import pydoc_data.topics
+import re
 import shutil
+import string
 import sys
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -253,17 +258,94 @@ def own_data(tmp_path_factory) -> Path:
     classic.write_bytes(classic.read_bytes().replace(b"\n", b"\r\n"))
     letters = folder / "gutenberg/letters.txt"
     letters.write_bytes(letters.read_text(encoding="utf-8").encode("cp1252"))
-    # Like a Llama's: 512 pieces, the bytes among them, none for chats.
-    (folder / "stories260K-hf").mkdir()
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "xquad/xquad.en.json"),
-        model_prefix=str(folder / "stories260K-hf/tokenizer"),
-        vocab_size=512,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-    )
+    brought_models(folder)
     return folder
+
+
+def brought_models(folder: Path) -> None:
+    """Tokenizers and a model as other projects write them, made of the texts there and Python's reference."""
+    import tokenizers
+    from safetensors.torch import save_file
+
+    english, chinese = ((folder / f"xquad/xquad.{language}.json").read_text() for language in ("en", "zh"))
+    chinese += (folder / "chinese-classics/西游记.txt").read_text()
+    reference = "\n".join(pydoc_data.topics.topics.values())
+    (folder / "tinyshakespeare").mkdir()
+    (folder / "tinyshakespeare/input.txt").write_text(reference)
+    (folder / "text").write_text(f"{english}\n{chinese}\n{reference}")
+
+    # SentencePiece: a Llama's with 512 pieces, the bytes among them, none for chats; two that normalise.
+    llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    llama |= {"vocab_size": 512, "remove_extra_whitespaces": False}
+    for name, text, options in (
+        ("stories260K-hf/tokenizer", english, llama),
+        ("sentencepiece-models/test_model", reference, {"vocab_size": 1000}),
+        ("sentencepiece-models/test_ja_model", chinese, {"vocab_size": 500, "hard_vocab_limit": False}),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        lines = iter(text.split("\n"))
+        prefix = str(folder / name)
+        train = sentencepiece.SentencePieceTrainer.train
+        train(sentence_iterator=lines, model_prefix=prefix, minloglevel=2, **options)
+        (folder / f"{name}.vocab").unlink()
+
+    # A Llama's folder: the names and shapes of its tensors, numbers by chance.
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "vocab_size": 512}
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+    config |= {"model_type": "llama", "max_position_embeddings": 512, "rope_theta": 10000.0, **sizes}
+    config |= {"hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+    (folder / "stories260K-hf/config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens": (512, 16), "model.norm": (16,)}
+    for layer in range(2):
+        shapes |= {f"model.layers.{layer}.{norm}_layernorm": (16,) for norm in ("input", "post_attention")}
+        heads = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16)}
+        shapes |= {f"model.layers.{layer}.self_attn.{name}": shape for name, shape in heads.items()}
+        gates = {"gate_proj": (24, 16), "up_proj": (24, 16), "down_proj": (16, 24)}
+        shapes |= {f"model.layers.{layer}.mlp.{name}": shape for name, shape in gates.items()}
+    random = torch.Generator().manual_seed(0)
+    tensors = {f"{name}.weight": torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    save_file(tensors, folder / "stories260K-hf/model.safetensors", {"format": "pt"})
+
+    # GPT-2's byte-level BPE.
+    (folder / "gpt2-vocab").mkdir()
+    engine = tokenizers.ByteLevelBPETokenizer()
+    engine.train(str(folder / "text"), vocab_size=3000, show_progress=False)
+    engine.add_special_tokens(["<|endoftext|>"])
+    (folder / "gpt2-vocab/gpt2_vocab.json").write_text(json.dumps(engine.get_vocab()))
+    merges = json.loads(engine.to_str())["model"]["merges"]
+    (folder / "gpt2-vocab/gpt2_merges.txt").write_text("\n".join(map(" ".join, merges)) + "\n")
+
+    # BERT's WordPiece: an English one whose pieces are letters and common words, and a Chinese one.
+    control = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(
+        {*string.printable.strip(), *map(chr, range(0xA1, 0x17F)), *"😀中文"} - {*string.ascii_uppercase}
+    )
+    words = Counter(re.findall("[a-z]{2,}", reference.lower())).most_common(2000)
+    parts = ["un", "##bel", "##ie", "##va", "##bly", "far", "zurich", "west", "cafe", "naive", "seen"]
+    inner = [f"##{letter}" for letter in letters]
+    whole = [*control, *letters, *inner, *dict.fromkeys([*parts, *(word for word, _ in words)])]
+    characters = [
+        *control,
+        *string.printable.strip(),
+        *inner,
+        *sorted({char for char in chinese if char > "\u2000"}),
+    ]
+    for name, pieces in (("minilm-l6-config", whole), ("bert-base-chinese-vocab", characters)):
+        (folder / name).mkdir()
+        (folder / name / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    names = {f"{part}_token": f"[{part.upper()}]" for part in ("unk", "sep", "pad", "cls", "mask")}
+    settings = {
+        "do_lower_case": True,
+        "tokenize_chinese_chars": True,
+        "tokenizer_class": "BertTokenizer",
+        **names,
+    }
+    engine = tokenizers.BertWordPieceTokenizer(str(folder / "minilm-l6-config/vocab.txt"))
+    engine.enable_truncation(128)
+    engine.enable_padding(length=128)
+    engine.save(str(folder / "minilm-l6-config/tokenizer.json"), pretty=False)
+    for name, content in {"tokenizer_config": settings, "special_tokens_map": names}.items():
+        (folder / f"minilm-l6-config/{name}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="session", params=["own", pytest.param("real", marks=pytest.mark.real_data)])

@@ -304,8 +304,8 @@ def test_the_joiner_is_remembered():
 # Answering.
 
 
-def test_answers_stand_where_they_say(pipe, ckpt, real_data):
-    data = json.loads((real_data / "xquad/xquad.zh.json").read_text(encoding="utf-8"))["data"]
+def test_answers_stand_where_they_say(pipe, ckpt, sources):
+    data = json.loads((sources / "xquad/xquad.zh.json").read_text(encoding="utf-8"))["data"]
     paragraphs = [p for article in data[:4] for p in article["paragraphs"]][:5]
     given = [
         {"id": q["id"], "question": q["question"], "context": p["context"][: 60 + 40 * i]}

@@ -294,12 +294,12 @@ def test_classifiers(config, head, architecture, tokenizer, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", [None, "<|endoftext|>", "<pad>"])
-def test_a_text_through_gpt2s_own_tokenizer(real_data, tmp_path, pad):
+def test_a_text_through_gpt2s_own_tokenizer(sources, tmp_path, pad):
     """lm reads the piece that ends a text, which GPT-2's tokenizer does not put there by itself."""
     source = tmp_path / "gpt2"
     source.mkdir()
     for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(real_data / f"gpt2-vocab/gpt2_{name}", source / name)
+        shutil.copyfile(sources / f"gpt2-vocab/gpt2_{name}", source / name)
     (source / "config.json").write_text('{"model_type": "gpt2"}')
     if pad:
         (source / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
@@ -344,9 +344,9 @@ def test_classifiers_that_have_no_place(config, head, message, tokenizer, tmp_pa
 
 
 @torch.no_grad()
-def test_stories_there_and_back(real_data, tmp_path):
-    """A real Llama with its real tokenizer, through here and on to transformers."""
-    start = open_model(real_data / "stories260K-hf")
+def test_stories_there_and_back(sources, origin, tmp_path):
+    """A Llama with its tokenizer, through here and on to transformers."""
+    start = open_model(sources / "stories260K-hf")
     record = {"version": "0.1", "task": "none", "figures": {}}
     export_folder(opened(start.network, start.tokenizer, record), tmp_path / "out")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -354,8 +354,10 @@ def test_stories_there_and_back(real_data, tmp_path):
     made = model.generate(
         **words("Once upon a time", return_tensors="pt"), max_new_tokens=40, do_sample=False
     )
+    scores = start.network(made[:, :-1])[0].argmax(-1)
+    assert made.shape[1] > 30 and made[0, -20:].tolist() == scores[-20:].tolist()
     wanted = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-    assert words.decode(made[0], skip_special_tokens=True).startswith(wanted)
+    assert origin == "own" or words.decode(made[0], skip_special_tokens=True).startswith(wanted)
     again = open_model(tmp_path / "out")
     assert again.config == start.config
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in start.weights.items())

@@ -68,7 +68,15 @@ def test_binary(lm, tiny_gpt, tmp_path):
     refuses(fit_on(lm, tiny_gpt, tmp_path / "image.txt"), 1, "image.txt", "binary")
 
 
-def test_the_wrong_encoding_is_said_and_read(lm, tiny_gpt, real_data):
+def test_the_wrong_encoding_is_said_and_read(lm, tiny_gpt, code_text, tmp_path):
+    (tmp_path / "latin.txt").write_bytes((code_text.read_text() + "naïve\n").encode("cp1252"))
+    result = fit_on(lm, tiny_gpt, tmp_path / "latin.txt", "--trainer.max_steps=1")
+    assert result.status == 0, result.err
+    assert "latin.txt" in result.err and "not UTF-8" in result.err
+
+
+@pytest.mark.real_data
+def test_real_books_in_the_wrong_encoding(lm, tiny_gpt, real_data):
     result = fit_on(lm, tiny_gpt, real_data / "gutenberg/milton-paradise.txt", "--trainer.max_steps=1")
     latin = fit_on(
         lm, tiny_gpt, real_data / "gutenberg/chesterton-ball.txt", "--name=b", "--trainer.max_steps=1"

@@ -196,7 +196,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_last_bit(fit, tmp_path, kind, r
     """Dropout on, over more than one epoch; a chat model whose vocabulary grew; an adapter."""
     start = None
     if kind == "chats":
-        start = request.getfixturevalue("real_data") / "stories260K-hf"
+        start = request.getfixturevalue("own_data") / "stories260K-hf"
     if kind == "preferences":
         pytest.importorskip("peft")
     (tmp_path / "stop.py").write_text(STOP)
@@ -562,9 +562,9 @@ def test_preferences_need_a_start(fit):
 
 
 @pytest.fixture
-def folder(real_data, tmp_path) -> Path:
+def folder(sources, tmp_path) -> Path:
     """A real trained Llama as a Hugging Face folder, to be spoiled."""
-    shutil.copytree(real_data / "stories260K-hf", tmp_path / "llama", copy_function=shutil.copyfile)
+    shutil.copytree(sources / "stories260K-hf", tmp_path / "llama", copy_function=shutil.copyfile)
     (tmp_path / "llama").chmod(0o755)
     return tmp_path / "llama"
 

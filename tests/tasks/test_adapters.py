@@ -136,9 +136,9 @@ def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tm
     assert not any("base_layer" in name for name in content["state_dict"])
 
 
-def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_start, tmp_path, real_data):
+def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_start, tmp_path, sources):
     """A Llama's SentencePiece model has no chat pieces."""
-    tokenizer = load_tokenizer(real_data / "stories260K-hf/tokenizer.model")
+    tokenizer = load_tokenizer(sources / "stories260K-hf/tokenizer.model")
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)
     learn(task, [task.collate(task.data.features("train"))])

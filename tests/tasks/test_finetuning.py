@@ -181,14 +181,14 @@ def test_each_layer_learns_more_slowly_than_the_one_above(ready, made, starts, o
         assert rates[name] == pytest.approx(base * 0.5**depth), name
 
 
-def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_data, tmp_path, capsys):
+def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, sources, tmp_path, capsys):
     """A Llama's SentencePiece model and a real trained one's weights: no chat pieces."""
-    task = ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf")
+    task = ready(InstructionTuning, made(CHATS), init_from=sources / "stories260K-hf")
     said = capsys.readouterr().err
     assert "new pieces in the vocabulary" in said and "<|assistant|>" in said
     from lm.convert import open_model
 
-    old = open_model(real_data / "stories260K-hf")
+    old = open_model(sources / "stories260K-hf")
     tokens = old.weights["backbone.embeddings.tokens.weight"]
     grown = task.net.backbone.embeddings.tokens.weight
     assert (len(tokens), len(grown)) == (512, 516) == (old.tokenizer.vocab_size, task.tokenizer.vocab_size)
@@ -206,29 +206,29 @@ def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, real_d
         assert torch.equal(task.net.eval()(ids)[..., :512], expected)
 
 
-def test_new_pieces_can_not_be_frozen(ready, made, real_data, starts, capsys):
+def test_new_pieces_can_not_be_frozen(ready, made, sources, starts, capsys):
     said = r"freeze_layers is 1: .* those of <\|system\|> .* have to be learned: leave it out"
     with pytest.raises(UserError, match=said) as caught:
-        ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf", freeze_layers=1)
+        ready(InstructionTuning, made(CHATS), init_from=sources / "stories260K-hf", freeze_layers=1)
     assert caught.value.status == 2
     task = ready(InstructionTuning, made(CHATS), init_from=starts["gpt"], freeze_layers=1)
     assert not task.net.backbone.embeddings.tokens.weight.requires_grad, "nothing is new there"
     ready(
         InstructionTuning,
         made(CHATS),
-        init_from=real_data / "stories260K-hf",
+        init_from=sources / "stories260K-hf",
         freeze_layers=1,
         adapter=Adapter(rank=2),
     )
     assert "which an adapter uses as they begin" in capsys.readouterr().err
 
 
-def test_the_vocabulary_of_a_run_that_goes_on(ready, made, real_data, tmp_path):
+def test_the_vocabulary_of_a_run_that_goes_on(ready, made, sources, tmp_path):
     """The shape is known before any data are read: what a run goes on from is compared with it."""
-    task = ready(InstructionTuning, made(CHATS), init_from=real_data / "stories260K-hf")
+    task = ready(InstructionTuning, made(CHATS), init_from=sources / "stories260K-hf")
     record = checkpoints.read_record(checkpoints.read(saved(task, tmp_path / "a.ckpt")), "a.ckpt")
     again = InstructionTuning(
-        task.config.__class__(max_seq_len=32), init_from=str(real_data / "stories260K-hf")
+        task.config.__class__(max_seq_len=32), init_from=str(sources / "stories260K-hf")
     )
     assert again.config == checkpoints.config_of(record)
     again.prepare(made(CHATS), record)
@@ -289,8 +289,8 @@ def test_from_nothing_a_tokenizer_is_learned_from_the_training_examples(ready, m
     assert task.net.backbone.embeddings.tokens.num_embeddings == 300
 
 
-def test_a_tokenizer_of_one_s_own_that_lacks_chat_pieces(ready, made, real_data):
-    model = real_data / "stories260K-hf/tokenizer.model"
+def test_a_tokenizer_of_one_s_own_that_lacks_chat_pieces(ready, made, sources):
+    model = sources / "stories260K-hf/tokenizer.model"
     data = made(CHATS, tokenizer=str(model))
     assert data.vocab_size == 512
     task = ready(InstructionTuning, data)

@@ -25,11 +25,11 @@ PIECES = {
 }
 
 
-def byte_level(real_data, folder, model_type: str) -> Tokenizer:
+def byte_level(sources, folder, model_type: str) -> Tokenizer:
     """The first 2,000 pieces of GPT-2, split as a model of this type does."""
     folder.mkdir()
-    vocab = json.loads((real_data / "gpt2-vocab" / "gpt2_vocab.json").read_text(encoding="utf-8"))
-    merges = (real_data / "gpt2-vocab" / "gpt2_merges.txt").read_text(encoding="utf-8").split("\n")
+    vocab = json.loads((sources / "gpt2-vocab" / "gpt2_vocab.json").read_text(encoding="utf-8"))
+    merges = (sources / "gpt2-vocab" / "gpt2_merges.txt").read_text(encoding="utf-8").split("\n")
     (folder / "vocab.json").write_text(json.dumps({piece: id for piece, id in vocab.items() if id < 2000}))
     (folder / "merges.txt").write_text("\n".join(merges[: 2000 - 256]), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
@@ -37,14 +37,14 @@ def byte_level(real_data, folder, model_type: str) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def gpt2(real_data, tmp_path_factory) -> Tokenizer:
-    return byte_level(real_data, tmp_path_factory.mktemp("chat") / "gpt2", "gpt2")
+def gpt2(sources, tmp_path_factory) -> Tokenizer:
+    return byte_level(sources, tmp_path_factory.mktemp("chat") / "gpt2", "gpt2")
 
 
 @pytest.fixture(scope="module")
-def formats(gpt2, tokenizer, real_data, tmp_path_factory) -> dict[str, ChatFormat]:
+def formats(gpt2, tokenizer, sources, tmp_path_factory) -> dict[str, ChatFormat]:
     """lm's own SentencePiece model, and byte-level ones with the pieces of each format."""
-    qwen = byte_level(real_data, tmp_path_factory.mktemp("chat") / "qwen", "qwen3")
+    qwen = byte_level(sources, tmp_path_factory.mktemp("chat") / "qwen", "qwen3")
     return {
         "own": chat_format(gpt2.with_pieces(PIECES["own"])),
         "chatml": chat_format(qwen.with_pieces(PIECES["chatml"])),
@@ -55,7 +55,6 @@ def formats(gpt2, tokenizer, real_data, tmp_path_factory) -> dict[str, ChatForma
 
 
 by_format = pytest.mark.parametrize("name", ["own", "chatml", "llama3", "sentencepiece"])
-pytestmark = pytest.mark.real_data
 
 
 def spelt(format: ChatFormat, ids: list[int]) -> str:
@@ -167,12 +166,12 @@ def test_the_template_gives_transformers_the_same_ids(formats, tmp_path, name):
         theirs.apply_chat_template([{"role": "tool", "content": "x"}])
 
 
-def test_formats_are_found_by_their_control_pieces(gpt2, tokenizer, real_data):
+def test_formats_are_found_by_their_control_pieces(gpt2, tokenizer, sources):
     assert chat_format(gpt2) is None
     assert chat_format(gpt2.with_pieces(PIECES["chatml"])).start == ()
     assert chat_format(gpt2.with_pieces(PIECES["own"][:3])) is None
     assert chat_format(tokenizer).pieces == PIECES["own"]
-    assert chat_format(load_tokenizer(real_data / "minilm-l6-config")) is None
+    assert chat_format(load_tokenizer(sources / "minilm-l6-config")) is None
     # Pieces that a file forgot to mark as special still are, so that text cannot forge them.
     document = json.loads(gpt2.to_bytes())["tokenizer"]
     first = document["added_tokens"][0]
@@ -183,14 +182,14 @@ def test_formats_are_found_by_their_control_pieces(gpt2, tokenizer, real_data):
     assert not {2001, 2002} & set(found.tokenizer.encode("<|im_start|><|im_end|>"))
 
 
-def test_a_tokenizer_without_a_format_gets_ours(gpt2, tokenizer, real_data):
+def test_a_tokenizer_without_a_format_gets_ours(gpt2, tokenizer, sources):
     wider, added = with_chat(gpt2)
     assert added == PIECES["own"] and chat_format(wider).pieces == PIECES["own"]
     assert [wider.id(piece) for piece in added] == list(range(2001, 2005))
     assert with_chat(wider) == (wider, ()) and with_chat(tokenizer) == (tokenizer, ())
     some = gpt2.with_pieces(["<|user|>"])
     assert with_chat(some)[1] == ("<|system|>", "<|assistant|>", "<|end|>")
-    llama, added = with_chat(load_tokenizer(real_data / "stories260K-hf"))
+    llama, added = with_chat(load_tokenizer(sources / "stories260K-hf"))
     ids, _ = chat_format(llama).render([("user", "Hello <|end|>"), ("assistant", "there")])
     assert spelt(chat_format(llama), ids) == "<s><|user|>Hello <|end|><|end|><|assistant|>there<|end|>"
 

@@ -181,7 +181,6 @@ def test_importing_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.real_data
 @pytest.mark.parametrize(
     "name",
     [
@@ -190,8 +189,8 @@ def test_importing_needs_no_torch():
         "sentencepiece-models/test_ja_model.model",
     ],
 )
-def test_brought_models_encode_and_decode_as_sentencepiece_does(real_data, name):
-    path = real_data / name
+def test_brought_models_encode_and_decode_as_sentencepiece_does(sources, name):
+    path = sources / name
     tokenizer = load_tokenizer(path)
     plain = sentencepiece.SentencePieceProcessor(model_file=str(path))
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (None, 0, 1, 2)
@@ -204,10 +203,9 @@ def test_brought_models_encode_and_decode_as_sentencepiece_does(real_data, name)
     assert len(opens) == len(closes) == len(tokenizer.byte_lengths()) == len(tokenizer)
 
 
-@pytest.mark.real_data
-def test_real_texts_round_trip(real_data):
-    classic = (real_data / "chinese-classics" / "西游记.txt").read_bytes().decode()[:200_000]
-    play = (real_data / "tinyshakespeare" / "input.txt").read_text()[:200_000]
+def test_real_texts_round_trip(sources):
+    classic = (sources / "chinese-classics" / "西游记.txt").read_bytes().decode()[:200_000]
+    play = (sources / "tinyshakespeare" / "input.txt").read_text()[:200_000]
     assert "\r\n" in classic
     tokenizer = train_tokenizer([classic, play], 4096)
     for text in (classic, play):
