@@ -207,3 +207,7 @@ def test_what_is_left_of_rows_is_made_anew(tmp_path):
 
 def test_keys():
     assert key_of("a", {"b": 1, "c": 2}) == key_of("a", {"c": 2, "b": 1}) != key_of("a", {"b": 1, "c": 3})
+    one, other = {0, 8}, {8, 0}
+    assert list(one) != list(other), "else this shows nothing"
+    assert key_of(one) == key_of(other) != key_of({0, 9})
+    assert key_of(object()) != key_of(object())
