@@ -28,7 +28,8 @@ def commands(text: str) -> list[list[str]]:
 # What stands for something of the reader's own.
 OWN = {
     "FILE": "configs/pretrain/gpt-nano.yaml",
-    "checkpoints/mine/config.yaml": "configs/finetune/texts.yaml",
+    "checkpoints/mine/config.yaml": "configs/pretrain/gpt-nano.yaml",
+    "checkpoints/texts/config.yaml": "configs/finetune/texts.yaml",
 }
 
 

@@ -100,6 +100,9 @@ class Monitor(Callback):
         """Mean speed of the whole run's training, all processes together, in units of work."""
         return self.seen / self.train_seconds if self.train_seconds else 0.0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pl_module.logs_figures = False
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

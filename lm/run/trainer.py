@@ -30,6 +30,7 @@ def quiet() -> None:
         ".*already configured with model summary.*",
         ".*Skipping device.*",
         ".*callbacks used to create the checkpoint.*",
+        ".*but have no logger configured.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

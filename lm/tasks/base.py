@@ -53,6 +53,7 @@ class Task(LightningModule, ABC):
     # Attributes that decide nothing about how an example is encoded: features are found by all others.
     beside = frozenset(vars(LightningModule())) | {
         *("config", "optimizer", "schedule", "compile_blocks", "processor", "gradient_norm", "_sharded"),
+        "logs_figures",
         "best_by",
     }
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
@@ -71,6 +72,7 @@ class Task(LightningModule, ABC):
         self.compile_blocks = compile
         self.processor: Processor | None = None
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
+        self.logs_figures = True  # by Lightning; a monitor does it itself, at the optimizer step
         self._sharded = False
 
     # What a subclass says.
@@ -166,10 +168,8 @@ class Task(LightningModule, ABC):
         self._log_figures("test")
 
     def _log_figures(self, part: str) -> None:
-        # Not to the logger: the monitor puts them at the optimizer step.
-        self.log_dict(
-            {f"{part}/{name}": value.float() for name, value in self.figures().items()}, logger=False
-        )
+        figures = {f"{part}/{name}": value.float() for name, value in self.figures().items()}
+        self.log_dict(figures, logger=self.logs_figures)
 
     def configure_model(self) -> None:
         """Shard the network where the strategy has a device mesh, then compile it. Called more than once."""

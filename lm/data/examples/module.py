@@ -158,8 +158,8 @@ class ExampleData(Data):
             held = held_out(self._hashes(examples)[:, 1], self.val_fraction)
             if held.all() or not held.any():
                 raise UserError(
-                    f"none of {len(examples)} examples can be held out: they are too few, or all ask the "
-                    "same or are of one document; give more, or `data.val` FILE"
+                    f"none of {len(examples)} examples can be held out: they are too few, or all have one "
+                    "question or document; give more, a larger `data.val_fraction`, or `data.val` FILE"
                 )
             self._examples["val"] = _taken(examples, np.flatnonzero(held))
         self._whole, self._learned = examples, np.flatnonzero(~held)
