@@ -81,9 +81,9 @@ class Model:
             RuntimeError: the weights don't fit the shape.
         """
         head, weights = self.record.get("head"), self.weights
-        if is_language(head):
-            if not self.has_head:
-                raise UserError(f"{self.source} has no language-model head")
+        if is_language(head) and not self.has_head:
+            raise UserError(f"{self.source} has no language-model head")
+        if is_language(head) or not head["pooler"]:
             weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
         network = outline(self.config, head)
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))

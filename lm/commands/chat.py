@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 
-from lm.commands.shared import add_device, add_sampling, load_writer, sampling
+from lm.commands.shared import MODEL, add_device, add_sampling, load_writer, sampling
 from lm.errors import UserError, spelling
 from lm.inference.lines import read_lines, well_formed, write_rows
 from lm.processes import say
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         f"terminal; from a file or pipe JSON Lines, {EXAMPLE}, to which `answer` is added.",
     )
     add = parser.add_argument
-    add("checkpoint", help="of lm.tasks.InstructionTuning or PreferenceTuning: RUN/best.ckpt")
+    add("model", help=MODEL.format("alpaca-en"))
     add("message", metavar="MESSAGE", nargs="?", help="to be answered, and no more")
     add("--system", default="", metavar="TEXT", help="what the system says first")
     add("--tokens", type=int, help="pieces of an answer at most (default: 512, at most half of what it sees)")
@@ -36,14 +36,14 @@ def main(argv: list[str]) -> None:
 
     with spelling(lambda: vars(args)):
         how = sampling(args)
-        model = load_writer(args.checkpoint, args.device, "chat")
+        model = load_writer(args.model, args.device, "chat")
         found, entry = chat_format(model.tokenizer), entry_of(model.record)
         if not model.config.causal:
-            raise refuse(args.checkpoint, model.record, "chat")
+            raise refuse(args.model, model.record, "chat")
         if found is None or (entry and entry.command != "chat"):
             raise UserError(
-                f"{args.checkpoint} has not learned to chat: fine-tune it first (`lm fit` with "
-                f"lm.tasks.InstructionTuning and --model.init_from {args.checkpoint})"
+                f"{args.model} has not learned to chat: fine-tune it first (`lm fit` with "
+                f"lm.tasks.InstructionTuning and --model.init_from {args.model})"
             )
         tokens = answer_length(model.config.max_seq_len, args.tokens)
     talk = Chat(
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     elif sys.stdin is not None and sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (the arrow keys and the lines before, where the system has it)
-        print(f"{args.checkpoint}: {COMMANDS}")
+        print(f"{args.model}: {COMMANDS}")
         dialogue(talk)
     else:
         write_rows(talk.answers(read_lines("prompt", EXAMPLE)))

@@ -3,14 +3,14 @@
 import argparse
 import json
 
-from lm.commands.shared import add_device, at_least_one, given_text, load_writer
+from lm.commands.shared import MODEL, add_device, at_least_one, given_text, load_writer
 
 
 def main(argv: list[str]) -> None:
     """The command `lm fill`."""
     parser = argparse.ArgumentParser(prog="lm fill", description="Guess what stands under each <mask>.")
     add = parser.add_argument
-    add("checkpoint", help="such as checkpoints/bert-nano/best.ckpt")
+    add("model", help=MODEL.format("bert-nano"))
     add("text", nargs="?", help="a text with <mask> in it; standard input where it is not given")
     add("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
     add("--json", action="store_true", help="one line of JSON for each mask")
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
 
     from lm.inference.fill import fill
 
-    model = load_writer(args.checkpoint, args.device, "fill")
+    model = load_writer(args.model, args.device, "fill")
     for number, guesses in enumerate(fill(model.network, model.tokenizer, text, args.best), 1):
         if args.json:
             rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]

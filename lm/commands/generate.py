@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from lm.commands.shared import (
+    MODEL,
     add_device,
     add_sampling,
     at_least_one,
@@ -18,8 +19,9 @@ def main(argv: list[str]) -> None:
     """The command `lm generate`."""
     parser = argparse.ArgumentParser(prog="lm generate", description="Write on from a prompt.")
     add = parser.add_argument
-    add("checkpoint", help="such as checkpoints/gpt-nano/best.ckpt; nothing else is needed")
-    add("--prompt", help="what to go on from; standard input where it is not given")
+    add("model", help=MODEL.format("gpt-nano"))
+    add("text", metavar="PROMPT", nargs="?", help="what to go on from; standard input where it is not given")
+    add("--prompt", help="the same")
     add("--tokens", type=int, default=200, help="pieces to write at most (default: %(default)s)")
     add("--samples", type=int, default=1, help="how many texts to write")
     add_sampling(parser, 0.8, 1.0)
@@ -28,15 +30,17 @@ def main(argv: list[str]) -> None:
     add_device(parser)
     args = parser.parse_intermixed_args(argv)
     at_least_one(args, "tokens", "samples")
-    prompt = given_text(args.prompt, "--prompt TEXT")
+    if args.text is not None and args.prompt is not None:
+        raise UserError("two prompts were given: PROMPT and --prompt", status=2)
+    prompt = given_text(args.prompt if args.text is None else args.text, "a prompt")
 
     from lm.inference.generate import stream_text
 
     with spelling(lambda: vars(args)):
         how = sampling(args)
-    model = load_writer(args.checkpoint, args.device, "generate")
+    model = load_writer(args.model, args.device, "generate")
     if not model.config.causal:
-        raise UserError(f"{args.checkpoint} is a BERT, which fills gaps: use `lm fill`")
+        raise UserError(f"{args.model} is a BERT, which fills gaps: use `lm fill`")
     parts = stream_text(
         model.network,
         model.tokenizer,

@@ -1,4 +1,4 @@
-"""`lm info PATH`: what a checkpoint, a run or a corpus is."""
+"""`lm info PATH`: what a checkpoint, a run, a corpus or a Hugging Face folder is."""
 
 import argparse
 import json
@@ -113,11 +113,31 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         **finetuning_facts(path, record),
         "parameters": parameters,
         **({} if alone else {"steps": content.get("global_step", 0)}),
-        "can be": f"merged: lm export {path} DIR --base MODEL --merge" if alone else trainable,
+        "can be": f"merged: lm export {path} DIR" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},
         **_processor_fact(record),
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
+    }
+
+
+def folder_facts(folder: Path) -> dict[str, Any]:
+    """What a Hugging Face folder holds, once it has been opened as any command opens it."""
+    from lm.convert import open_model
+
+    model = open_model(folder)
+    record = model.record or {"head": {"kind": "language"} if model.has_head else None}
+    facts = finetuning_facts(folder, record) if record["head"] else {"head": "none"}
+    if not model.record and model.has_head:
+        facts["what for"] = f"lm {'generate' if model.config.causal else 'fill'} {folder}"
+    return {
+        "kind": "Hugging Face folder",
+        "folder": str(folder),
+        **facts,
+        "parameters": f"{sum(value.numel() for value in model.weights.values()):,}",
+        "tokenizer": f"{model.tokenizer.vocab_size:,} pieces, {model.tokenizer.fingerprint[:12]}",
+        "backbone": {k: v for k, v in vars(model.config).items() if v is not None},
+        **({"notes": model.notes} if model.notes else {}),
     }
 
 
@@ -158,6 +178,7 @@ _FOLDERS = {
     "manifest.json": corpus_facts,
     **dict.fromkeys(("last.ckpt", "best.ckpt", "summary.json"), run_facts),
     "seeds.json": seeds_facts,
+    "config.json": folder_facts,
 }
 
 
@@ -174,7 +195,10 @@ def facts_of(path: Path) -> dict[str, Any]:
     for name, facts in _FOLDERS.items():
         if (path / name).exists():
             return facts(path)
-    raise UserError(f"{path} is neither a run (no last.ckpt) nor a corpus (no manifest.json)")
+    raise UserError(
+        f"{path} is neither a run (no last.ckpt), nor a corpus (no manifest.json), nor a Hugging Face folder "
+        "(no config.json)"
+    )
 
 
 def _in_short(value: Any) -> Any:
@@ -203,7 +227,7 @@ def show(tree: Any, indent: int = 0) -> str:
 def main(argv: list[str]) -> None:
     """The command `lm info`."""
     parser = argparse.ArgumentParser(
-        prog="lm info", description="Say what a checkpoint, a run or a corpus is."
+        prog="lm info", description="Say what a checkpoint, a run, a corpus or a Hugging Face folder is."
     )
     parser.add_argument("path", type=Path, help="such as checkpoints/gpt-nano, its best.ckpt, or data/CORPUS")
     parser.add_argument("--json", action="store_true", help="as JSON, for scripts")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lm.inference.generate import Sampling
 
 
+MODEL = "a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder: checkpoints/{}"
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option that says where a model works."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
@@ -40,9 +43,9 @@ def load_writer(path: str, device: str, command: str) -> "Model":
         UserError: it does something else, or there is no such device.
     """
     check_device(device)
-    from lm.checkpoint import open_checkpoint
+    from lm.convert import open_model
 
-    model = open_checkpoint(path, device)
+    model = open_model(path, device)
     if not writes_text(model.record):
         raise refuse(path, model.record, command)
     return model
@@ -92,7 +95,7 @@ def task_parser(command: str, description: str, run: str) -> argparse.ArgumentPa
         run: a run that has one, as an example.
     """
     parser = argparse.ArgumentParser(prog=f"lm {command}", description=description)
-    parser.add_argument("checkpoint", help=f"such as checkpoints/{run}/best.ckpt; nothing else is needed")
+    parser.add_argument("model", help=MODEL.format(run))
     parser.add_argument("--json", action="store_true", help="JSON Lines for what is given here, too")
     add_device(parser)
     return parser
@@ -131,7 +134,7 @@ def use_task(
     from lm.tasks.applying import apply, load_task
 
     with spelling(lambda: vars(args)):
-        task = load_task(args.checkpoint, args.device, command)
+        task = load_task(args.model, args.device, command)
         groups = apply(task, given or read_lines(column, example), **options)
         if not given or args.json:
             write_rows(groups)

@@ -33,6 +33,9 @@ def model_card(name: str, family: Family, architecture: str, model: Model, notes
     if configuration := record.get("configuration"):
         whole = str(configuration).rstrip()
         training = f"The run's whole configuration, data included:\n\n```yaml\n{whole}\n```"
+    trained = ""
+    if "version" in record:
+        trained = f", trained with lm {record['version']} for {model.step:,} steps by `{record['task']}`"
     labels = ", ".join(f"`{label}`" for label in record.get("labels") or ())
     named = f"\n## Labels\n\n{labels}\n" if labels else ""
     return f"""---
@@ -42,8 +45,7 @@ pipeline_tag: {use}
 
 # {name}
 
-A {family.name} model ({architecture}) of {model.network.num_parameters():,} parameters, trained with lm \
-{record.get("version", "")} for {model.step:,} steps by `{record.get("task", "an unknown task")}`.
+A {family.name} model ({architecture}) of {model.network.num_parameters():,} parameters{trained}.
 
 {listed}
 ## Use

@@ -10,6 +10,7 @@ import torch
 
 from lm.backbone import Classifier
 from lm.checkpoint import Model
+from lm.convert import classifiers
 from lm.convert.card import model_card
 from lm.convert.families import choose
 from lm.convert.family import Family
@@ -19,13 +20,6 @@ from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_json, wri
 from lm.errors import UserError
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import chat_format
-
-# What transformers calls our kinds of sequence classification.
-_PROBLEMS = {
-    "single": "single_label_classification",
-    "multi": "multi_label_classification",
-    "rating": "regression",
-}
 
 
 @dataclass
@@ -151,15 +145,7 @@ def describe(model: Model, family: Family, architecture: str, dtype: torch.dtype
         described |= {"cls_token_id": tokenizer.bos_id, "sep_token_id": tokenizer.eos_id}
     if config.residual_init != "scaled":
         described["residual_init"] = config.residual_init  # of use to lm alone
-    if isinstance(network, Classifier):
-        labels = model.record.get("labels") or []
-        if len(labels) != network.outputs:  # of a span's ends and of a rating there are none
-            labels = [f"LABEL_{i}" for i in range(network.outputs)]
-        described["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        described["label2id"] = {label: i for i, label in enumerate(labels)}
-        if problem := _PROBLEMS.get(model.record.get("kind")):
-            described["problem_type"] = problem
-    return described
+    return described | (classifiers.described(model, network) if isinstance(network, Classifier) else {})
 
 
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:

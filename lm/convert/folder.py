@@ -1,12 +1,14 @@
 """Reading a folder as Hugging Face's transformers write it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.checkpoint import Model, outline
+from lm.convert.classifiers import classifier
 from lm.convert.families import FAMILIES
 from lm.convert.family import EMBEDDINGS, Family, Part
 from lm.convert.fields import Fields
@@ -23,8 +25,6 @@ def read_folder(folder: Path) -> Model:
         UserError: it is none, or damaged, or a model that can't be followed exactly.
     """
     if not (folder / "config.json").exists():
-        if (best := folder / "best.ckpt").exists():
-            raise UserError(f"{folder} is a run folder: give {best}")
         raise UserError(f"{folder} has no config.json: it is no Hugging Face folder, and no checkpoint of lm")
     fields = Fields(read_json(folder / "config.json"), folder / "config.json")
     family = _family(fields)
@@ -44,19 +44,22 @@ def read_folder(folder: Path) -> Model:
     body = list(family.body(config, fields.content))
     has_head = _has_head(family, config, fields, tensors, folder)
     head = list(family.head(config)) if has_head else []
-    pooler = [part for part in family.pooler() if part.theirs in tensors]
+    record, outputs = (None if head else classifier(family, config, fields, tensors)) or ({}, [])
+    known = {part.theirs for part in outputs}
+    pooler = [part for part in family.pooler() if part.theirs in tensors and part.theirs not in known]
     if has_head and (odd := set(family.misfits(config)) - set(family.misfits(config, head=False))):
         name = min(odd)
         raise fields.refuse(f"{name} {getattr(config, name)} is not supported beside a language-model head")
-    _check(folder, family, [*body, *head, *pooler], _shapes(config), tensors)
+    parts, shapes = [*body, *head, *outputs, *pooler], _shapes(config, record.get("head"))
+    _check(folder, family, parts, shapes, tensors)
 
-    left_out = sorted(tensors.keys() - {part.theirs for part in (*body, *head, *pooler)})
+    left_out = sorted(tensors.keys() - {part.theirs for part in parts})
     if left_out:
         notes.append(f"left out, another task's head: {some(left_out)}")
-    weights = unpack([*body, *head, *pooler], tensors, _shapes(config))
+    weights = unpack(parts, tensors, shapes)
     if config.dropout:
         notes.append(f"its dropout of {config.dropout:g} is kept, on everything (`model.dropout` changes it)")
-    return Model(config, weights, read_tokenizer(folder), str(folder), notes=notes, has_head=has_head)
+    return Model(config, weights, read_tokenizer(folder), str(folder), record, notes, has_head=has_head)
 
 
 def _family(fields: Fields) -> Family:
@@ -132,11 +135,11 @@ def _has_head(
     return not missing and not (other and names)
 
 
-def _shapes(config: BackboneConfig) -> dict[str, Shape]:
-    """The shapes of all our tensors, a pooler's among them."""
+def _shapes(config: BackboneConfig, head: dict[str, Any] | None) -> dict[str, Shape]:
+    """The shapes of all our tensors with a head, a pooler's among them."""
     width = config.hidden_size
     return {
-        **{name: tuple(tensor.shape) for name, tensor in outline(config).state_dict().items()},
+        **{name: tuple(tensor.shape) for name, tensor in outline(config, head).state_dict().items()},
         "pooler.dense.weight": (width, width),
         "pooler.dense.bias": (width,),
     }

@@ -1,5 +1,5 @@
-"""What can be opened: a checkpoint of lm, a Hugging Face folder, or an adapter with what it was trained
-beside."""
+"""What can be opened: a checkpoint of lm, a run's folder, an adapter with what it was trained beside, or a
+Hugging Face folder."""
 
 import hashlib
 import re
@@ -19,22 +19,65 @@ from lm.errors import UserError
 GROWING = re.compile(r"backbone\.embeddings\.(tokens|positions)\.weight|head\.(weight|bias)")
 
 
-def open_model(path: str | Path) -> Model:
-    """The model at a path.
-
-    Args:
-        path: a checkpoint of lm, or a Hugging Face folder: config.json, model.safetensors (or its shards with
-            their index) and the tokenizer's files.
+def located(path: str | Path) -> Path:
+    """The file or Hugging Face folder that holds the model at a path: of a run's folder its best.ckpt, or its
+    last where there is none.
 
     Raises:
-        UserError: it is neither, or it is damaged, or it is a model that can't be followed exactly.
+        UserError: there is none, or more than one.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(
             f"no such checkpoint or folder: {path}; nothing is downloaded: give a folder on your disk"
         )
-    return read_folder(path) if path.is_dir() else checkpoints.open_checkpoint(path)
+    if path.is_file():
+        return path
+    found = [path / name for name in ("best.ckpt", "last.ckpt") if (path / name).exists()][:1]
+    if (path / "config.json").exists():
+        if found:
+            raise UserError(f"{path} holds two models: {found[0]}, and what belongs to config.json")
+        return path
+    if not found:
+        seeds = sorted(path.glob("seed-*/best.ckpt"))
+        what = "no best.ckpt or last.ckpt of a run, and no config.json of Hugging Face's"
+        if seeds:
+            what = f"its runs of several seeds do, such as {seeds[0].parent}"
+        raise UserError(f"{path} holds no model: {what}")
+    return found[0]
+
+
+def open_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    base: str | Path | None = None,
+    check: bool = True,
+) -> Model:
+    """The model at a path.
+
+    Args:
+        path: a checkpoint of lm, a run's folder, an adapter.ckpt, which is put into what it was trained
+            beside, or a Hugging Face folder: config.json, model.safetensors (or its shards with their index)
+            and the tokenizer's files.
+        base: what an adapter was trained beside; None: it is where it lay then.
+        check: see whether the weights fit. The network of a task of one's own can't be made here.
+
+    Raises:
+        UserError: it is none of these, or it is damaged, or it is a model that can't be followed exactly; of
+            an adapter: there is no such base, or it is another one than the adapter was trained beside.
+    """
+    path = located(path)
+    if path.is_dir():
+        model = read_folder(path)
+        model.weights = {name: value.to(device) for name, value in model.weights.items()}
+        return model
+    checkpoint = checkpoints.read(path)
+    record = checkpoints.read_record(checkpoint, path)
+    if record.get("base") is not None:
+        return _open_adapter(path, checkpoint, record, base, device)
+    if base is not None:
+        raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
+    return checkpoints.open_checkpoint(path, device) if check else checkpoints.read_model(path, device)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
@@ -46,32 +89,23 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def open_adapter(path: str | Path, base: str | Path | None = None) -> Model:
-    """The model that an adapter and its base make together. A checkpoint that is whole, as `best.ckpt`, is
-    opened as it is.
-
-    Args:
-        path: `adapter.ckpt` of a run.
-        base: what the adapter was trained beside, a checkpoint or a Hugging Face folder; None: where it lay
-            then.
-
-    Raises:
-        UserError: the adapter can't be read or is of a newer lm, there is no such base, it is another one
-            than the adapter was trained beside, or the two don't fit together.
-    """
-    checkpoint = checkpoints.read(path)
-    record = checkpoints.read_record(checkpoint, path)
-    beside = record.get("base")
-    if beside is None:
-        if base is not None:
-            raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
-        return checkpoints.open_checkpoint(path)
+def _open_adapter(
+    path: Path,
+    checkpoint: dict[str, Any],
+    record: dict[str, Any],
+    base: str | Path | None,
+    device: torch.device | str,
+) -> Model:
+    """The model that an adapter and its base make together."""
     try:
-        source, known = beside["source"], beside["fingerprint"]
+        source, known = record["base"]["source"], record["base"]["fingerprint"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: it does not say what it was trained beside") from error
     if base is None and not Path(source).exists():
-        raise UserError(f"{path} was trained beside {source}, which is not there: give `base` MODEL")
+        raise UserError(
+            f"{path} was trained beside {source}, which is not there: best.ckpt needs none; or put "
+            f"it into the one you have by `lm export {path} DIR --base MODEL`"
+        )
     start = open_model(base or source)
     if fingerprint(start.weights) != known:
         raise UserError(
@@ -79,6 +113,7 @@ def open_adapter(path: str | Path, base: str | Path | None = None) -> Model:
         )
     try:
         model = _joined(checkpoint, record, start, str(path))
+        model.weights = {name: value.to(device) for name, value in model.weights.items()}
         _ = model.network  # whether the weights fit is found out here
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: it does not fit to {start.source} ({error})") from error

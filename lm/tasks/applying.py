@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lm.checkpoint import read, read_record
+from lm.convert import open_model
 from lm.errors import UserError
 from lm.inference.lines import BATCH, Line, pools
 from lm.tasks.finetuning import FineTuning
@@ -28,12 +28,12 @@ def load_task(path: str, device: str, command: str) -> FineTuning:
     Raises:
         UserError: it is another command's, or damaged.
     """
-    record = read_record(read(path), path)
-    entry = entry_of(record)
+    model = open_model(path, device, check=False)
+    entry = entry_of(model.record)
     if entry is None or entry.command != command:
-        raise refuse(path, record, command)
-    module, _, name = record["task"].rpartition(".")
-    return getattr(import_module(module), name).load(path, device)
+        raise refuse(path, model.record, command)
+    module, _, name = model.record["task"].rpartition(".")
+    return getattr(import_module(module), name).of(model)
 
 
 def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:

@@ -12,6 +12,8 @@ from torch.optim import AdamW
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, Input, Network
+from lm.checkpoint import Model
+from lm.convert import open_model
 from lm.data.examples.batches import Collate, Features, collate
 from lm.data.examples.module import ExampleData
 from lm.engine.lightning import train_by_steps
@@ -208,15 +210,20 @@ class ExampleTask(Task):
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
-        """The task of a checkpoint, in evaluation mode, to use without a trainer. An adapter is merged."""
-        model = checkpoints.read_model(path, device)
+        """The task of a model, wherever it lies (see `open_model`), in evaluation mode, to use without a
+        trainer."""
+        return cls.of(open_model(path, device, check=False))
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """The task of a model that is open, in evaluation mode; it lies where the model does."""
         try:
             task = cls(model.config)
             task.take_record(model.record, model.processor)
             task.net = task.make_network()
-            task.net.load_weights(model.weights, device)
+            task.net.load_weights(model.weights, next(iter(model.weights.values())).device)
         except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
+            raise UserError(f"{model.source} is damaged: its description is not whole ({error!r})") from error
         return task.eval()
 
     def configure_model(self) -> None:

@@ -51,6 +51,8 @@ def writes_text(record: dict[str, Any]) -> bool:
 def refuse(path: object, record: dict[str, Any], command: str) -> UserError:
     """The error that says what a checkpoint is, to a command that can't use it."""
     entry = entry_of(record)
+    if not record.get("task"):
+        return UserError(f"{path} is a pretrained model: `lm {command}` needs one that was fine-tuned for it")
     if entry is None:
         return UserError(
             f"{path} was trained by {record.get('task')}, which is no task of lm: `lm {command}` can't tell "

@@ -414,7 +414,7 @@ def test_bad_input(pipe, ckpt, command, name, content, status, words):
         (("classify", "single", " "), "text 1 is empty"),
         (("classify", "single", "a", "b\udcff"), "text 2 is not UTF-8 (character 2)"),
         (("tag", "tag", "\udcff"), "text 1 is not UTF-8"),
-        (("generate", "single", "--prompt", "\udcff"), "--prompt TEXT is not UTF-8"),
+        (("generate", "single", "--prompt", "\udcff"), "a prompt is not UTF-8"),
         (("classify", "single", "a", "--best", "0"), "--best 0"),
         (("classify", "single", "a", "--pair", "b"), "--text and --pair name fields"),
         (("answer", "answer", "--question", "a"), "give --question, and --context or --context_file"),
@@ -441,7 +441,7 @@ def test_closed_standard_input(lm, ckpt, monkeypatch):
     for command, name in (("classify", "single"), ("tag", "tag"), ("answer", "answer")):
         result = lm(command, ckpt[name])
         assert (result.status, "standard input is empty" in result.err) == (2, True), result.err
-    assert "give --prompt TEXT" in lm("generate", ckpt["single"]).err
+    assert "give a prompt, or a text on" in lm("generate", ckpt["single"]).err
 
 
 def test_a_checkpoint_cannot_say_what_is_imported(lm, tmp_path, tokenizer, monkeypatch):
@@ -479,7 +479,7 @@ def test_an_adapter_alone_is_refused(lm, tmp_path, tokenizer):
     )
     result = lm("classify", path, "a")
     assert result.status == 1
-    assert "is an adapter, without the model that it was made for" in result.err
+    assert "was trained beside b.ckpt, which is not there: best.ckpt needs none" in result.err
 
 
 def test_a_model_that_diverged(lm, tmp_path, ckpt):

@@ -35,9 +35,16 @@ def set_fields(folder, **fields) -> None:
 def test_nothing_there(tmp_path):
     assert_refused(tmp_path / "none", "nothing is downloaded: give a folder on your disk")
     (tmp_path / "empty").mkdir()
-    assert_refused(tmp_path / "empty", "no config.json")
+    assert_refused(tmp_path / "empty", "holds no model: no best.ckpt or last.ckpt of a run, and no config")
+    (tmp_path / "empty/seed-1").mkdir()
+    (tmp_path / "empty/seed-1/best.ckpt").touch()
+    assert_refused(tmp_path / "empty", f"several seeds do, such as {tmp_path / 'empty/seed-1'}")
+    (tmp_path / "empty/last.ckpt").touch()
+    assert_refused(tmp_path / "empty", "empty/last.ckpt is not a checkpoint")
     (tmp_path / "empty/best.ckpt").touch()
-    assert_refused(tmp_path / "empty", f"is a run folder: give {tmp_path / 'empty/best.ckpt'}")
+    assert_refused(tmp_path / "empty", "empty/best.ckpt is not a checkpoint")
+    (tmp_path / "empty/config.json").write_text("{}")
+    assert_refused(tmp_path / "empty", "holds two models: ")
     (tmp_path / "file").write_text("hello")
     assert_refused(tmp_path / "file", "is not a checkpoint")
 

@@ -104,7 +104,8 @@ def test_words_of_the_command(lm, trained, tmp_path):
     assert lm("export", "--help").status == 0
     assert lm("export", path).status == 2  # the folder is missing
     missing = lm("export", "none.ckpt", "--to", "hf", "a")
-    assert (missing.status, missing.err) == (1, "lm export: no such checkpoint: none.ckpt\n")
+    assert missing.status == 1
+    assert missing.err.startswith("lm export: no such checkpoint or folder: none.ckpt; nothing is downloaded")
     assert lm("export", path, "--to", "hf", "a", "--dtype", "bfloat16").status == 0
     taken = lm("export", path, "--to", "hf", "a")
     assert taken.status == 1 and "a is not empty: name another folder, or --force" in taken.err
@@ -114,8 +115,8 @@ def test_words_of_the_command(lm, trained, tmp_path):
     assert json.loads((tmp_path / "a/config.json").read_text())["torch_dtype"] == "float32"
     assert not (tmp_path / "a/stale.txt").exists()
     lonely = lm("export", path, "--to", "hf", "b", "--base", "c")
-    assert lonely.status == 2 and "give --merge too" in lonely.err
-    assert lm("export", path, "--to", "hf", "b", "--merge").status == 0  # nothing to merge: the same
+    assert lonely.status == 2 and "is a whole model, no adapter: leave --base out" in lonely.err
+    assert lm("export", path.parent, "--to", "hf", "b").status == 0  # a run is its best.ckpt
     assert (tmp_path / "b/model.safetensors").read_bytes() == (tmp_path / "a/model.safetensors").read_bytes()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")

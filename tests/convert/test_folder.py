@@ -86,7 +86,8 @@ def test_the_pooler_is_berts(make_foreign):
 def test_the_body_under_another_tasks_head(kind, settings, left, make_foreign):
     foreign = make_foreign(kind, **settings)
     start = open_model(foreign.folder)
-    assert any("left out" in note and left in note for note in start.notes)
+    ours = not kind.startswith("ModernBert")  # whose classifiers have a dense layer that ours lack
+    assert any("left out" in note and left in note for note in start.notes) is not ours
     assert start.has_head is kind.startswith("GPT2")  # tied: the embeddings are the head
     assert_same_body(start, foreign.model)
 

@@ -367,8 +367,9 @@ def test_an_adapter_s_run(fit, lm, tmp_path, tokenizer):
     made = []
     for source, folder, more in (
         (best, "whole", ()),
-        (adapter, "joined", ("--merge",)),
-        (adapter, "named", ("--merge", "--base", tmp_path / "gpt.ckpt")),
+        (Path("checkpoints/a"), "run", ()),
+        (adapter, "joined", ()),
+        (adapter, "named", ("--base", tmp_path / "gpt.ckpt")),
     ):
         result = lm("export", source, folder, "--to=hf", *more)
         assert result.status == 0, result.err
@@ -377,14 +378,16 @@ def test_an_adapter_s_run(fit, lm, tmp_path, tokenizer):
         assert made[0].keys() == other.keys()
         assert all((made[0][key] - other[key]).abs().max() <= 1e-6 for key in other)
     other = write_start(tmp_path / "other.ckpt", "gpt", tokenizer, seed=1)
-    refused = lm("export", adapter, "no", "--to=hf", "--merge", "--base", other)
+    refused = lm("export", adapter, "no", "--to=hf", "--base", other)
     assert refused.status == 1
     assert "adapter.ckpt is for another model than" in said(refused) and not Path("no").exists()
-    refused = fit("chats", start=adapter, name="b")
-    assert "use best.ckpt beside it" in said(refused)
+    again = fit("chats", start=adapter, name="b")
+    assert again.status == 0 and f"starting from {adapter}" in again.err, again.err
+    answers = [lm("chat", path, "hi", "--temperature=0").out for path in (adapter, "checkpoints/a", best)]
+    assert answers[0] == answers[1] == answers[2]
     (tmp_path / "gpt.ckpt").rename(tmp_path / "gone.ckpt")
-    refused = lm("export", adapter, "no", "--to=hf", "--merge")
-    assert refused.status == 1 and "give --base MODEL" in said(refused)
+    refused = lm("export", adapter, "no", "--to=hf")
+    assert refused.status == 1 and "DIR --base MODEL`" in said(refused)
 
 
 def changed(kind: str, n: int, **columns: object) -> list[dict]:

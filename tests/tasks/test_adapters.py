@@ -8,7 +8,7 @@ import torch
 
 from lm import checkpoint as checkpoints
 from lm.backbone.lowrank import is_adapter, merge
-from lm.convert import open_adapter, open_model
+from lm.convert import open_model
 from lm.data.examples.records import ChatExample, Message, TextExample
 from lm.errors import UserError
 from lm.tasks import InstructionTuning, SequenceClassification
@@ -126,7 +126,7 @@ def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tm
     moved = tmp_path / "moved.ckpt"
     moved.write_bytes(starts[kind].read_bytes())
     for base in (None, moved):
-        loaded = open_adapter(path, base)
+        loaded = open_model(path, base=base)
         assert (outputs(loaded.network, task) - outputs(task.net, task)).abs().max() <= 1e-5
         assert loaded.tokenizer.fingerprint == task.tokenizer.fingerprint
         assert loaded.network.config.max_seq_len == 40
@@ -142,7 +142,7 @@ def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_s
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)
     learn(task, [task.collate(task.data.features("train"))])
-    loaded = open_adapter(write_beside(task, tmp_path))
+    loaded = open_model(write_beside(task, tmp_path))
     assert loaded.tokenizer.vocab_size == tokenizer.vocab_size + 4
     assert outputs(loaded.network, task).shape[-1] == tokenizer.vocab_size + 4
     assert (outputs(loaded.network, task) - outputs(task.net, task)).abs().max() <= 1e-5
@@ -154,25 +154,23 @@ def test_what_does_not_belong_together_is_refused(adapted, make_start, tokenizer
     path = write_beside(task, tmp_path)
     other = make_start(tmp_path / "other.ckpt", "bert", tokenizer, seed=1)
     with pytest.raises(UserError, match=rf"adapter.ckpt is for another model than .*other.ckpt.*{start}"):
-        open_adapter(path, other)
+        open_model(path, base=other)
     with pytest.raises(UserError, match="for another model"):
-        open_adapter(path, starts["gpt"])
+        open_model(path, base=starts["gpt"])
     with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
         checkpoints.open_checkpoint(path)
-    with pytest.raises(UserError, match=r"use best\.ckpt beside it"):
-        open_model(path)
     with pytest.raises(UserError, match="whole model"):
-        open_adapter(start, other)
+        open_model(start, base=other)
     with pytest.raises(UserError, match="no such checkpoint or folder"):
-        open_adapter(path, tmp_path / "nowhere")
+        open_model(path, base=tmp_path / "nowhere")
     start.unlink()
-    with pytest.raises(UserError, match=r"which is not there: give `base` MODEL"):
-        open_adapter(path)
+    with pytest.raises(UserError, match=r"which is not there: best\.ckpt needs none; or .* --base MODEL"):
+        open_model(path)
     content = torch.load(path, weights_only=True)
     content["lm"]["format"] = 99
     checkpoints.write(content, path)
     with pytest.raises(UserError, match="newer lm"):
-        open_adapter(path)
+        open_model(path)
 
 
 def test_a_damaged_file_is_refused(adapted, tmp_path, starts):
@@ -187,11 +185,11 @@ def test_a_damaged_file_is_refused(adapted, tmp_path, starts):
         spoil(content)
         checkpoints.write(content, tmp_path / "bad.ckpt")
         with pytest.raises(UserError, match=r"bad.ckpt is damaged"):
-            open_adapter(tmp_path / "bad.ckpt")
+            open_model(tmp_path / "bad.ckpt")
 
 
 def test_a_whole_checkpoint_is_opened_as_it_is(starts):
-    loaded = open_adapter(starts["gpt"])
+    loaded = open_model(starts["gpt"])
     assert loaded.step == 7
 
 
@@ -205,5 +203,5 @@ def test_of_a_real_model_little_is_trained_and_kept(adapted, minilm, tmp_path, k
     assert f"{trained:,} of {total:,} parameters are trained" in capsys.readouterr().err
     path = write_beside(task, tmp_path)
     assert path.stat().st_size < 2_000_000
-    loaded = open_adapter(path)
+    loaded = open_model(path)
     assert (outputs(loaded.network, task) - outputs(task.net.eval(), task)).abs().max() <= 1e-5
