@@ -43,7 +43,7 @@ def located(path: str | Path) -> Path:
         what = "no best.ckpt or last.ckpt of a run, and no config.json of Hugging Face's"
         if seeds:
             what = f"its runs of several seeds do, such as {seeds[0].parent}"
-        raise UserError(f"{path} holds no model: {what}")
+        raise UserError(f"the folder {path} holds no model: {what}")
     return found[0]
 
 
