@@ -10,6 +10,7 @@ import os
 import pydoc_data.topics
 import re
 import shutil
+import signal
 import string
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -172,6 +174,43 @@ def start_lm(tmp_path) -> Callable[..., Forked]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def scalars(folder: Path, tag: str = "loss/train") -> dict[int, float]:
+    """A run's logged figures by step."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+@pytest.fixture
+def ends_alike_though_killed(start_lm, tmp_path) -> Callable[..., list[Path]]:
+    """Trains a run whole and another until a line that begins with `at`, kills all of its processes by
+    SIGKILL, and sees that the same command goes on from the step `saved` to the same losses and weights, bit
+    for bit. Gives both runs' folders."""
+
+    def fit(name: str, words: tuple[str | Path, ...]) -> str:
+        _, err = (process := start_lm("fit", *words, "--name", name)).communicate()
+        assert process.returncode == 0, err
+        return err
+
+    def check(*words: str | Path, at: str, saved: int) -> list[Path]:
+        whole, killed = (tmp_path / "checkpoints" / name for name in ("whole", "killed"))
+        fit("whole", words)
+        process = start_lm("fit", *words, "--name", "killed")
+        assert any(line.startswith(at) for line in process.stderr)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (killed / "summary.json").exists()
+        assert f"goes on from step {saved}" in fit("killed", words)
+        assert scalars(whole) == scalars(killed) != {}
+        left, right = (
+            torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, killed)
+        )
+        assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+        return [whole, killed]
+
+    return check
 
 
 @pytest.fixture(scope="session")

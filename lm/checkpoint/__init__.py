@@ -11,7 +11,7 @@ from lm.checkpoint.format import (
     read_record,
     write,
 )
-from lm.checkpoint.model import Model, is_language, make_network, open_checkpoint, outline, read_model
+from lm.checkpoint.model import Model, is_language, make_network, model_of, open_checkpoint, outline
 
 __all__ = [
     "FORMAT",
@@ -21,12 +21,12 @@ __all__ = [
     "is_language",
     "make_network",
     "make_record",
+    "model_of",
     "network_weights",
     "open_checkpoint",
     "outline",
     "processor_of",
     "read",
-    "read_model",
     "read_record",
     "write",
 ]

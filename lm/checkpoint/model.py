@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -89,14 +89,28 @@ class Model:
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))
         return network.eval()
 
+    def checked(self) -> Self:
+        """The model itself, if its weights fit; they are looked at when they are first used otherwise.
 
-def read_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """What a checkpoint holds, before anybody looks whether its weights fit. An adapter in it is merged.
+        Raises:
+            UserError: they don't fit its own description, or that is not whole.
+        """
+        try:
+            _ = self.network
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.source} is damaged: its description is not whole ({error!r})") from error
+        except RuntimeError as error:
+            raise UserError(f"the weights in {self.source} don't fit its own description: {error}") from error
+        return self
+
+
+def model_of(checkpoint: dict[str, Any], path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model of a checkpoint's content, before anybody looks whether its weights fit. An adapter in it is
+    merged.
 
     Raises:
-        UserError: see `read` and `read_record`; or its description is not whole.
+        UserError: see `read_record`; or its description is not whole.
     """
-    checkpoint = read(path)
     record = read_record(checkpoint, path)
     if record.get("base") is not None:
         raise UserError(
@@ -127,13 +141,6 @@ def open_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Mod
     """The model of a checkpoint, with nothing but that file.
 
     Raises:
-        UserError: see `read_model`; or its weights don't fit its own description.
+        UserError: see `read`, `model_of` and `Model.checked`.
     """
-    model = read_model(path, device)
-    try:
-        _ = model.network  # whether the weights fit is found out here
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} don't fit its own description: {error}") from error
-    return model
+    return model_of(read(path), path, device).checked()

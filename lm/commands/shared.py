@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lm.inference.generate import Sampling
 
 
-MODEL = "a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder: checkpoints/{}"
+MODEL = "a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder, such as checkpoints/{}"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,8 @@ def open_model(
         return _open_adapter(path, checkpoint, record, base, device)
     if base is not None:
         raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
-    return checkpoints.open_checkpoint(path, device) if check else checkpoints.read_model(path, device)
+    model = checkpoints.model_of(checkpoint, path, device)
+    return model.checked() if check else model
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """What the metrics share: sums that stay exact, and texts beside their references."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,9 +76,9 @@ class TextScores(Sums):
         if lists:
             self.add(predictions, lists)
 
+    @abstractmethod
     def add(self, predictions: Sequence[str], references: list[list[str]]) -> None:
         """Add at least one example to the sums."""
-        raise NotImplementedError
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -52,9 +52,8 @@ class Task(LightningModule, ABC):
     best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
     # Attributes that decide nothing about how an example is encoded: features are found by all others.
     beside = frozenset(vars(LightningModule())) | {
-        *("config", "optimizer", "schedule", "compile_blocks", "processor", "gradient_norm", "_sharded"),
-        "logs_figures",
-        "best_by",
+        *("config", "optimizer", "schedule", "compile_blocks", "processor", "best_by"),
+        *("gradient_norm", "logs_figures", "_sharded"),
     }
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
 

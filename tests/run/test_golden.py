@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ..conftest import scalars
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve"
 # By step, in nats a token. Other processors round otherwise; a wrong seed, order, mask, schedule or gradient
@@ -32,7 +33,5 @@ def test_the_losses_are_those_of_before(lm, tiny_gpt, tiny_bert, tmp_path, name)
         "--trainer.accumulate_grad_batches=2",
     )
     assert result.status == 0, result.err
-    events = EventAccumulator("checkpoints/run", size_guidance={"scalars": 0})
-    events.Reload()
-    found = {event.step: event.value for event in events.Scalars("loss/train")}
+    found = scalars(Path("checkpoints/run"))
     assert {step: found[step] for step in GOLDEN[name]} == pytest.approx(GOLDEN[name], rel=1e-3)

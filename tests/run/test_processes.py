@@ -1,13 +1,13 @@
 """Several processes learn what one does, from where it stopped, however many there were before."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ..conftest import scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 # Plain gradient descent: a gradient that is not shared shows in the weights as it is, where AdamW and Muon
@@ -45,12 +45,6 @@ def overlay(name: str) -> tuple[str, ...]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def losses(folder: Path) -> dict[int, float]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars("loss/train")}
 
 
 @pytest.fixture
@@ -101,7 +95,7 @@ def test_one_then_two_then_one(fit, tiny_gpt, tmp_path):
     assert json.loads((runs / "parts/summary.json").read_text())["tokens_seen"] == 9 * 4 * 32
 
 
-def test_killed_with_two_processes_it_goes_on_to_the_last_bit(fit, start_lm, tiny_gpt, tmp_path):
+def test_killed_with_two_processes_it_goes_on_to_the_last_bit(ends_alike_though_killed, tiny_gpt):
     """Dropout draws from each process's own generator: all of their states come back."""
     words = (
         *tiny_gpt,
@@ -111,16 +105,5 @@ def test_killed_with_two_processes_it_goes_on_to_the_last_bit(fit, start_lm, tin
         "--trainer.val_check_interval=20",
         "--checkpoint.every_n_steps=5",
     )
-    fit(*words, "--name=whole")
-    killed = start_lm("fit", *words, "--name=killed")
-    for line in killed.stderr:
-        if line.startswith("step 12/20"):
-            break
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert "goes on from step 10" in fit(*words, "--name=killed")
-    runs = tmp_path / "checkpoints"
-    assert sorted(losses(runs / "whole")) == list(range(1, 21))
-    assert losses(runs / "whole") == losses(runs / "killed")
-    left, right = weights(runs / "whole"), weights(runs / "killed")
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    whole, _ = ends_alike_though_killed(*words, at="step 12/20", saved=10)
+    assert sorted(scalars(whole)) == list(range(1, 21))

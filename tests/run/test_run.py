@@ -13,14 +13,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ..conftest import scalars
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def losses(folder: Path, tag: str = "loss/train") -> dict[int, float]:
-    """A run's logged figures by step."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(tag)}
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -54,7 +49,7 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_tensorboard_has_what_a_person_looks_for(trained):
     events = EventAccumulator(str(trained / "checkpoints/gpt"))
     events.Reload()
-    scalars = set(events.Tags()["scalars"])
+    tags = set(events.Tags()["scalars"])
     assert {
         "loss/train",
         "bits_per_byte/train",
@@ -65,7 +60,7 @@ def test_tensorboard_has_what_a_person_looks_for(trained):
         "optimizer/gradient_norm",
         "speed/tokens_per_second",
         "progress/tokens_seen",
-    } <= scalars
+    } <= tags
     tensors = set(events.Tags()["tensors"])
     assert "sample/text_summary" in tensors
     assert "configuration/text_summary" in tensors
@@ -185,8 +180,8 @@ def test_killed_in_a_validation_it_validates_again(start_lm, tiny_gpt, tmp_path)
         _, err = process.communicate()
         assert process.returncode == status, err
     folders = [tmp_path / f"checkpoints/{name}" for name in ("whole", "killed")]
-    assert losses(folders[0], "loss/val") == losses(folders[1], "loss/val")
-    assert losses(folders[0]) == losses(folders[1])
+    assert scalars(folders[0], "loss/val") == scalars(folders[1], "loss/val")
+    assert scalars(folders[0]) == scalars(folders[1])
     figures = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert figures[0]["best_step"] == figures[1]["best_step"]
     left, right = (weights(folder / "best.ckpt") for folder in folders)
@@ -194,7 +189,7 @@ def test_killed_in_a_validation_it_validates_again(start_lm, tiny_gpt, tmp_path)
 
 
 @pytest.mark.parametrize("task", ["gpt", "bert"])
-def test_killed_in_the_middle_it_goes_on_to_the_last_bit(start_lm, tiny_gpt, tiny_bert, tmp_path, task):
+def test_killed_in_the_middle_it_goes_on_to_the_last_bit(ends_alike_though_killed, tiny_gpt, tiny_bert, task):
     """Dropout on, gradient accumulation on, several loader workers, over more than one epoch."""
     words = (
         *(tiny_gpt if task == "gpt" else tiny_bert),
@@ -207,26 +202,9 @@ def test_killed_in_the_middle_it_goes_on_to_the_last_bit(start_lm, tiny_gpt, tin
         "--trainer.val_check_interval=22",
         "--checkpoint.every_n_steps=5",
     )
-    whole = start_lm("fit", *words, "--name", "whole")
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
-    killed = start_lm("fit", *words, "--name", "killed")
-    read_until(killed, "step 18/30")
-    os.killpg(killed.pid, signal.SIGKILL)  # with its loader workers
-    killed.communicate()
-    assert not (tmp_path / "checkpoints/killed/summary.json").exists()
-    again = start_lm("fit", *words, "--name", "killed")
-    _, err = again.communicate()
-    assert again.returncode == 0, err
-    assert "goes on from step 15" in err
-    expected, found = losses(tmp_path / "checkpoints/whole"), losses(tmp_path / "checkpoints/killed")
-    assert sorted(expected) == list(range(1, 31))
-    assert found == expected
-    left, right = (weights(tmp_path / f"checkpoints/{name}/last.ckpt") for name in ("whole", "killed"))
-    assert all(torch.equal(left[key], right[key]) for key in left)
-    figures = [
-        json.loads((tmp_path / f"checkpoints/{n}/summary.json").read_text()) for n in ("whole", "killed")
-    ]
+    runs = ends_alike_though_killed(*words, at="step 18/30", saved=15)
+    assert sorted(scalars(runs[0])) == list(range(1, 31))
+    figures = [json.loads((run / "summary.json").read_text()) for run in runs]
     for key in ("val_loss", "best_val_loss", "best_step", "tokens_seen"):
         assert figures[0][key] == figures[1][key]
 

@@ -1,14 +1,11 @@
 """A text task in one file and one YAML: it trains, is tested, predicts, resumes exactly."""
 
 import json
-import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 HERE = Path(__file__).parent
 LIVING = ("cat", "dog", "horse", "child", "bird", "cow")
@@ -56,20 +53,5 @@ def test_it_trains_is_validated_tested_and_predicts(lm, folder):
     assert "no gold" in lm("test", config, "--data.test=blind.jsonl").err
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_last_bit(start_lm, folder):
-    words = ("fit", "--config=better_of_two.yaml")
-    _, err = (whole := start_lm(*words, "--name=whole")).communicate()
-    assert whole.returncode == 0, err
-    killed = start_lm(*words, "--name=killed")
-    for line in killed.stderr:
-        if " 12/" in line:
-            break
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    _, err = (again := start_lm(*words, "--name=killed")).communicate()
-    assert (again.returncode, "goes on from step 10" in err) == (0, True), err
-    states = [
-        torch.load(f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "killed")
-    ]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def test_killed_in_the_middle_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
+    ends_alike_though_killed("--config=better_of_two.yaml", at="step 12/", saved=10)

@@ -2,16 +2,15 @@
 
 import json
 import math
-import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ..conftest import scalars
 
 HERE = Path(__file__).parent
 
@@ -37,12 +36,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     sys.modules.pop("numbers_in", None)
-
-
-def scalars(run: Path, tag: str) -> dict[int, float]:
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(tag)}
 
 
 def test_it_trains_is_monitored_saved_loaded_and_predicts(lm, folder):
@@ -72,25 +65,8 @@ def test_it_trains_is_monitored_saved_loaded_and_predicts(lm, folder):
     assert (refused.status, "which is no task of lm" in refused.err) == (1, True)
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_last_bit(start_lm, folder):
-    words = ("fit", "--config=numbers_in.yaml")
-    whole = start_lm(*words, "--name=whole")
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
-    killed = start_lm(*words, "--name=killed")
-    for line in killed.stderr:
-        if " 12/" in line:
-            break
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    again = start_lm(*words, "--name=killed")
-    _, err = again.communicate()
-    assert again.returncode == 0, err
-    assert "goes on from step 10" in err
-    runs = [folder / f"checkpoints/{name}" for name in ("whole", "killed")]
-    assert scalars(runs[0], "loss/train") == scalars(runs[1], "loss/train")
-    states = [torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in runs]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def test_killed_in_the_middle_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
+    ends_alike_though_killed("--config=numbers_in.yaml", at="step  12/", saved=10)
 
 
 def test_muon_leaves_its_input_alone(folder):
