@@ -83,7 +83,7 @@ class Model:
         head, weights = self.record.get("head"), self.weights
         if is_language(head) and not self.has_head:
             raise UserError(f"{self.source} has no language-model head")
-        if is_language(head) or not head["pooler"]:
+        if is_language(head) or not head.get("pooler"):
             weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
         network = outline(self.config, head)
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))

@@ -19,13 +19,11 @@ from lm.errors import UserError, some
 
 
 def read_folder(folder: Path) -> Model:
-    """The model in a Hugging Face folder.
+    """The model in a Hugging Face folder, which has a config.json.
 
     Raises:
-        UserError: it is none, or damaged, or a model that can't be followed exactly.
+        UserError: it is damaged, or a model that can't be followed exactly.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} has no config.json: it is no Hugging Face folder, and no checkpoint of lm")
     fields = Fields(read_json(folder / "config.json"), folder / "config.json")
     family = _family(fields)
     config = _config(family, fields)
