@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": ("the figures on the held-out part", "lm.commands.fit", "validate"),
     "test": ("the figures on the test part", "lm.commands.fit", "test"),
     "predict": ("predictions of the test part, into a file", "lm.commands.fit", "predict"),
+    "configs": ("list the configurations that ship, or print one", "lm.commands.configs", "main"),
     "prepare": ("make a corpus of token shards from text, without training", "lm.commands.prepare", "main"),
     "generate": ("write on from a prompt", "lm.commands.generate", "main"),
     "fill": ("guess what stands under a <mask>", "lm.commands.fill", "main"),
@@ -35,7 +36,7 @@ usage: lm COMMAND [options]
 
 {lines}
 
-Start here:  lm fit --config configs/pretrain/gpt-nano.yaml
+Start here:  lm fit gpt-nano
 Options of a command:  lm COMMAND --help
 """
 

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--question", metavar="TEXT")
     parser.add_argument("--context", metavar="TEXT", help="the text that may hold the answer, however long")
     parser.add_argument("--context_file", metavar="FILE", help="the same from a file")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     given, contexts = [], [c for c in (args.context, args.context_file) if c is not None]
     if args.question is not None or contexts:
         if args.question is None or len(contexts) != 1:

@@ -1,12 +1,12 @@
 """`lm chat`: talking with a fine-tuned model."""
 
-import argparse
 import contextlib
 import sys
 
 from lm.commands.shared import MODEL, add_device, add_sampling, load_writer, sampling
 from lm.errors import UserError, spelling
 from lm.inference.lines import read_lines, well_formed, write_rows
+from lm.options import OptionParser
 from lm.processes import say
 from lm.tasks.table import entry_of, refuse
 
@@ -15,9 +15,9 @@ EXAMPLE = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}
 
 def main(argv: list[str]) -> None:
     """The command `lm chat`."""
-    parser = argparse.ArgumentParser(
-        prog="lm chat",
-        description="Talk with a model that was fine-tuned on chats. Without MESSAGE: a dialogue at the "
+    parser = OptionParser(
+        "chat",
+        "Talk with a model that was fine-tuned on chats. Without MESSAGE: a dialogue at the "
         f"terminal; from a file or pipe JSON Lines, {EXAMPLE}, to which `answer` is added.",
     )
     add = parser.add_argument
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     add("--tokens", type=int, help="pieces of an answer at most (default: 512, at most half of what it sees)")
     add_sampling(parser, 0.7, 0.95)
     add_device(parser)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     if args.message is not None and not well_formed(args.message, "the message").strip():
         raise UserError("the message is empty", status=2)
 

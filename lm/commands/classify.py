@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     add("--text", default="text", metavar="NAME", help="the field with the text (default: text)")
     add("--pair", metavar="NAME", help="the field with a pair's second text (default: pair, if there is)")
     add("--best", type=int, default=5, help="labels to show for an argument (default: 5)")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     at_least_one(args, "best")
     if args.texts and (args.pair is not None or args.text != "text"):
         raise UserError("--text and --pair name fields of JSON Lines on standard input", status=2)

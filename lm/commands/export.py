@@ -4,15 +4,14 @@ import argparse
 
 from lm.commands.shared import MODEL
 from lm.errors import spelling
+from lm.options import OptionParser
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def main(argv: list[str]) -> None:
     """The command `lm export`."""
-    parser = argparse.ArgumentParser(
-        prog="lm export", description="Write a checkpoint as a folder that Hugging Face's transformers reads."
-    )
+    parser = OptionParser("export", "Write a checkpoint as a folder that Hugging Face's transformers reads.")
     parser.add_argument("model", help=MODEL.format("gpt-nano"))
     parser.add_argument("folder", metavar="DIR", help="the folder to write; it appears when it is whole")
     parser.add_argument("--to", choices=("hf",), default="hf", help="hf: a Hugging Face folder (default)")
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> None:
         "--base", metavar="MODEL", help="the adapter's base, where it is no longer where it was"
     )
     parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
 
     import torch
 

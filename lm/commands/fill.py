@@ -1,21 +1,21 @@
 """`lm fill`: what stands under a <mask>."""
 
-import argparse
 import json
 
 from lm.commands.shared import MODEL, add_device, at_least_one, given_text, load_writer
+from lm.options import OptionParser
 
 
 def main(argv: list[str]) -> None:
     """The command `lm fill`."""
-    parser = argparse.ArgumentParser(prog="lm fill", description="Guess what stands under each <mask>.")
+    parser = OptionParser("fill", "Guess what stands under each <mask>.")
     add = parser.add_argument
     add("model", help=MODEL.format("bert-nano"))
     add("text", nargs="?", help="a text with <mask> in it; standard input where it is not given")
     add("--best", type=int, default=5, help="guesses for each mask (default: %(default)s)")
     add("--json", action="store_true", help="one line of JSON for each mask")
     add_device(parser)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     at_least_one(args, "best")
     text = given_text(args.text, "a text")
 

@@ -9,9 +9,14 @@ def _command(name: str) -> Callable[[list[str]], None]:
 
     def run(argv: list[str]) -> None:
         started = time.time()
+        if argv in (["--help"], ["-h"]):
+            from lm.run.help import text
+
+            print(text(name))
+            return
         from lm.run.start import start
 
-        start([name, *argv], started)
+        start([name, *(argv[:1] if argv == ["--help", "all"] else argv)], started)
 
     return run
 

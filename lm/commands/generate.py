@@ -1,6 +1,5 @@
 """`lm generate`: writing on from a prompt."""
 
-import argparse
 import sys
 
 from lm.commands.shared import (
@@ -13,11 +12,12 @@ from lm.commands.shared import (
     sampling,
 )
 from lm.errors import UserError, spelling
+from lm.options import OptionParser
 
 
 def main(argv: list[str]) -> None:
     """The command `lm generate`."""
-    parser = argparse.ArgumentParser(prog="lm generate", description="Write on from a prompt.")
+    parser = OptionParser("generate", "Write on from a prompt.")
     add = parser.add_argument
     add("model", help=MODEL.format("gpt-nano"))
     add("text", metavar="PROMPT", nargs="?", help="what to go on from; standard input where it is not given")
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable")
     add("--no_cache", action="store_true", help="compute every step anew: slow, to compare")
     add_device(parser)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     at_least_one(args, "tokens", "samples")
     if args.text is not None and args.prompt is not None:
         raise UserError("two prompts were given: PROMPT and --prompt", status=2)

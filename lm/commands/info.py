@@ -1,11 +1,11 @@
 """`lm info PATH`: what a checkpoint, a run, a corpus or a Hugging Face folder is."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError, some
+from lm.options import OptionParser
 from lm.tasks.table import entry_of
 
 
@@ -226,11 +226,9 @@ def show(tree: Any, indent: int = 0) -> str:
 
 def main(argv: list[str]) -> None:
     """The command `lm info`."""
-    parser = argparse.ArgumentParser(
-        prog="lm info", description="Say what a checkpoint, a run, a corpus or a Hugging Face folder is."
-    )
+    parser = OptionParser("info", "Say what a checkpoint, a run, a corpus or a Hugging Face folder is.")
     parser.add_argument("path", type=Path, help="such as checkpoints/gpt-nano, its best.ckpt, or data/CORPUS")
     parser.add_argument("--json", action="store_true", help="as JSON, for scripts")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     facts = facts_of(args.path)
     print(json.dumps(facts, indent=2, ensure_ascii=False) if args.json else show(facts))

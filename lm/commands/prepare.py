@@ -1,19 +1,19 @@
 """`lm prepare`: documents to token shards, ahead of a run. `lm fit` with the same settings finds them."""
 
-import argparse
 from collections.abc import Sequence
 
 from lm.data.corpus.prepare import CorpusSettings, prepare
 from lm.data.corpus.sources import STDLIB
 from lm.errors import spelling
+from lm.options import OptionParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares a corpus and prints its folder on stdout."""
     defaults = CorpusSettings()
-    parser = argparse.ArgumentParser(
-        prog="lm prepare",
-        description="Turns documents into token shards, once; `lm fit` with the same settings finds them.",
+    parser = OptionParser(
+        "prepare",
+        "Turns documents into token shards, once; `lm fit` with the same settings finds them.",
     )
     parser.add_argument(
         "corpus",
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         default = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, default=default, help=what)
-    options = vars(parser.parse_args(argv))
+    options = vars(parser.parse(argv))
     with spelling(lambda: options):
         folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
     print(folder)

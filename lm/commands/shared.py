@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError, spelling
 from lm.inference.lines import Line, read_lines, well_formed, write_rows
+from lm.options import OptionParser
 from lm.tasks.table import refuse, writes_text
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def sampling(args: argparse.Namespace) -> "Sampling":
     return Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
 
 
-def task_parser(command: str, description: str, run: str) -> argparse.ArgumentParser:
+def task_parser(command: str, description: str, run: str) -> OptionParser:
     """The options of a command that uses a fine-tuned task.
 
     Args:
         run: a run that has one, as an example.
     """
-    parser = argparse.ArgumentParser(prog=f"lm {command}", description=description)
+    parser = OptionParser(command, description)
     parser.add_argument("model", help=MODEL.format(run))
     parser.add_argument("--json", action="store_true", help="JSON Lines for what is given here, too")
     add_device(parser)

@@ -19,5 +19,5 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "texts", metavar="TEXT", nargs="*", help="sentences; standard input where there is none"
     )
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     use_task(args, "tag", texts(args.texts), EXAMPLE)

@@ -11,4 +11,6 @@ Nothing is imported before it is used: `lm export --help` answers without torch.
 
 from lm.lazy import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"open_model": "models", "export_folder": "export"})
+__getattr__, __dir__ = lazy(
+    __name__, {"located": "models", "open_model": "models", "export_folder": "export"}
+)

@@ -1,16 +1,14 @@
 """Optimizers, the groups they work on, and learning-rate schedules."""
 
-from lm.optim.groups import parameter_groups
-from lm.optim.muon import Muon, orthogonalize
-from lm.optim.schedules import Constant, Cosine, Linear, Schedule, WarmupStableDecay
+from lm.lazy import lazy
 
-__all__ = [
-    "Constant",
-    "Cosine",
-    "Linear",
-    "Muon",
-    "Schedule",
-    "WarmupStableDecay",
-    "orthogonalize",
-    "parameter_groups",
-]
+SCHEDULES = ("Constant", "Cosine", "Linear", "WarmupStableDecay")
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "parameter_groups": "groups",
+        **dict.fromkeys(("Muon", "orthogonalize"), "muon"),
+        **dict.fromkeys((*SCHEDULES, "Schedule"), "schedules"),
+    },
+)

@@ -28,6 +28,7 @@ class Run:
         folder: of the run.
         configuration: in plain values.
         resumed: the checkpoint that it goes on from, or that is evaluated.
+        measured: where what is evaluated lies, as a person calls it.
         data, model, trainer: made from the configuration.
         monitor, samples, checkpoints, summary: the callbacks that have the figures.
 
@@ -58,6 +59,9 @@ class Run:
         if not training and "reference" not in self.resumed.record:
             words.start_from(self.resumed.path)
         made = words.make()
+        if words.given and words.given.model:
+            made.model = type(made.model)(words.given.model.config)
+        self.measured = words.given.path if words.given else self.resumed and self.resumed.path
         self.data, self.model, self.monitor, self.samples = made.data, made.model, made.monitor, made.sample
         self.checkpoints = RunCheckpoints(self.folder, **made.checkpoint)
         self.summary = Summary(self.folder, self.configuration, self.monitor, self.checkpoints, started)

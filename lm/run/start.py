@@ -27,26 +27,28 @@ def start(argv: list[str], started: float) -> None:
     sys.path.insert(0, str(Path.cwd()))  # a class of the person's own may lie in the folder they work in
     seeds, argv = take_seeds(argv)
     if seeds is None:
-        one_run(Words(argv), started)
+        one_run(argv, started)
         return
     folders = []
     for seed in seeds:
-        folders.append(one_run(Words(argv, seed), started))
+        folders.append(one_run(argv, started, seed))
         started = time.time()
     if is_rank_zero():
         print(compare_seeds(folders))
 
 
-def one_run(words: Words, started: float) -> Path:
+def one_run(argv: list[str], started: float, seed: int | None = None) -> Path:
     """One command on one run.
 
     Returns:
         The run's folder.
     """
-    try:
-        with spelling(lambda: words.options), ExitStack() as held:
-            getattr(verbs, words.command)(Run(words, started, held))
-    except Finished as finished:
-        if is_rank_zero():
-            say_finished(finished)
-    return words.folder
+    with ExitStack() as held:
+        words = Words(argv, held, seed)
+        try:
+            with spelling(lambda: words.options):
+                getattr(verbs, words.command)(Run(words, started, held))
+        except Finished as finished:
+            if is_rank_zero():
+                say_finished(finished)
+        return words.folder

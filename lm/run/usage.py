@@ -1,12 +1,15 @@
 """What jsonargparse says of wrong usage, in a line or two, with the name that was probably meant."""
 
-import difflib
 import re
-from collections.abc import Iterable
+from typing import Any
 
+import yaml
+from jsonargparse import ActionConfigFile, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lm.errors import UserError
+from lm.run.configs import find
+from lm.run.names import in_tree
 
 
 def our_own(error: BaseException | None) -> UserError | None:
@@ -16,24 +19,29 @@ def our_own(error: BaseException | None) -> UserError | None:
     return error
 
 
-def explain(message: str, options: Iterable[str] = ()) -> str:
+class UnknownOption(UserError):
+    """There is no such option.
+
+    Args:
+        name: dotted, as far as the parser that missed it knows.
+        known: the options that this one has.
+    """
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"there is no option {name}", status=2)
+        self.name, self.known = name, known
+
+
+def explain(message: str) -> str:
     """The part of a parser's message that a person needs.
 
     Args:
         message: as jsonargparse wrote it.
-        options: dotted names that the parser takes, to guess what was meant.
     """
-    if missing := re.search(r"File does not exist: '(.*)'", message):
-        return f"no such configuration file: {missing[1]}"
     if "following arguments are required" in message:
-        return "give a configuration: --config configs/pretrain/gpt-nano.yaml is one to start with"
-    if unknown := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", message):
-        name, last = unknown[1], {option.rpartition(".")[2]: option for option in options}
-        near = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
-        # Where only what stands before it is wrong, the whole name.
-        near = [last[name]] if name in last else near
-        hint = f"did you mean {near[0]!r}?" if near else "`--print_config` shows all there are"
-        return f"there is no option {name!r}: {hint}"
+        return "give a configuration: `lm fit gpt-nano` is one to start with, `lm configs` lists them"
+    if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"there is no class {unknown[1]!r}: `lm fit --help` names ours; others by their whole path"
     key = re.search(r'Parser key "([\w.]+)"', message)
     # Of a union's errors the first says what is wrong, the others that it isn't None either. They nest.
     innermost = message.rpartition("Errors:\n")[2]
@@ -49,10 +57,26 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     return (f"in {key[1]}: " if key else "") + (text if len(text) <= 400 else text[:400] + " …")
 
 
+class Configuration(ActionConfigFile):
+    """A YAML file, by its path or its name."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        super().__call__(parser, cfg, str(find(values)), option_string)
+
+
+_yaml = get_loader("yaml")
+# Whatever is read as YAML may name our classes shortly.
+set_loader("yaml", lambda text, **options: in_tree(_yaml(text, **options)), (yaml.YAMLError,))
+
+
 class Parser(LightningArgumentParser):
     """Wrong usage becomes one or two lines. Each class among the options has a parser of its own, whose word
     goes before that of the one around it."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise what was found, in fewer words."""
-        raise our_own(ex) or UserError(explain(message, (a.dest for a in self._actions)), status=2) from ex
+        if ours := our_own(ex):
+            raise ours from ex
+        if unknown := re.search(r"(?:[Oo]ption '|unrecognized arguments: --?)([\w.-]+)", message):
+            raise UnknownOption(unknown[1].lstrip("-"), [a.dest for a in self._actions]) from ex
+        raise UserError(explain(message), status=2) from ex

@@ -103,7 +103,7 @@ def _evaluate(run: Run, how: Callable[..., Any], **options: Any) -> Any:
 def _measure(run: Run, how: Callable[..., Any]) -> None:
     _evaluate(run, how, verbose=False)
     if is_rank_zero():
-        print(f"{run.resumed.path}: {figures_line(run.trainer)}")
+        print(f"{run.measured}: {figures_line(run.trainer)}")
 
 
 def validate(run: Run) -> None:
@@ -128,4 +128,4 @@ def predict(run: Run) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)
-    print(f"predictions of {run.resumed.path}: {path}")
+    print(f"predictions of {run.measured}: {path}")

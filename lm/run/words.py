@@ -5,10 +5,13 @@ and `--data.help CLASS` answer. What LightningCLI does after parsing a run does 
 folder before anything is made.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import Field, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCL
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lm.backbone import BackboneConfig
@@ -24,8 +27,12 @@ from lm.callbacks import Monitor, RunCheckpoints, Samples
 from lm.callbacks.summary import flatten
 from lm.data.loading import Data
 from lm.errors import UserError
+from lm.options import no_such_option
+from lm.run.configs import find, is_configuration
 from lm.run.folder import RUNS, folder_beside
-from lm.run.usage import Parser, explain, our_own
+from lm.run.given import Given, elsewhere
+from lm.run.names import in_words, renewed
+from lm.run.usage import Configuration, Parser, UnknownOption, explain, our_own
 from lm.tasks import Task
 
 TRAINER = {
@@ -50,8 +57,11 @@ def make_parser(command: str) -> Parser:
         prog=f"lm {command}",
         description="Every option can stand in a configuration, too.",
         dump_header=[f"lightning.pytorch=={pl.__version__}"],
+        allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; several are composed")
+    parser.add_argument(
+        "-c", "--config", action=Configuration, help="a YAML file, or its name; several are composed"
+    )
     parser.add_argument(
         "--seed_everything", type=bool | int, default=0, help="of every generator; true: a random one"
     )
@@ -77,15 +87,31 @@ def make_parser(command: str) -> Parser:
     return parser
 
 
+_CHOOSING = ("--config", "-c", "--data", "--model", "--model.optimizer", "--model.schedule")
+
+
+def _choices(word: str, value: str) -> list[str]:
+    """The word with its value, where it is an option that other options come with."""
+    if word in _CHOOSING:
+        return [word, value]
+    return [word] if word.partition("=")[0] in _CHOOSING else []
+
+
+def _options_typed(argv: Iterable[str]) -> set[str]:
+    return {word.partition("=")[0] for word in argv if word.startswith("--")}
+
+
 class Words:
     """What was typed, as a configuration.
 
     Args:
         argv: the command and its options.
+        held: what has to be given back when the command ends.
         seed: of several runs of one command, this one's: it becomes the folder `<name>/seed-<seed>`.
 
     Attributes:
         config: every option's value.
+        given: a model that stands in the place of a configuration.
         folder: of the run. What a run's own config.yaml evaluates is the run in whose folder it stands: the
             name and ckpt_path in it say how it began, and it may have been copied or renamed since.
 
@@ -93,10 +119,20 @@ class Words:
         UserError: an option is none, or its value can't be.
     """
 
-    def __init__(self, argv: list[str], seed: int | None = None) -> None:
+    def __init__(self, argv: list[str], held: ExitStack, seed: int | None = None) -> None:
         self.command, self.seed = argv[0], seed
+        self.given: Given | None = None
         self.parser = make_parser(self.command)
-        self.config: Namespace = self.parser.parse_args(argv[1:])
+        argv = in_words(self._given_first(argv, held))
+        argv += renewed(argv)
+        try:
+            self.config: Namespace = self.parser.parse_args(argv[1:])
+        except UnknownOption as error:
+            options = (word.partition("=")[0].lstrip("-") for word in argv if word.startswith("-"))
+            typed = next((name for name in options if f".{name}".endswith(f".{error.name}")), None)
+            known = self._all_options(argv) if typed else error.known
+            said = typed or error.name, known, "`--print_config` shows all", typed is not None
+            raise no_such_option(*said) from error
         config = self.config
         if config.seeds is not None:
             raise UserError("seeds belong to the command line of `lm fit`: --seeds 0,1,2", status=2)
@@ -112,12 +148,41 @@ class Words:
         if not name.parts or name.is_absolute() or ".." in name.parts:
             raise UserError(f"--name {config.name!r}: it must be a folder's name under {RUNS}/", status=2)
         self.folder = RUNS / name
-        typed = tuple(word.split("=", 1)[0] for word in argv if word.startswith("--"))
-        chosen = any(option.startswith(typed) for option in ("--name", "--ckpt_path"))  # or shortened
+        if self.given and self.given.folder:
+            self.folder = self.given.folder
+        chosen = _options_typed(argv) & {"--name", "--ckpt_path"}
         if self.command != "fit" and not chosen:
             beside = folder_beside([Path(str(path)) for path in config.config or []])
             if beside is not None:
                 self.folder, config.ckpt_path = beside, None
+
+    def _given_first(self, argv: list[str], held: ExitStack) -> list[str]:
+        """What stands before the options are configurations, `lm fit FILE` means `lm fit --config FILE`; or a
+        model that is measured. What a configuration names lies where its run was begun."""
+        at = next((i for i, word in enumerate(argv[1:], start=1) if word.startswith("-")), len(argv))
+        words = [argv[0]]
+        for word in argv[1:at]:
+            if self.command == "fit" or self.given or is_configuration(word):
+                words += ["--config", word]
+            else:
+                self.given = Given(word, _options_typed(argv), held)
+                words += self.given.words
+        found: list[str] = []
+        for before, word in pairwise(["", *words, *argv[at:]]):
+            found.append(word)
+            option, _, value = word.partition("=")
+            file = word if before in ("-c", "--config") else value if option == "--config" else ""
+            if file:
+                found += elsewhere(find(file))
+        return found
+
+    def _all_options(self, argv: list[str]) -> list[str]:
+        """The options of what the configurations and classes among the words say, in `options`' order."""
+        words = [word for pair in zip(argv[1:], [*argv[2:], ""], strict=True) for word in _choices(*pair)]
+        with contextlib.suppress(UserError):
+            self.config = self.parser.parse_args(words)
+            return self.options
+        return [action.dest for action in self.parser._actions]
 
     def plain(self, config: Namespace | None = None) -> dict[str, Any]:
         """The configuration in plain values, but for those that the data say."""

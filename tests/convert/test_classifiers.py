@@ -76,3 +76,18 @@ def test_a_pretrained_folder_is_no_classifier(make_foreign, lm):
     written = [lm("generate", folder, *words, "--tokens=5").out for words in (["def"], ["--prompt=def"])]
     assert written[0] == written[1] != ""
     assert lm("generate", folder, "a", "--prompt=b").status == 2
+
+
+def test_a_classifier_of_transformers_is_tested_on_a_file(make_foreign, lm, tmp_path):
+    labels = {"id2label": NAMES, "label2id": {n: i for i, n in NAMES.items()}}
+    foreign = make_foreign("BertForSequenceClassification", **SIZES, **labels)
+    rows = [(f"def f{i}", "O" if i % 2 else "B-LOC") for i in range(12)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    words = ("--data.test", "t.csv", "--data.root=.")
+    result = lm("predict", foreign.folder, *words, "--name", "p")
+    assert result.status == 0, result.err
+    found = [json.loads(line) for line in (tmp_path / "checkpoints/p/predictions.jsonl").open()]
+    right = sum(row["prediction"] == label for row, (_, label) in zip(found, rows, strict=True))
+    result = lm("test", foreign.folder, *words)
+    assert f"accuracy {right / 12:.1%}" in result.out
+    assert "give --data.test FILE" in lm("test", foreign.folder).err

@@ -142,7 +142,9 @@ def test_heads_that_do_not_divide_the_width(lm, tiny_gpt):
 )
 def test_a_misspelt_key(lm, tmp_path, right, wrong):
     (tmp_path / "wrong.yaml").write_text(Path(GPT).read_text().replace(right, wrong))
-    refuses(lm("fit", "--config", "wrong.yaml"), 2, wrong.strip(":"), f"did you mean {right.strip(':')!r}?")
+    refuses(
+        lm("fit", "--config", "wrong.yaml"), 2, wrong.strip(":"), "did you mean '", f"{right.strip(':')}'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,11 +162,11 @@ def test_what_is_no_list_and_no_choice(lm, option, said):
 
 
 def test_a_misspelt_option(lm):
-    refuses(lm("fit", "--config", GPT, "--data.sec_len=4"), 2, "sec_len", "did you mean 'seq_len'?")
+    refuses(lm("fit", "--config", GPT, "--data.sec_len=4"), 2, "sec_len", "did you mean --data.seq_len?")
 
 
 def test_an_option_without_what_stands_before_it(lm):
-    refuses(lm("fit", "--config", GPT, "--max_steps=4"), 2, "did you mean 'trainer.max_steps'?")
+    refuses(lm("fit", "--config", GPT, "--max_steps=4"), 2, "did you mean --trainer.max_steps?")
 
 
 def test_a_value_of_the_wrong_kind(lm):
@@ -185,7 +187,7 @@ def test_a_missing_config_file(lm):
 
 
 def test_no_config_at_all(lm):
-    refuses(lm("fit"), 2, "--config")
+    refuses(lm("fit"), 2, "`lm fit gpt-nano`", "`lm configs`")
 
 
 class Touch:

@@ -71,7 +71,7 @@ def test_a_run_s_own_configuration_means_the_run_in_that_folder(lm, copied):
 
 def test_a_name_or_a_checkpoint_that_was_typed_goes_before_the_folder(lm, copied):
     words = ("test", "--config", "checkpoints/copy/config.yaml")
-    for more in ("--name=gpt", "--nam=gpt", "--ckpt_path=checkpoints/gpt/best.ckpt"):
+    for more in ("--name=gpt", "--ckpt_path=checkpoints/gpt/best.ckpt"):
         assert "checkpoints/gpt/best.ckpt: " in lm(*words, more).out
 
 
