@@ -3,12 +3,11 @@
 import contextlib
 import sys
 
-from lm.commands.shared import MODEL, add_device, add_sampling, load_writer, sampling
+from lm.commands.shared import MODEL, add_device, add_sampling, sampling
 from lm.errors import UserError, spelling
 from lm.inference.lines import read_lines, well_formed, write_rows
 from lm.options import OptionParser
 from lm.processes import say
-from lm.tasks.table import entry_of, refuse
 
 EXAMPLE = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
@@ -31,24 +30,17 @@ def main(argv: list[str]) -> None:
     if args.message is not None and not well_formed(args.message, "the message").strip():
         raise UserError("the message is empty", status=2)
 
-    from lm.inference.chat import COMMANDS, Chat, answer_length, dialogue
-    from lm.tokenizer.chat import chat_format
+    from lm.inference.chat import COMMANDS, dialogue
+    from lm.predictor import load
 
     with spelling(lambda: vars(args)):
-        how = sampling(args)
-        model = load_writer(args.model, args.device, "chat")
-        found, entry = chat_format(model.tokenizer), entry_of(model.record)
-        if not model.config.causal:
-            raise refuse(args.model, model.record, "chat")
-        if found is None or (entry and entry.command != "chat"):
-            raise UserError(
-                f"{args.model} has not learned to chat: fine-tune it first (`lm fit` with "
-                f"lm.tasks.InstructionTuning and --model.init_from {args.model})"
-            )
-        tokens = answer_length(model.config.max_seq_len, args.tokens)
-    talk = Chat(
-        model.network, found, tokens, how, args.seed, args.system, note=lambda words: say(f"({words})")
-    )
+        talk = load(args.model, args.device).dialogue(
+            args.system,
+            args.tokens,
+            seed=args.seed,
+            note=lambda words: say(f"({words})"),
+            **sampling(args),
+        )
     if args.message is not None:
         for part in talk.say(args.message):
             print(part, end="", flush=True)

@@ -2,7 +2,8 @@
 
 import json
 
-from lm.commands.shared import MODEL, add_device, at_least_one, given_text, load_writer
+from lm.commands.shared import MODEL, add_device, at_least_one, given_text
+from lm.errors import spelling
 from lm.options import OptionParser
 
 
@@ -19,10 +20,11 @@ def main(argv: list[str]) -> None:
     at_least_one(args, "best")
     text = given_text(args.text, "a text")
 
-    from lm.inference.fill import fill
+    from lm.predictor import load
 
-    model = load_writer(args.model, args.device, "fill")
-    for number, guesses in enumerate(fill(model.network, model.tokenizer, text, args.best), 1):
+    with spelling(lambda: vars(args)):
+        found = load(args.model, args.device).fill(text, args.best)
+    for number, guesses in enumerate(found, 1):
         if args.json:
             rows = [{"text": t, "probability": round(p, 6)} for t, p in guesses]
             print(json.dumps({"mask": number, "guesses": rows}, ensure_ascii=False))

@@ -8,7 +8,6 @@ from lm.commands.shared import (
     add_sampling,
     at_least_one,
     given_text,
-    load_writer,
     sampling,
 )
 from lm.errors import UserError, spelling
@@ -34,32 +33,18 @@ def main(argv: list[str]) -> None:
         raise UserError("two prompts were given: PROMPT and --prompt", status=2)
     prompt = given_text(args.prompt if args.text is None else args.text, "a prompt")
 
-    from lm.inference.generate import stream_text
+    from lm.predictor import load
 
     with spelling(lambda: vars(args)):
-        how = sampling(args)
-    model = load_writer(args.model, args.device, "generate")
-    if not model.config.causal:
-        raise UserError(f"{args.model} is a BERT, which fills gaps: use `lm fill`")
-    parts = stream_text(
-        model.network,
-        model.tokenizer,
-        prompt,
-        args.tokens,
-        how,
-        args.samples,
-        args.seed,
-        tuple(s for s in args.stop if s),
-        not args.no_cache,
-    )
-    if args.samples == 1:
+        model = load(args.model, args.device)
+        options = {"seed": args.seed, "stop": [s for s in args.stop if s], **sampling(args)}
+        if args.samples > 1:
+            texts = model.generate([prompt] * args.samples, args.tokens, **options)
+            print("\n----\n".join(prompt + text for text in texts))
+            return
+        parts = model.stream(prompt, args.tokens, cache=not args.no_cache, **options)
         sys.stdout.write(prompt)
-        for _, text in parts:
+        for text in parts:
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
-        return
-    texts = [prompt] * args.samples
-    for sample, text in parts:  # side by side, so they are shown when they are whole
-        texts[sample] += text
-    print("\n----\n".join(texts))

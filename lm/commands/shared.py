@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 from lm.errors import UserError, spelling
 from lm.inference.lines import Line, read_lines, well_formed, write_rows
 from lm.options import OptionParser
-from lm.tasks.table import refuse, writes_text
 
 if TYPE_CHECKING:
-    from lm.checkpoint import Model
-    from lm.inference.generate import Sampling
+    from lm.predictor import SamplingOptions
 
 
 MODEL = "a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder, such as checkpoints/{}"
@@ -21,35 +19,6 @@ MODEL = "a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option that says where a model works."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
-
-
-def check_device(device: str) -> None:
-    """See that there is such a device.
-
-    Raises:
-        UserError: there is none.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: there is none here", status=2) from error
-
-
-def load_writer(path: str, device: str, command: str) -> "Model":
-    """A model that writes text.
-
-    Raises:
-        UserError: it does something else, or there is no such device.
-    """
-    check_device(device)
-    from lm.convert import open_model
-
-    model = open_model(path, device)
-    if not writes_text(model.record):
-        raise refuse(path, model.record, command)
-    return model
 
 
 def given_text(given: str | None, option: str) -> str:
@@ -82,11 +51,10 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
     add("--seed", type=int, default=0, help="the same seed writes the same text (%(default)s)")
 
 
-def sampling(args: argparse.Namespace) -> "Sampling":
-    """How the next piece is chosen, from `add_sampling`'s options."""
-    from lm.inference.generate import Sampling
-
-    return Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
+def sampling(args: argparse.Namespace) -> "SamplingOptions":
+    """What was given of `add_sampling`'s options."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return {name: getattr(args, name) for name in names}
 
 
 def task_parser(command: str, description: str, run: str) -> OptionParser:
@@ -131,12 +99,12 @@ def use_task(
     if not given and sys.stdin is not None and sys.stdin.isatty():
         what = "a text" if column else "--question and --context"
         raise UserError(f"give {what}, or lines on standard input such as {example}", status=2)
-    check_device(args.device)
-    from lm.tasks.applying import apply, load_task
+    from lm.predictor import load
 
     with spelling(lambda: vars(args)):
-        task = load_task(args.model, args.device, command)
-        groups = apply(task, given or read_lines(column, example), **options)
+        model = load(args.model, args.device)
+        task = model.task(command)
+        groups = model.apply(command, given or read_lines(column, example), **options)
         if not given or args.json:
             write_rows(groups)
             return

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lm.convert import open_model
+from lm.checkpoint import Model
 from lm.errors import UserError
 from lm.inference.lines import BATCH, Line, pools
 from lm.tasks.finetuning import FineTuning
@@ -22,16 +22,15 @@ Row = dict[str, Any]
 _POOL = 8 * BATCH  # lines whose windows are sorted by length together
 
 
-def load_task(path: str, device: str, command: str) -> FineTuning:
-    """The task of a checkpoint that `command` can use, in evaluation mode.
+def task_of(model: Model, command: str) -> FineTuning:
+    """The task of a model that `command` can use, in evaluation mode.
 
     Raises:
         UserError: it is another command's, or damaged.
     """
-    model = open_model(path, device, check=False)
     entry = entry_of(model.record)
     if entry is None or entry.command != command:
-        raise refuse(path, model.record, command)
+        raise refuse(model.source, model.record, command)
     module, _, name = model.record["task"].rpartition(".")
     return getattr(import_module(module), name).of(model)
 

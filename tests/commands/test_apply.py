@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import lm
 from lm import checkpoint as checkpoints
 from lm import tasks
 from lm.backbone import BackboneConfig
@@ -553,3 +554,29 @@ def test_info_of_an_adapter_alone(lm, tmp_path, tokenizer):
     assert facts["parameters"].startswith(f"{here:,} of the adapter and the head; ")
     assert facts["tokenizer"] == "the base's"
     assert "steps" not in facts and "what for" not in facts
+
+
+# In Python.
+
+
+def test_lm_load_finds_what_the_commands_find(pipe, ckpt):
+    texts = [*TEXTS[:9], *CHINESE]
+    for name, command in (
+        ("single", "classify"),
+        ("multi", "classify"),
+        ("rating", "classify"),
+        ("tag", "tag"),
+    ):
+        model = lm.load(ckpt[name])
+        found = rows(pipe(lines_of([{"text": text} for text in texts]), command, ckpt[name]))
+        found = [{key: value for key, value in row.items() if key != "text"} for row in found]
+        use = getattr(model, command)
+        assert use(texts) == found
+        assert use(texts[0]).keys() == found[0].keys()
+    model = lm.load(ckpt["answer"])
+    single = model.answer("what is it?", CODE)
+    assert model.answer(["what is it?", "who?"], [CODE, CODE])[0] == single
+    assert CODE[single["start"] :].startswith(single["answer"])
+    pairs = lm.load(ckpt["single"])
+    assert pairs.classify(["a", "b"], ["c", "d"])[1] == pairs.classify("b", "d")
+    assert pairs.labels == ["bad", "good", "so-so"]
