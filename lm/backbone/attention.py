@@ -29,6 +29,11 @@ class Rotary(nn.Module):
         """Make the table of angles for `length` positions."""
         # fp32 whatever the model's precision: bf16 cannot tell neighbouring positions apart.
         dim = self.config.dim_per_head
+        device = device or torch.get_default_device()
+        if torch.device(device).type == "meta":  # nothing to compute, and computing there imports the compiler
+            self.register_buffer("cos", torch.empty(length, dim // 2, device=device), persistent=False)
+            self.register_buffer("sin", self.cos, persistent=False)
+            return
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
         periods = stretched(self.theta**exponents, self.config)
         # Times the inverse, as transformers has it: dividing rounds otherwise, which shows far into a text.

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel
 from lm.backbone.lowrank import merge
@@ -36,9 +37,20 @@ def is_language(head: dict[str, Any] | None) -> bool:
     return head is None or head["kind"] == "language"
 
 
+class _Uninitialized(TorchFunctionMode):
+    """Leaves new weights as they are: drawing them where there is no memory for them would import the
+    compiler, which takes as long as torch itself."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def outline(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
     """A network as `make_network` makes it, without memory for its weights: on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialized():
         return make_network(config, head)
 
 
