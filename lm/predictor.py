@@ -28,7 +28,7 @@ from lm.inference.generate import Sampling, prompt_ids, stream_text
 from lm.inference.lines import Line
 from lm.tasks.table import entry_of, refuse, writes_text
 from lm.tokenizer import Tokenizer
-from lm.tokenizer.chat import chat_format
+from lm.tokenizer.template import chat_format_of
 
 Row = dict[str, Any]
 Messages = Sequence[Mapping[str, str]]  # each with `role` (system, user, assistant) and `content`
@@ -211,7 +211,7 @@ class Predictor:
         """
         model, how = self.model, _sampling(sampling, temperature=0.7, top_p=0.95)
         network = self.writer("chat")
-        found, entry = chat_format(self.tokenizer), entry_of(model.record)
+        found, entry = chat_format_of(self.tokenizer, model.chat_template), entry_of(model.record)
         if not model.config.causal:
             raise refuse(model.source, model.record, "chat")
         if found is None or (entry and entry.command != "chat"):

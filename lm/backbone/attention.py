@@ -30,7 +30,9 @@ class Rotary(nn.Module):
         # fp32 whatever the model's precision: bf16 cannot tell neighbouring positions apart.
         dim = self.config.dim_per_head
         device = device or torch.get_default_device()
-        if torch.device(device).type == "meta":  # nothing to compute, and computing there imports the compiler
+        if (
+            torch.device(device).type == "meta"
+        ):  # nothing to compute, and computing there imports the compiler
             self.register_buffer("cos", torch.empty(length, dim // 2, device=device), persistent=False)
             self.register_buffer("sin", self.cos, persistent=False)
             return

@@ -68,6 +68,7 @@ class Model:
         notes: what a person should know, a sentence each.
         step: optimizer steps it was trained for.
         has_head: whether `weights` hold all of a `LanguageModel`.
+        chat_template: how a foreign folder writes chats, as Jinja.
     """
 
     config: BackboneConfig
@@ -78,6 +79,7 @@ class Model:
     notes: list[str] = field(default_factory=list)
     step: int = 0
     has_head: bool = True
+    chat_template: str | None = None
 
     @property
     def tokenizer(self) -> Any:

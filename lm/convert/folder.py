@@ -13,7 +13,7 @@ from lm.convert.families import FAMILIES
 from lm.convert.family import EMBEDDINGS, Family, Part
 from lm.convert.fields import Fields
 from lm.convert.parts import Shape, shape_of, unpack
-from lm.convert.tokenizer_files import read_tokenizer
+from lm.convert.tokenizer_files import read_chat_template, read_tokenizer
 from lm.convert.weights import read_json, read_tensors
 from lm.errors import UserError, some
 
@@ -57,7 +57,9 @@ def read_folder(folder: Path) -> Model:
     weights = unpack(parts, tensors, shapes)
     if config.dropout:
         notes.append(f"its dropout of {config.dropout:g} is kept, on everything (`model.dropout` changes it)")
-    return Model(config, weights, read_tokenizer(folder), str(folder), record, notes, has_head=has_head)
+    model = Model(config, weights, read_tokenizer(folder), str(folder), record, notes, has_head=has_head)
+    model.chat_template = read_chat_template(folder) if has_head else None
+    return model
 
 
 def _family(fields: Fields) -> Family:

@@ -8,6 +8,7 @@ from typing import Any
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_json import frame_template, tokenizer_json
 from lm.convert.weights import read_json, write_json
+from lm.errors import UserError
 from lm.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lm.tokenizer.chat import chat_format
 
@@ -79,6 +80,27 @@ def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any
         "legacy": False,
         MARK: checksum,
     }
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """A folder's chat template, as Jinja: of several the default one.
+
+    Raises:
+        UserError: it is not one.
+    """
+    alone, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.exists():
+        try:
+            return alone.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{alone} is not UTF-8 text") from error
+    found = read_json(config).get("chat_template") if config.exists() else None
+    if isinstance(found, list):
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        found = named.get("default")
+    if found is not None and not isinstance(found, str):
+        raise UserError(f"{config}: chat_template is not a text")
+    return found
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -11,7 +11,7 @@ can't tell the two apart: there a content that spells one becomes one.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lm.errors import UserError
 from lm.tokenizer.base import Tokenizer
@@ -185,9 +185,12 @@ class Shortened(NamedTuple):
     lost: bool = False  # whether nothing of that question is left
 
 
-def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:
+def shortened(chat: Any, messages: Sequence[Message], room: int) -> Shortened:
     """A chat, whose last message is the user's, in at most `room` pieces, as far as that goes: the oldest
     turns are left out first, then the beginning of the last question. The system's message stays.
+
+    Args:
+        chat: a `ChatFormat`, or a `TemplateFormat`.
 
     Raises:
         UserError: the roles are out of order.
@@ -202,6 +205,9 @@ def shortened(chat: ChatFormat, messages: Sequence[Message], room: int) -> Short
     over = len(ids) - room
     if over <= 0:
         return Shortened(ids, learned, dropped)
+    if not isinstance(chat, ChatFormat):
+        ids, lost = chat.shorter(system, messages[-1][1], room)
+        return Shortened(ids, [False] * len(ids), dropped, True, lost)
     empty, _ = chat.render([*system, ("user", "")], answer_next=True)
     question = len(ids) - len(empty)
     behind = len(chat.opening("assistant")) + len(chat.tokenizer.encode(chat.after)) + 1  # what follows it
