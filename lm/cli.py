@@ -23,6 +23,7 @@ COMMANDS = {
     "tag": ("find the entities of sentences", "lm.commands.tag", "main"),
     "answer": ("find the answers to questions in texts", "lm.commands.answer", "main"),
     "export": ("write a checkpoint as a Hugging Face folder", "lm.commands.export", "main"),
+    "runs": ("list the runs of a folder: how far they are, and how good", "lm.commands.runs", "main"),
     "info": ("say what a checkpoint, a run or a corpus is", "lm.commands.info", "main"),
 }
 

@@ -1,19 +1,15 @@
-"""What is reported and guarded while training."""
+"""What is reported and guarded while training. Names are looked up when first used."""
 
-from lm.callbacks.checkpoints import RunCheckpoints, Stopped, interruptible
-from lm.callbacks.monitor import Monitor
-from lm.callbacks.progress import Progress
-from lm.callbacks.randomness import RandomState
-from lm.callbacks.samples import Samples
-from lm.callbacks.summary import Summary
+from lm.lazy import lazy
 
-__all__ = [
-    "Monitor",
-    "Progress",
-    "RandomState",
-    "RunCheckpoints",
-    "Samples",
-    "Stopped",
-    "Summary",
-    "interruptible",
-]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        **dict.fromkeys(("RunCheckpoints", "Stopped", "interruptible"), "checkpoints"),
+        "Monitor": "monitor",
+        "Progress": "progress",
+        "RandomState": "randomness",
+        "Samples": "samples",
+        "Summary": "summary",
+    },
+)

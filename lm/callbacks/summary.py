@@ -12,17 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
 from lm.callbacks.monitor import Monitor, figures_of, validation_tags
+from lm.callbacks.summary_file import FILE
 from lm.files import write_atomically
-
-FILE = "summary.json"
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """A run's figures, or None where it has not finished."""
-    try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lm.callbacks.summary import read_summary
+from lm.callbacks.summary_file import read_summary
 from lm.errors import UserError
 from lm.processes import is_rank_zero
 
