@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: loss, speed, learning rates, gradients, how well the device is used."""
+"""What a run's loggers show of it: loss, speed, learning rates, gradients, how well the device is used."""
 
 import math
 import time
@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lm.callbacks.logs import log_figures, log_picture
 from lm.engine.lightning import within_step
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
@@ -165,8 +165,7 @@ class Monitor(Callback):
         if peak and amount:
             flops = pl_module.training_flops(batch) / amount * self.speed
             figures["speed/model_flops_utilisation"] = flops / (peak * trainer.world_size)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(figures, step)
+        log_figures(trainer, figures)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         self._step_started = 0.0  # saving is not training time; nor is validation
@@ -177,8 +176,8 @@ class Monitor(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the validation figures at the optimizer step, not at Lightning's count of batches."""
         self.validated_step = trainer.global_step
-        if trainer.logger is not None and not trainer.sanity_checking:
-            trainer.logger.log_metrics(validation_tags(trainer), trainer.global_step)
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        if not trainer.sanity_checking:
+            log_figures(trainer, validation_tags(trainer))
+        if trainer.is_global_zero and trainer.loggers:
             for tag, picture in pl_module.pictures().items():
-                trainer.logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
+                log_picture(trainer, tag, picture)

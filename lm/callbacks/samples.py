@@ -3,13 +3,13 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lm.callbacks.summary import log_text
+from lm.callbacks.logs import log_text
 from lm.errors import UserError
 from lm.inference.generate import Sample, Sampling
 
 
 class Samples(Callback):
-    """Sample texts on TensorBoard at each validation: what a GPT writes, what a BERT puts for masked pieces.
+    """Sample texts for the loggers at each validation: what a GPT writes, what a BERT puts for masked pieces.
 
     Args:
         prompt: what a GPT goes on from; the first words of the held-out text where it is None.

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
+from lm.callbacks.logs import log_figures, log_text, others
 from lm.callbacks.monitor import Monitor, figures_of, validation_tags
 from lm.callbacks.summary_file import FILE
 from lm.files import write_atomically
@@ -26,13 +27,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             plain = value if isinstance(value, int | float | bool | str) else str(value)
             flat[f"{prefix}{key}"] = plain
     return {k.replace(".init_args", ""): v for k, v in flat.items()}
-
-
-def log_text(trainer: Trainer, tag: str, text: str) -> None:
-    """Put a text on TensorBoard as it is, without Markdown's reading of it. Other loggers are left alone."""
-    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-        fenced = "```\n" + text.replace("```", "'''") + "\n```"
-        trainer.logger.experiment.add_text(tag, fenced, trainer.global_step)
 
 
 class Summary(Callback):
@@ -64,6 +58,8 @@ class Summary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
         log_text(trainer, "configuration", text)
+        for logger in others(trainer):  # TensorBoard's table has the figures too, and comes at the end
+            logger.log_hyperparams(flatten(self.configuration))
 
     def write(
         self, trainer: Trainer, pl_module: LightningModule, test: dict[str, float] | None = None
@@ -75,6 +71,9 @@ class Summary(Callback):
             test: the test part's figures, by names such as `test/accuracy`.
         """
         figures = figures_of(trainer)
+        tags = {f"{name.removeprefix('test/')}/test": value for name, value in (test or {}).items()}
+        if tags:
+            log_figures(trainer, tags)
         validated = self.checkpoints.best_step >= 0
         summary = {
             "finished": True,
@@ -95,10 +94,11 @@ class Summary(Callback):
             "seed": self.configuration.get("seed_everything"),
         }
         if trainer.is_global_zero:
-            if isinstance(trainer.logger, TensorBoardLogger):
-                metrics = validation_tags(trainer)  # the hyperparameters' table shows their last values
-                trainer.logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
-                trainer.logger.save()
+            metrics = validation_tags(trainer)  # the hyperparameters' table shows their last values
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_hyperparams(flatten(self.configuration), metrics, step=trainer.global_step)
+                logger.save()
             # JSON has no NaN, which Pearson's correlation is where the ratings are all the same.
             finite = {
                 k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()

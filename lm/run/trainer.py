@@ -54,13 +54,14 @@ def make_trainer(
     Raises:
         UserError: it won't have an option.
     """
-    plugins, logger = _listed(options["plugins"]), options["logger"]
-    if not callbacks:
-        logger = False
-    elif logger in (None, True):
+    plugins, given = _listed(options["plugins"]), options["logger"]
+    loggers = [] if given is None or isinstance(given, bool) else _listed(given)
+    if callbacks and given is not False and not any(isinstance(each, TensorBoardLogger) for each in loggers):
         # What a killed process logged after its last checkpoint is logged again: drop it.
         name, purge = str(folder.relative_to(RUNS)), step + 1 if step else None
-        logger = TensorBoardLogger(RUNS, name=name, version="", default_hp_metric=False, purge_step=purge)
+        board = TensorBoardLogger(RUNS, name=name, version="", default_hp_metric=False, purge_step=purge)
+        loggers.insert(0, board)
+    logger = loggers if callbacks and loggers else False
     plugins.append(RunCheckpointIO(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)))
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # our own handler saves and stops

@@ -38,7 +38,11 @@ def explain(message: str) -> str:
     Args:
         message: as jsonargparse wrote it.
     """
-    if "following arguments are required" in message:
+    if problem := re.search(r"Problem with given class_path '([^']+)':\s+(?![\s-])(.+)", message):
+        words = re.sub(r"^Parser key \"[\w.]+\": *", "", problem[2]).strip()
+        if words and "class_path" not in words:
+            return f"{problem[1]}: {words}"
+    if re.search(r"following arguments are required: (--)?(model|data)\b", message):
         return "give a configuration: `lm fit gpt-nano` is one to start with, `lm configs` lists them"
     if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"there is no class {unknown[1]!r}: `lm fit --help` names ours; others by their whole path"

@@ -211,12 +211,25 @@ class Words:
         found = sorted(flatten(self.plain()), key=lambda name: order.get(name.partition(".")[0], 3))
         return [*found, "data", "model"]
 
+    def _named(self, value: Any) -> Any:
+        """A logger's options with `{run}` replaced by the run's folder, and `{name}` by its name."""
+        if isinstance(value, list):
+            return [self._named(each) for each in value]
+        if isinstance(value, Namespace):
+            return Namespace({key: self._named(each) for key, each in vars(value).items()})
+        if isinstance(value, str):
+            name = self.folder.name if self.given else self.config.name
+            return value.replace("{run}", str(self.folder)).replace("{name}", name)
+        return value
+
     def make(self) -> Namespace:
         """Data, model, callbacks, and what the trainer is given, made from the configuration.
 
         Raises:
             UserError: a class won't have its arguments.
         """
+        if self.config.trainer.logger is not None:
+            self.config.trainer.logger = self._named(self.config.trainer.logger)
         try:
             return self.parser.instantiate_classes(self.config)
         except ValueError as error:  # jsonargparse's account of what the class said, perhaps
