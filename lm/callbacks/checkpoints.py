@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lm import checkpoint as checkpoints
+from lm.callbacks.files import states
 from lm.engine.lightning import recount, validate_now, validation_due, within_step
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
@@ -83,16 +85,22 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: of the run.
         every_n_steps: optimizer steps between two savings of `last.ckpt`.
+        keep: how many of the latest states to keep: `last.ckpt`, and those before it as `step-<n>.ckpt`. A
+            run whose last one is damaged goes on from the one before.
         patience: end the run when this many validations in a row have brought nothing better; None: never.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int = 200, patience: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, every_n_steps: int = 200, patience: int | None = None, keep: int = 1
+    ) -> None:
         self.folder, self.every_n_steps, self.patience = Path(folder), every_n_steps, patience
+        self.keep = keep
         self._waited = 0  # validations since the best
         self.best = math.inf
         self.figure = "loss"  # what `best` is
         self.best_step = -1
         self.saved_step = -1
+        self._last_step = -1  # of `last.ckpt`, where this process has read or written it
         self._validation_due = False  # at the step that was saved
         self._signal: int | None = None
         self._validating = False
@@ -100,6 +108,8 @@ class RunCheckpoints(Checkpoint):
         self._samples_per_step = 0
         if every_n_steps < 1:
             raise UserError(f"`checkpoint.every_n_steps` {every_n_steps}: it must be at least 1", status=2)
+        if keep < 1:
+            raise UserError(f"`checkpoint.keep` {keep}: it must be at least 1", status=2)
         if patience is not None and patience < 1:
             raise UserError(f"`checkpoint.patience` {patience}: it must be at least 1, or null", status=2)
 
@@ -162,6 +172,8 @@ class RunCheckpoints(Checkpoint):
             validate_now(trainer)
         self._validation_due = False
         self.saved_step = trainer.global_step
+        if trainer.ckpt_path == str(self.last_path):
+            self._last_step = trainer.global_step
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
 
@@ -180,12 +192,27 @@ class RunCheckpoints(Checkpoint):
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
             self._validation_due = validation_due(trainer)
+            if trainer.is_global_zero:
+                self._set_aside()
             self.saved_step = step
             trainer.save_checkpoint(self.last_path, weights_only=False)
+            self._last_step = step
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates after this step, whatever the interval
         elif stop:
             raise Stopped(self._signal or signal.SIGTERM, step)
+
+    def _set_aside(self) -> None:
+        """Keep the state before the one that is about to be saved, and no more than `keep` in all."""
+        if self.keep > 1 and self._last_step > 0:
+            aside = self.folder / f"step-{self._last_step}.ckpt"
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(self.last_path, aside)
+            except OSError:  # a file system without links
+                shutil.copyfile(self.last_path, aside)
+        for path in states(self.folder)[self.keep :]:
+            path.unlink()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating = self.saved_step != trainer.global_step

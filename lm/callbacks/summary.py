@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
+from lm.callbacks.files import FILE
 from lm.callbacks.logs import log_figures, log_text, others
 from lm.callbacks.monitor import Monitor, figures_of, validation_tags
-from lm.callbacks.summary_file import FILE
 from lm.files import write_atomically
 
 

@@ -3,6 +3,7 @@
 from lm.checkpoint.format import (
     FORMAT,
     MODEL_PREFIX,
+    Damaged,
     config_of,
     make_record,
     network_weights,
@@ -16,6 +17,7 @@ from lm.checkpoint.model import Model, is_language, make_network, model_of, open
 __all__ = [
     "FORMAT",
     "MODEL_PREFIX",
+    "Damaged",
     "Model",
     "config_of",
     "is_language",

@@ -7,6 +7,7 @@ configuration.
 """
 
 import pickle
+import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,43 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
         raise UserError(f"cannot write {path} ({reason}): make room and run again; {kept}") from error
 
 
+class Damaged(UserError):
+    """What lies there is not what was written."""
+
+
+_whole: set[tuple[str, int, int]] = set()  # files whose checksums were looked at: path, size, time
+
+
+def check_whole(path: Path) -> None:
+    """Compare every tensor with the checksum that was written with it: the CRC-32 of its part of the archive.
+    Once for each file, for all of it is read.
+
+    Raises:
+        Damaged: one differs.
+    """
+    state = path.stat()
+    key = str(path.resolve()), state.st_size, state.st_mtime_ns
+    if key in _whole or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        words = "is damaged: a tensor in it has another checksum than when it was written"
+        raise Damaged(f"{path} {words}{_remedy(path)}")
+    _whole.add(key)
+
+
+def _remedy(path: Path) -> str:
+    """What to do in the place of a damaged file."""
+    unfinished = path.with_name("config.yaml").exists() and not path.with_name("summary.json").exists()
+    if path.name == "last.ckpt" and unfinished:
+        return ": delete it, and the same `lm fit` begins the run anew"
+    return ": use another, or train again"
+
+
 def _why_unreadable(path: Path, error: Exception) -> str:
     try:
         with path.open("rb") as file:
@@ -75,10 +113,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             "Checkpoints of lm hold tensors and plain values only."
         )
     what = "is cut short or damaged" if archive else "is not a checkpoint"
-    unfinished = path.with_name("config.yaml").exists() and not path.with_name("summary.json").exists()
-    if path.name == "last.ckpt" and unfinished:
-        return f"{path} {what}: delete it, and the same `lm fit` begins the run anew"
-    return f"{path} {what}: use another, or train again"
+    return f"{path} {what}{_remedy(path)}"
 
 
 def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
@@ -88,7 +123,8 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         mmap: leave the tensors on the disk until they are used.
 
     Raises:
-        UserError: no such file, no checkpoint, cut short, or a pickle that would run foreign code.
+        UserError: no such file, no checkpoint, or a pickle that would run foreign code; `Damaged`, where it
+            is cut short, or a tensor differs from its checksum.
     """
     path = Path(path)
     if not path.exists():
@@ -100,7 +136,8 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of any kind: what a damaged file makes torch stumble over can't be foreseen
-        raise UserError(_why_unreadable(path, error)) from error
+        raise Damaged(_why_unreadable(path, error)) from error
+    check_whole(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
     record = checkpoint.get("lm")

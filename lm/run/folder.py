@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lm.callbacks.summary_file import read_summary
+from lm.callbacks.files import read_summary, states
 from lm.errors import UserError
 from lm.processes import is_rank_zero
 
@@ -128,7 +128,7 @@ class Finished(Exception):
         self.folder, self.summary = folder, summary
 
 
-def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | None:
+def look(folder: Path, configuration: dict[str, Any], completed: Any) -> list[Path]:
     """What is there for `lm fit` to go on from.
 
     Args:
@@ -137,17 +137,17 @@ def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | 
         completed: gives one that was written earlier the options that came since.
 
     Returns:
-        The run's last state; None where it has none.
+        The run's states, the last first.
 
     Raises:
         Finished: nothing is left to do.
         UserError: the folder is another configuration's.
     """
-    last, saved = folder / "last.ckpt", folder / "config.yaml"
-    if not last.exists():
-        return None
+    kept, saved = states(folder), folder / "config.yaml"
+    if not kept:
+        return []
     if not saved.exists():
-        raise UserError(f"{folder} has last.ckpt but no config.yaml: choose another `name`")
+        raise UserError(f"{folder} has {kept[0].name} but no config.yaml: choose another `name`")
     try:
         theirs = yaml.safe_load(saved.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -165,7 +165,7 @@ def look(folder: Path, configuration: dict[str, Any], completed: Any) -> Path | 
     summary = read_summary(folder)
     if summary is not None and summary.get("finished"):
         raise Finished(folder, summary)
-    return last
+    return kept
 
 
 def claim(folder: Path, held: ExitStack) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lm.callbacks.summary_file import read_summary
+from lm.callbacks.files import read_summary
 from lm.errors import UserError
 
 Row = dict[str, Any]

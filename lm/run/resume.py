@@ -1,11 +1,13 @@
 """The checkpoint that a run goes on from, or that is evaluated."""
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 from lm import checkpoint as checkpoints
 from lm.errors import UserError
+from lm.processes import say
 from lm.run.folder import differences
 from lm.tasks import Task
 
@@ -39,6 +41,22 @@ class Resumed:
         if training and "optimizer_states" not in checkpoint:
             raise UserError(f"{path} holds weights to use, not a state to train on: take last.ckpt")
         return cls(path, record, checkpoint.get("global_step", 0))
+
+    @classmethod
+    def latest(cls, states: list[Path]) -> Self:
+        """The latest of a run's states that is whole.
+
+        Raises:
+            UserError: none is.
+        """
+        for path, before in pairwise([*states, None]):
+            try:
+                return cls.open(str(path), training=True)
+            except checkpoints.Damaged:
+                if before is None:
+                    raise
+                say(f"warning: {path} is damaged: going on from {before}; what came after it is done again")
+        raise AssertionError("a run has a state")
 
     @classmethod
     def best_of(cls, folder: Path) -> Self:

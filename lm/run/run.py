@@ -5,6 +5,7 @@ finished alone, and refuses a folder that belongs to another configuration.
 """
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from lightning.pytorch import Callback, seed_everything
 
@@ -45,13 +46,15 @@ class Run:
             config.seed_everything = seed_everything(seed, workers=True)
         self.configuration = words.plain()
         self.resumed: Resumed | None = None
-        path = config.ckpt_path
+        states: list[Path] = []
         if training:
             refuse_a_mixture(self.folder, words.seed is not None)
-            path = look(self.folder, self.configuration, words.completed) or path
+            states = look(self.folder, self.configuration, words.completed)
             claim(self.folder, held)
-        if path is not None:
-            self.resumed = Resumed.open(str(path), training)
+        if states:
+            self.resumed = Resumed.latest(states)
+        elif config.ckpt_path is not None:
+            self.resumed = Resumed.open(str(config.ckpt_path), training)
         elif not training:
             self.resumed = Resumed.best_of(self.folder)
         # It has all that the run took from `init_from`, which need not be there any more; but where the two
