@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from lm import checkpoint as checkpoints
 from lm.callbacks.files import states
 from lm.engine.lightning import recount, validate_now, validation_due, within_step
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
+from lm.processes import say
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -28,11 +29,11 @@ class Stopped(BaseException):
     """Training was asked to stop and has saved its state.
 
     Args:
-        signal: the signal's number.
+        signal: the signal's number; None: `trainer.max_time` is over.
         step: the optimizer step that was saved; None where there was no time to.
     """
 
-    def __init__(self, signal: int, step: int | None) -> None:
+    def __init__(self, signal: int | None, step: int | None) -> None:
         super().__init__(f"stopped by signal {signal} at step {step}")
         self.signal, self.step = signal, step
 
@@ -52,9 +53,27 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def timed_out(trainer: Trainer) -> bool:
+    """Whether training ends because `trainer.max_time` is over."""
+    timers = (each for each in trainer.callbacks if isinstance(each, Timer))
+    return trainer.should_stop and any((each.time_remaining() or 0) <= 0 for each in timers)
+
+
 def samples_per_step(trainer: Trainer) -> int:
     """Samples that an optimizer step learns from, over all micro-batches and processes."""
     return trainer.datamodule.batch_size * trainer.accumulate_grad_batches * data_shard(trainer).size
+
+
+def circumstances(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
+    """What decides how the numbers are rounded on the way, beside what is learned, in plain values."""
+    return {
+        "device": task.device.type,
+        "processes": trainer.world_size,
+        "precision": str(trainer.precision),
+        "compile": task.compiled,
+        "micro-batches": f"{trainer.accumulate_grad_batches} of {trainer.datamodule.batch_size}",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -106,6 +125,7 @@ class RunCheckpoints(Checkpoint):
         self._validating = False
         self._previous: dict[int, Any] = {}
         self._samples_per_step = 0
+        self._circumstances: dict[str, Any] = {}  # those that decide the last bits of what is learned
         if every_n_steps < 1:
             raise UserError(f"`checkpoint.every_n_steps` {every_n_steps}: it must be at least 1", status=2)
         if keep < 1:
@@ -129,12 +149,14 @@ class RunCheckpoints(Checkpoint):
             "waited": self._waited,
             "validation_due": self._validation_due,
             "samples_per_step": self._samples_per_step,
+            "circumstances": self._circumstances,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.figure, self._waited = state_dict.get("figure", "loss"), state_dict.get("waited", 0)
         self._validation_due = state_dict["validation_due"]
+        self._circumstances = state_dict.get("circumstances", {})
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -168,6 +190,11 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what was still to do at the step that was saved; from here on signals wait for a step's end."""
         self._samples_per_step = samples_per_step(trainer)
+        before, self._circumstances = self._circumstances, circumstances(trainer, pl_module)
+        changed = [name for name, value in before.items() if self._circumstances.get(name) != value]
+        if changed:
+            words = ", ".join(f"{name} {before[name]} → {self._circumstances.get(name)}" for name in changed)
+            say(f"goes on with {words}: the same training, but from here on not to the last bit")
         if self.saved_step < 0 and self._validation_due:
             validate_now(trainer)
         self._validation_due = False
@@ -188,7 +215,8 @@ class RunCheckpoints(Checkpoint):
         step = trainer.global_step
         if within_step(trainer) or step == self.saved_step:
             return
-        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        late = timed_out(trainer)
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None or late, all=False)
         # At the end too, here and not when training has ended: Lightning resumes from here only, exactly.
         if step % self.every_n_steps == 0 or stop or step == trainer.max_steps:
             self._validation_due = validation_due(trainer)
@@ -200,7 +228,7 @@ class RunCheckpoints(Checkpoint):
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates after this step, whatever the interval
         elif stop:
-            raise Stopped(self._signal or signal.SIGTERM, step)
+            raise Stopped(None if late and self._signal is None else self._signal or signal.SIGTERM, step)
 
     def _set_aside(self) -> None:
         """Keep the state before the one that is about to be saved, and no more than `keep` in all."""

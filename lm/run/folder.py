@@ -14,7 +14,8 @@ from lm.errors import UserError
 from lm.processes import is_rank_zero
 
 RUNS = Path("checkpoints")
-# What may differ between the parts of one run: where it runs and how it is shown, not what is learned.
+# What may differ between the parts of one run: where it runs and how it is shown, not what is learned. Where
+# it can't go on to the bit then, `RunCheckpoints` says so.
 NOT_LEARNED = (
     "config.",
     "ckpt_path.",
@@ -27,8 +28,13 @@ NOT_LEARNED = (
     "data.init_args.num_workers.",
     "trainer.accumulate_grad_batches.",
     "data.init_args.data_dir.",
+    "model.init_args.compile.",
     "trainer.accelerator.",
+    "trainer.barebones.",
+    "trainer.benchmark.",
     "trainer.callbacks",  # and what begins so
+    "trainer.detect_anomaly.",
+    "trainer.deterministic.",
     "trainer.enable_",
     "trainer.strategy.",
     "trainer.devices.",
@@ -38,7 +44,18 @@ NOT_LEARNED = (
     "trainer.default_root_dir.",
     "trainer.profiler.",
     "trainer.val_check_interval.",
+    "trainer.inference_mode.",
+    "trainer.limit_predict_batches.",
+    "trainer.limit_test_batches.",
     "trainer.limit_val_batches.",
+    "trainer.max_time.",
+    "trainer.model_registry.",
+    "trainer.num_sanity_val_steps.",
+    "trainer.plugins",
+    "trainer.precision.",
+    "trainer.reload_dataloaders_every_n_epochs.",
+    "trainer.sync_batchnorm.",
+    "trainer.use_distributed_sampler.",
     "checkpoint.",
     "monitor.",
     "sample.",

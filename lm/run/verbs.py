@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 import torch
 
 from lm.callbacks import Stopped, interruptible
+from lm.callbacks.checkpoints import timed_out
 from lm.callbacks.progress import figures_line
 from lm.engine.replicas import data_shard
-from lm.errors import UserError
+from lm.errors import UserError, spelled
 from lm.files import atomic
 from lm.processes import is_rank_zero, say
 from lm.run.report import report
@@ -25,6 +26,8 @@ def fit(run: Run) -> None:
     try:
         with interruptible():
             trainer.fit(model, datamodule=run.data)
+        if trainer.global_step < trainer.max_steps and timed_out(trainer):  # before a step was made
+            raise Stopped(None, trainer.global_step)
     except Stopped as stopped:
         last = run.checkpoints.last_path
         then = f"goes on from {last}" if last.exists() else "begins anew"
@@ -32,6 +35,8 @@ def fit(run: Run) -> None:
         if stopped.step is not None:
             words = f"stopped at step {stopped.step} of {trainer.max_steps}; {last} is kept. "
             words += "The same command goes on from there."
+            if stopped.signal is None:
+                words += " `trainer.max_time`, which counts from the run's beginning, is over: give more."
         _stop(stopped, words)
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -52,8 +57,8 @@ def fit(run: Run) -> None:
 
 def _stop(stopped: Stopped, words: str) -> NoReturn:
     """Say how to go on and end with the signal's exit status."""
-    say(words)
-    sys.exit(128 + stopped.signal)
+    say(spelled(words))
+    sys.exit(0 if stopped.signal is None else 128 + stopped.signal)
 
 
 def _end_early(run: Run) -> None:

@@ -52,7 +52,7 @@ class Task(LightningModule, ABC):
     best_by = ("loss", "min")  # the validation figure that decides which weights are best, and which way
     # Attributes that decide nothing about how an example is encoded: features are found by all others.
     beside = frozenset(vars(LightningModule())) | {
-        *("config", "optimizer", "schedule", "compile_blocks", "processor", "best_by"),
+        *("config", "optimizer", "schedule", "compiled", "compile_blocks", "processor", "best_by"),
         *("gradient_norm", "logs_figures", "_sharded"),
     }
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
@@ -68,7 +68,7 @@ class Task(LightningModule, ABC):
         self.config = backbone
         self.optimizer = optimizer
         self.schedule = schedule or WarmupStableDecay()
-        self.compile_blocks = compile
+        self.compiled = self.compile_blocks = compile
         self.processor: Processor | None = None
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self.logs_figures = True  # by Lightning; a monitor does it itself, at the optimizer step

@@ -369,3 +369,47 @@ class Backwards(Pretraining):
         tokens = batch["tokens"].flip(1)
         return Example(tokens[:, :-1], tokens[:, 1:], None, tokens[:, 1:].numel())
 """
+
+
+def test_where_and_how_it_runs_is_the_same_run(lm, tiny_gpt, tmp_path, monkeypatch):
+    """Whatever decides nothing of what is learned may differ; what can't go on to the bit is said."""
+    words = ("fit", *tiny_gpt, "--checkpoint.keep=2", "--name=same")
+    assert lm(*words).status == 0
+    run = tmp_path / "checkpoints/same"
+
+    def back() -> None:
+        (run / "step-4.ckpt").replace(run / "last.ckpt")
+        (run / "summary.json").unlink()
+
+    back()
+    harmless = ("--trainer.precision=32-true", "--trainer.max_time=00:01:00:00", "--trainer.devices=1")
+    harmless += (
+        "--trainer.strategy=auto",
+        "--config=csv",
+        "--data.num_workers=1",
+        "--trainer.benchmark=false",
+    )
+    harmless += ("--trainer.limit_test_batches=1", "--trainer.num_sanity_val_steps=0")
+    result = lm(*words, *harmless)
+    assert result.status == 0, result.err
+    assert "goes on from step 4" in result.err
+    assert "to the last bit" not in result.err
+    back()
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: None)  # it takes long
+    result = lm(*words, "--trainer.precision=bf16-mixed", "--model.compile=true")
+    assert result.status == 0, result.err
+    said = (
+        "goes on with precision 32-true → bf16-mixed, compile False → True: the same training, but from here"
+    )
+    assert said in result.err
+
+
+def test_a_run_whose_time_is_over_goes_on_with_more(lm, tiny_gpt, tmp_path):
+    words = ("fit", *tiny_gpt, "--name=timed")
+    result = lm(*words, "--trainer.max_time=00:00:00:00")
+    assert result.status == 0
+    assert "--trainer.max_time, which counts from the run's beginning, is over: give more." in result.err
+    assert not (tmp_path / "checkpoints/timed/summary.json").exists()
+    result = lm(*words, "--trainer.max_time=00:01:00:00")
+    assert result.status == 0, result.err
+    assert (tmp_path / "checkpoints/timed/summary.json").exists()
