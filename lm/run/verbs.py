@@ -1,6 +1,7 @@
 """What the commands do with a run: let the trainer work, then say what came of it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -38,9 +39,13 @@ def fit(run: Run) -> None:
             if stopped.signal is None:
                 words += " `trainer.max_time`, which counts from the run's beginning, is over: give more."
         _stop(stopped, words)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        asked = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(error))
+        if not isinstance(error, torch.OutOfMemoryError) and asked is None:
+            raise
+        size = f" ({int(asked[1]) / 1e9:.1f} GB at once)" if asked else ""
         raise UserError(
-            f"out of memory on {model.device}: give a smaller `data.batch_size`, and "
+            f"out of memory on {model.device}{size}: give a smaller `data.seq_len` or `data.batch_size`, and "
             "`trainer.accumulate_grad_batches` larger by as much to keep the samples of a step"
         ) from error
     if trainer.global_step < trainer.max_steps:

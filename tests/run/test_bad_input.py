@@ -351,3 +351,27 @@ def test_what_nobody_foresaw_is_a_line_too(lm, tiny_gpt, monkeypatch):
     result = lm("fit", *tiny_gpt)
     assert (result.status, "Traceback" in result.err) == (1, False)
     assert "lm fit: ZeroDivisionError: division by zero\n(LM_DEBUG=1 shows where)" in result.err
+
+
+def test_a_sequence_that_no_memory_holds(lm, tmp_path):
+    # Several documents in a window: who attends to whom is a matrix, here of 160 GB.
+    lines = (
+        json.dumps({"text": "".join(chr(0x4E00 + (n * 31 + i) % 900) for i in range(90))})
+        for n in range(6000)
+    )
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    words = (
+        "--data.corpus=long.jsonl",
+        "--data.seq_len=400000",
+        "--data.batch_size=1",
+        "--trainer.max_steps=1",
+    )
+    result = lm("fit", GPT, *words, "--data.vocab_size=1300", "--model.backbone.num_layers=1")
+    refuses(result, 1, "out of memory on cpu (", " GB at once): give a smaller --data.seq_len or")
+
+
+def test_one_long_line_is_a_corpus(lm, tmp_path):
+    (tmp_path / "line.txt").write_text("北京是中华人民共和国的首都" * 30_000)
+    words = ("--data.corpus=line.txt", "--data.vocab_size=300", "--trainer.max_steps=1", "--data.seq_len=32")
+    result = lm("fit", GPT, *words, "--model.backbone.hidden_size=32", "--trainer.limit_val_batches=1")
+    assert result.status == 0, result.err
