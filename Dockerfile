@@ -1,6 +1,6 @@
 # docker build -t lm .                                    # for CPUs
 # docker build -t lm:cuda --build-arg VARIANT=cuda .      # for NVIDIA GPUs; run with --gpus all --ipc=host
-# docker run --rm -it -v lm-data:/work/data -v lm-runs:/work/checkpoints lm fit --config configs/pretrain/gpt-nano.yaml
+# docker run --rm -it -v lm-data:/work/data -v lm-runs:/work/checkpoints lm fit gpt-nano
 #
 # With folders of the host instead of named volumes, add --user "$(id -u):$(id -g)": any user id works.
 # `docker stop` lets a run save a checkpoint first; --time gives it longer than ten seconds.
@@ -50,8 +50,8 @@ ENV HOME=/tmp USER=lm
 # Last, what changes often. hatchling is there already, so this needs no network.
 COPY pyproject.toml README.md LICENSE /opt/lm/
 COPY lm /opt/lm/lm
+COPY configs /opt/lm/configs
 RUN pip install --no-deps --no-build-isolation /opt/lm
-COPY configs configs
 
 USER ${USER_ID}
 ENTRYPOINT ["lm"]

@@ -15,22 +15,23 @@ COMMANDS = {
     "test": ("the figures on the test part", "lm.commands.fit", "test"),
     "predict": ("predictions of the test part, into a file", "lm.commands.fit", "predict"),
     "configs": ("list the configurations that ship, or print one", "lm.commands.configs", "main"),
-    "prepare": ("make a corpus of token shards from text, without training", "lm.commands.prepare", "main"),
-    "generate": ("write on from a prompt", "lm.commands.generate", "main"),
-    "fill": ("guess what stands under a <mask>", "lm.commands.fill", "main"),
+    "prepare": ("turn text into a corpus of token shards, without training", "lm.commands.prepare", "main"),
+    "generate": ("continue a prompt", "lm.commands.generate", "main"),
+    "fill": ("guess what a <mask> hides", "lm.commands.fill", "main"),
     "chat": ("talk with a fine-tuned model", "lm.commands.chat", "main"),
-    "classify": ("put labels on texts, or rate them", "lm.commands.classify", "main"),
-    "tag": ("find the entities of sentences", "lm.commands.tag", "main"),
+    "classify": ("label texts, or rate them", "lm.commands.classify", "main"),
+    "tag": ("find the entities in sentences", "lm.commands.tag", "main"),
     "answer": ("find the answers to questions in texts", "lm.commands.answer", "main"),
     "export": ("write a checkpoint as a Hugging Face folder", "lm.commands.export", "main"),
     "runs": ("list the runs of a folder: how far they are, and how good", "lm.commands.runs", "main"),
-    "info": ("say what a checkpoint, a run or a corpus is", "lm.commands.info", "main"),
+    "completion": ("print what makes a shell complete", "lm.commands.completion", "main"),
+    "info": ("describe a model, a run or a corpus", "lm.commands.info", "main"),
 }
 
 
 def overview() -> str:
     """What `lm --help` prints."""
-    lines = "\n".join(f"  {name:10}{what}" for name, (what, _, _f) in COMMANDS.items())
+    lines = "\n".join(f"  {name:12}{what}" for name, (what, _, _f) in COMMANDS.items())
     return f"""lm {__version__}: from raw text to a language model that works
 
 usage: lm COMMAND [options]

@@ -62,5 +62,5 @@ def not_installed(what: str, package: str, extra: str) -> UserError:
 
 def some(names: Iterable[object], most: int = 3) -> str:
     """At most so many names, and how many there are more."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    words = [str(name) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

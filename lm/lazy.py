@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 
-def lazy(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+def lazy(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A package's `__getattr__` and `__dir__` (PEP 562), so that importing it imports nothing else.
 
     Args:
@@ -12,7 +13,7 @@ def lazy(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], 
         homes: the module, by its name below the package, that each name is from.
     """
 
-    def find(name: str) -> object:
+    def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)

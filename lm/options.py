@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from lm.errors import UserError
 
@@ -104,10 +105,10 @@ class OptionParser(argparse.ArgumentParser):
             if option is None:
                 self.error(f"one word too many: {unknown[0]!r}")
             options = [string[2:] for action in self._actions for string in action.option_strings]
-            name = option.lstrip("-").partition("=")[0]
+            name = str(option).lstrip("-").partition("=")[0]
             raise no_such_option(name, filter(None, options), f"`{self.prog} --help` lists them")
         return args
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """One line instead of the usage."""
         raise UserError(f"{message} (`{self.prog} --help`)", status=2)

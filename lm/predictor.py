@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 import torch
 
-from lm.backbone import BackboneConfig, LanguageModel
+from lm.backbone import BackboneConfig
 from lm.checkpoint import Model
 from lm.convert import open_model
 from lm.errors import UserError
@@ -93,7 +93,7 @@ class Predictor:
 
     # Writing.
 
-    def writer(self, command: str = "generate") -> LanguageModel:
+    def writer(self, command: str = "generate") -> Any:
         """The network of a model that writes or fills, in evaluation mode.
 
         Raises:

@@ -225,7 +225,7 @@ def code_text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """A tokenizer of 420 pieces, trained on real code."""
+    """A tokenizer of 420 tokens, trained on real code."""
     import argparse
 
     from lm.tokenizer import train_tokenizer
@@ -313,7 +313,7 @@ def brought_models(folder: Path) -> None:
     (folder / "tinyshakespeare/input.txt").write_text(reference)
     (folder / "text").write_text(f"{english}\n{chinese}\n{reference}")
 
-    # SentencePiece: a Llama's with 512 pieces, the bytes among them, none for chats; two that normalise.
+    # SentencePiece: a Llama's with 512 tokens, the bytes among them, none for chats; two that normalise.
     llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
     llama |= {"vocab_size": 512, "remove_extra_whitespaces": False}
     for name, text, options in (
@@ -354,7 +354,7 @@ def brought_models(folder: Path) -> None:
     merges = json.loads(engine.to_str())["model"]["merges"]
     (folder / "gpt2-vocab/gpt2_merges.txt").write_text("\n".join(map(" ".join, merges)) + "\n")
 
-    # BERT's WordPiece: an English one whose pieces are letters and common words, and a Chinese one.
+    # BERT's WordPiece: an English one whose tokens are letters and common words, and a Chinese one.
     control = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = sorted(
         {*string.printable.strip(), *map(chr, range(0xA1, 0x17F)), *"😀中文"} - {*string.ascii_uppercase}

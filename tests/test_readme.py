@@ -1,7 +1,9 @@
-"""What the README says is so, and the Chinese one says the same."""
+"""What the README and docs/ say is so, and the Chinese ones say the same."""
 
 import re
 import shlex
+import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,16 @@ import yaml
 from lm.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+PAIRS = [("README.md", "README.zh-CN.md")]
+PAIRS += [(f"docs/{path.name}", f"docs/{path.stem}.zh-CN.md") for path in (ROOT / "docs").glob("[a-z]*.md")]
+PAIRS = [pair for pair in PAIRS if "zh-CN" not in pair[0]]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+README, CHINESE = map(read, PAIRS[0])
 
 
 def blocks(text: str) -> list[str]:
@@ -27,9 +38,10 @@ def commands(text: str) -> list[list[str]]:
 
 # What stands for something of the reader's own.
 OWN = {
-    "FILE": "configs/pretrain/gpt-nano.yaml",
-    "checkpoints/mine/config.yaml": "configs/pretrain/gpt-nano.yaml",
-    "checkpoints/texts/config.yaml": "configs/finetune/texts.yaml",
+    "FILE": "gpt-nano",
+    "checkpoints/mine/config.yaml": "gpt-nano",
+    "checkpoints/gpt-nano": "gpt-nano",
+    "checkpoints/texts": "texts",
 }
 
 
@@ -40,33 +52,37 @@ def chosen(tree: dict, option: str) -> object:
     return tree.get("class_path", tree) if isinstance(tree, dict) else tree
 
 
-@pytest.mark.parametrize("words", commands(README), ids=" ".join)
-def test_every_command_of_the_readme_is_one(lm, words):
+@pytest.mark.parametrize(
+    "words", [words for pair in PAIRS for words in commands(read(pair[0]))], ids=" ".join
+)
+def test_every_command_is_one(lm, words):
     """Those that train and evaluate take each option, and it lands where it should; the others have it."""
     command, *rest = words[1:]
-    following = zip(rest, [*rest[1:], ""], strict=True)
+    following = pairwise([*rest, ""])
     options = {word[2:]: value for word, value in following if word.startswith("--")}
-    if command not in ("fit", "validate", "test", "predict"):
+    if command not in ("fit", "validate", "test", "predict") or "help" in options:
         known = lm(command, "--help").out
-        assert [name for name in options if f"--{name}" not in known] == []
+        assert [name for name in options if f"--{name}" not in known and name != "help"] == []
         return
     if "--seeds" in rest:
         at = rest.index("--seeds")
         rest = rest[:at] + rest[at + 2 :]
-    real = [OWN.get(word, word) for word in rest]
-    real = [str(ROOT / word) if word.startswith("configs/") else word for word in real]
-    result = lm(command, *real, "--print_config")
+    first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    result = lm(command, *(OWN.get(word, word) for word in rest[:first]), *rest[first:], "--print_config")
     assert result.status == 0, result.err
     tree = yaml.safe_load(result.out)
     assert tree["model"]["class_path"].startswith("lm.")
-    for name in options.keys() - {"config", "seeds"}:
+    for name in options.keys() - {"config", "seeds", "print_config"}:
         found, given = chosen(tree, name), yaml.safe_load(options[name])
         assert found == (float(given) if isinstance(found, float) else given), name
 
 
-def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert block in CHINESE
+def python(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    block = python(read("docs/python.md"))[1]
     monkeypatch.chdir(tmp_path)
     rows = [f"{word} {i},{word}" for i in range(30) for word in ("good", "bad")]
     for name in ("train", "test"):
@@ -80,6 +96,15 @@ def test_the_notebook_of_the_readme_runs(tmp_path, monkeypatch):
     assert names["trainer"].callback_metrics["test/accuracy"] > 0.4
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_using_a_model_runs(tmp_path, monkeypatch, trained, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "checkpoints/gpt", "checkpoints/gpt-nano")
+    exec(python(read(name))[0], names := {})
+    assert capsys.readouterr().out
+    assert names["model"].config.causal
+
+
 def test_every_command_is_in_the_readme():
     for text in (README, CHINESE):
         for name in COMMANDS:
@@ -87,25 +112,29 @@ def test_every_command_is_in_the_readme():
 
 
 def test_the_first_screen_has_the_two_commands():
-    expected = (
-        "pip install -e . && lm fit --config configs/pretrain/gpt-nano.yaml\n"
-        "pip install -e '.[test]' && pytest\n"
-    )
+    expected = "pip install -e . && lm fit gpt-nano\npip install -e '.[test]' && pytest\n"
     assert blocks(README)[0] == blocks(CHINESE)[0] == expected
     assert "pip install -q --disable-pip-version-check -e '.[test]'" in (ROOT / ".ci/run").read_text()
 
 
-def test_both_languages_have_the_same_commands_figures_and_links():
-    english, chinese = commands(README), commands(CHINESE)
-    assert [words[:4] for words in english] == [words[:4] for words in chinese]
-    assert blocks(README)[1] == blocks(CHINESE)[1]  # what a person sees
-    for pattern in (r"^#+ ", r"^\|", r"\]\((?!README)[^)]+\)"):
-        left, right = (re.findall(pattern, text, re.MULTILINE) for text in (README, CHINESE))
-        assert left == right, pattern
-    assert set(re.findall(r"[\d.,]*\d{3}[\d.,]*", README)) == set(re.findall(r"[\d.,]*\d{3}[\d.,]*", CHINESE))
+@pytest.mark.parametrize("pair", PAIRS, ids=" ".join)
+def test_both_languages_have_the_same_commands_figures_and_links(pair):
+    english, chinese = map(read, pair)
+    ours, theirs = commands(english), commands(chinese)
+    assert [words[:3] for words in ours] == [words[:3] for words in theirs]
+    assert python(english) == python(chinese)
+    for pattern in (r"^#+ ", r"^\|", r"\]\(([^)]+)\)"):
+        left, right = (re.findall(pattern, text, re.MULTILINE) for text in (english, chinese))
+        plain = [[found.replace(".zh-CN", "") for found in side] for side in (left, right)]
+        assert plain[0] == plain[1], pattern
+    numbers = [set(re.findall(r"[\d.,]*\d{3}[\d.,]*", text)) for text in (english, chinese)]
+    assert numbers[0] == numbers[1]
 
 
-def test_every_file_that_is_named_is_there():
-    for text in (README, CHINESE):
-        for path in re.findall(r"\b((?:configs|tests|lm)/[\w/.-]*\w)", text):
-            assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("name", [*(name for pair in PAIRS for name in pair), "CONTRIBUTING.md"])
+def test_every_file_that_is_named_is_there(name):
+    text, folder = read(name), (ROOT / name).parent
+    for path in re.findall(r"\b((?:configs|tests|lm)/[\w/.-]*\w)", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (folder / link).exists(), link

@@ -22,7 +22,7 @@ class BackboneConfig:
         mlp: the feed-forward network: gated (swiglu, geglu, reglu; arXiv:2002.05202), gelu (exact),
             gelu_tanh (GPT-2's approximation), relu or relu2 (squared ReLU, arXiv:2109.08668).
         mlp_hidden_size: its inner width; 4 times the hidden size where it is null.
-        vocab_size: pieces of the tokenizer; the data sets it.
+        vocab_size: tokens of the tokenizer; the data sets it.
         max_seq_len: longest sequence; the data sets it.
         causal: each position sees only itself and what stands before it (GPT), or everything (BERT).
         window: a position sees no further than this many positions, itself among them; null for no limit.

@@ -118,7 +118,7 @@ class LanguageModel(Network):
         """Logits (B, T, vocab_size). With `targets` (B, T; negative: not counted) instead the summed
         cross-entropy in nats and, outside training, the number of hits: two scalars (see
         `linear_cross_entropy`), without those logits ever being there at once. With `sparse` the head is
-        spared the positions that don't count: worth it where these are many, as with masked pieces. The other
+        spared the positions that don't count: worth it where these are many, as with masked tokens. The other
         arguments are the backbone's."""
         hidden = self.backbone(tokens, documents, cache, segments=segments)
         if targets is None:

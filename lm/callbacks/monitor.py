@@ -49,7 +49,7 @@ def validation_tags(trainer: Trainer) -> dict[str, float]:
     """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
     validation stand side by side, and bits per byte and the loss first."""
     figures = figures_of(trainer)
-    tags = {"accuracy": "piece_accuracy/val"} if "perplexity" in figures else {}
+    tags = {"accuracy": "token_accuracy/val"} if "perplexity" in figures else {}
     return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
 
 

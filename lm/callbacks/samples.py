@@ -9,14 +9,14 @@ from lm.inference.generate import Sample, Sampling
 
 
 class Samples(Callback):
-    """Sample texts for the loggers at each validation: what a GPT writes, what a BERT puts for masked pieces.
+    """Sample texts for the loggers at each validation: what a GPT writes, what a BERT puts for masked tokens.
 
     Args:
         prompt: what a GPT goes on from; the first words of the held-out text where it is None.
-        tokens: pieces to write.
+        tokens: tokens to write.
         seed: of the sampling, the same each time, so that samples can be compared.
-        temperature: below 1 the likelier pieces are preferred.
-        top_k: choose among this many likeliest pieces.
+        temperature: below 1 the likelier tokens are preferred.
+        top_k: choose among this many likeliest tokens.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def make_network(
     """
     if is_language(head):
         return LanguageModel(config)
-    arguments = {name: value for name, value in head.items() if name != "kind"}
+    arguments = {name: value for name, value in (head or {}).items() if name != "kind"}
     return Classifier(config, **arguments, embeddings=embeddings)
 
 
@@ -97,7 +97,7 @@ class Model:
         head, weights = self.record.get("head"), self.weights
         if is_language(head) and not self.has_head:
             raise UserError(f"{self.source} has no language-model head")
-        if is_language(head) or not head.get("pooler"):
+        if is_language(head) or not (head or {}).get("pooler"):
             weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
         network = outline(self.config, head)
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))

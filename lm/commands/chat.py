@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     add("model", help=MODEL.format("alpaca-en"))
     add("message", metavar="MESSAGE", nargs="?", help="to be answered, and no more")
     add("--system", default="", metavar="TEXT", help="what the system says first")
-    add("--tokens", type=int, help="pieces of an answer at most (default: 512, at most half of what it sees)")
+    add("--tokens", type=int, help="tokens of an answer at most (default: 512, at most half of what it sees)")
     add_sampling(parser, 0.7, 0.95)
     add_device(parser)
     args = parser.parse(argv)

@@ -16,16 +16,18 @@ from lm.options import OptionParser
 
 def main(argv: list[str]) -> None:
     """The command `lm generate`."""
-    parser = OptionParser("generate", "Write on from a prompt.")
+    parser = OptionParser("generate", "Continue a prompt.")
     add = parser.add_argument
     add("model", help=MODEL.format("gpt-nano"))
-    add("text", metavar="PROMPT", nargs="?", help="what to go on from; standard input where it is not given")
+    add(
+        "text", metavar="PROMPT", nargs="?", help="the text to continue; standard input where it is not given"
+    )
     add("--prompt", help="the same")
-    add("--tokens", type=int, default=200, help="pieces to write at most (default: %(default)s)")
+    add("--tokens", type=int, default=200, help="tokens to write at most (default: %(default)s)")
     add("--samples", type=int, default=1, help="how many texts to write")
     add_sampling(parser, 0.8, 1.0)
     add("--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable")
-    add("--no_cache", action="store_true", help="compute every step anew: slow, to compare")
+    add("--no_cache", action="store_true", help="compute every step anew: slow, for comparison")
     add_device(parser)
     args = parser.parse(argv)
     at_least_one(args, "tokens", "samples")

@@ -29,7 +29,7 @@ def corpus_facts(folder: Path) -> dict[str, Any]:
             f"{part['documents']:,} documents, {part['tokens']:,} tokens, {_size(part['bytes'])} of text, "
             f"{part['bytes'] / max(1, part['tokens']):.2f} bytes a token, {len(part['shards'])} shard(s)"
         )
-    facts["tokenizer"] = f"{corpus.vocab_size:,} pieces, {corpus.tokenizer.fingerprint[:12]}"
+    facts["tokenizer"] = f"{corpus.vocab_size:,} tokens, {corpus.tokenizer.fingerprint[:12]}"
     facts["checksums"] = "as they should be"
     facts["sources"] = [
         f"{s['name']} ({s['files']:,} files, {_size(s['bytes_on_disk'])}, {s['documents']:,} documents)"
@@ -85,8 +85,8 @@ def _processor_fact(record: dict[str, Any]) -> dict[str, str]:
     kind, size = record["processor"]["kind"], len(record["processor"]["bytes"])
     if kind != Tokenizer.kind:  # its module may not be imported
         return {"processor": f"{kind}, {_size(size)}"}
-    tokenizer = processor_of(record)
-    return {"tokenizer": f"{tokenizer.vocab_size:,} pieces, {tokenizer.fingerprint[:12]}"}
+    tokenizer: Any = processor_of(record)
+    return {"tokenizer": f"{tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}"}
 
 
 def checkpoint_facts(path: Path) -> dict[str, Any]:
@@ -100,7 +100,8 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
     weights = checkpoints.network_weights(content["state_dict"])
     if alone:
         here = sum(value.numel() for value in weights.values())
-        whole = checkpoints.outline(checkpoints.config_of(record), record["head"]).num_parameters()
+        network: Any = checkpoints.outline(checkpoints.config_of(record), record["head"])
+        whole = network.num_parameters()
         parameters = f"{here:,} of the adapter and the head; {whole:,} with its base"
     else:  # a tied matrix, which lies there once, counts once
         places = {value.data_ptr(): value.numel() for name, value in weights.items() if not is_adapter(name)}
@@ -135,7 +136,7 @@ def folder_facts(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         **facts,
         "parameters": f"{sum(value.numel() for value in model.weights.values()):,}",
-        "tokenizer": f"{model.tokenizer.vocab_size:,} pieces, {model.tokenizer.fingerprint[:12]}",
+        "tokenizer": f"{model.tokenizer.vocab_size:,} tokens, {model.tokenizer.fingerprint[:12]}",
         "backbone": {k: v for k, v in vars(model.config).items() if v is not None},
         **({"notes": model.notes} if model.notes else {}),
     }

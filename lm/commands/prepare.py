@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folders or globs of them, or stdlib, the default: the standard library of the Python that runs",
     )
     for name, kind, metavar, what in (
-        ("vocab_size", int, "N", "pieces of the tokenizer that is trained (%(default)s)"),
+        ("vocab_size", int, "N", "tokens of the tokenizer that is trained (%(default)s)"),
         ("tokenizer", str, "FILE", "a SentencePiece model to use instead of training one"),
         ("text_field", str, "F", "the field or column with the text, in JSON lines and Parquet"),
         ("val_fraction", float, "X", "share held out (5%% of documents; of fewer than 20, 10%% of the text)"),

@@ -41,20 +41,40 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:
-    """The options that say how the next piece is chosen, with these defaults."""
+    """The options that say how the next token is chosen, with these defaults."""
     add = parser.add_argument
-    add("--temperature", type=float, default=temperature, help="0: always the likeliest (%(default)s)")
-    add("--top_k", type=int, default=50, help="of this many likeliest; 0: all (%(default)s)")
-    add("--top_p", type=float, default=top_p, help="of the likeliest with this probability (%(default)s)")
-    add("--min_p", type=float, default=0.0, help="of those this many times as likely as the best")
-    add("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less")
+    add(
+        "--temperature",
+        type=float,
+        default=temperature,
+        help="higher: more varied; 0: always the likeliest token (%(default)s)",
+    )
+    add("--top_k", type=int, default=50, help="sample among this many likeliest tokens; 0: all (%(default)s)")
+    add(
+        "--top_p",
+        type=float,
+        default=top_p,
+        help="sample among the likeliest tokens that make up this probability (%(default)s)",
+    )
+    add(
+        "--min_p",
+        type=float,
+        default=0.0,
+        help="drop tokens less likely than this share of the likeliest one (%(default)s)",
+    )
+    add("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less (%(default)s)")
     add("--seed", type=int, default=0, help="the same seed writes the same text (%(default)s)")
 
 
 def sampling(args: argparse.Namespace) -> "SamplingOptions":
     """What was given of `add_sampling`'s options."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    return {name: getattr(args, name) for name in names}
+    return {
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+    }
 
 
 def task_parser(command: str, description: str, run: str) -> OptionParser:

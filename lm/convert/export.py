@@ -131,7 +131,7 @@ def describe(model: Model, family: Family, architecture: str, dtype: torch.dtype
     network, config, tokenizer = model.network, model.config, model.tokenizer
     pad = tokenizer.pad_id
     if isinstance(network, Classifier) and config.causal and tokenizer.frame([-1])[0][-1] == pad:
-        pad = None  # transformers would skip the piece that ends a text, whose position is read
+        pad = None  # transformers would skip the token that ends a text, whose position is read
     described = {
         "architectures": [architecture],
         "model_type": family.name,
@@ -172,6 +172,6 @@ def _notes(family: Family, described: dict[str, Any], tokenizer: Tokenizer, writ
         )
     classifies = described["architectures"][0].endswith("ForSequenceClassification")
     if classifies and described["pad_token_id"] is None:
-        why = "has no padding piece" if tokenizer.pad_id is None else "pads with the piece that ends a text"
+        why = "has no padding token" if tokenizer.pad_id is None else "pads with the token that ends a text"
         notes.append(f"the tokenizer {why}: texts go through transformers one at a time")
     return notes

@@ -20,7 +20,7 @@ def choose(config: BackboneConfig, head: bool = True, padding: bool = True) -> F
 
     Args:
         head: whether its language-model head goes out too.
-        padding: whether its tokenizer has a padding piece, from which RoBERTa counts positions.
+        padding: whether its tokenizer has a padding token, from which RoBERTa counts positions.
     """
     misfits = {
         name: family.misfits(config, head)

@@ -139,7 +139,7 @@ class Family(ABC):
         return []
 
     def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
-        """The inverse of `read`: what config.json says of the shape. `pad` is the padding piece's id."""
+        """The inverse of `read`: what config.json says of the shape. `pad` is the padding token's id."""
         said = {theirs: meant(config, name) for theirs, (name, *_) in self.same.items()}
         copied = {copy: said[theirs] for copy, theirs in self.copies.items()}
         return {**said, **copied, self.activation[0]: self.activations[1][config.mlp], **self.insisted}

@@ -15,7 +15,7 @@ from lm.checkpoint import Model
 from lm.convert.folder import read_folder
 from lm.errors import UserError
 
-# Tables that fine-tuning may lengthen: by new pieces, or by more positions.
+# Tables that fine-tuning may lengthen: by new tokens, or by more positions.
 GROWING = re.compile(r"backbone\.embeddings\.(tokens|positions)\.weight|head\.(weight|bias)")
 
 

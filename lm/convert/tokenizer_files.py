@@ -20,7 +20,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
 
     Args:
         config: the shape of the model that it belongs to.
-        writes: the model writes on from a text, so that no piece is put behind one.
+        writes: the model writes on from a text, so that no token is put behind one.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         document = tokenizer_json(tokenizer, framed=not writes)
@@ -56,7 +56,7 @@ def _frame(tokenizer: Tokenizer, path: Path) -> None:
         return
     document, frame = read_json(path), frame_template(tokenizer)
     before = document.get("post_processor")
-    if before and before["type"] == "ByteLevel":  # only says where pieces lie in a text
+    if before and before["type"] == "ByteLevel":  # only says where tokens lie in a text
         frame = {"type": "Sequence", "processors": [before, frame]}
     path.write_text(json.dumps({**document, "post_processor": frame}, ensure_ascii=False), encoding="utf-8")
 
@@ -70,7 +70,7 @@ def _describe(tokenizer: SentencePieceTokenizer, checksum: str) -> dict[str, Any
         if tokenizer.is_special(id) and id not in roles.values()
     ]
     return {
-        # Reads tokenizer.json as it stands, where LlamaTokenizer would make its own from the pieces.
+        # Reads tokenizer.json as it stands, where LlamaTokenizer would make its own from the tokens.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": None if id is None else tokenizer.piece(id) for role, id in roles.items()},
         "additional_special_tokens": others,

@@ -25,7 +25,7 @@ class PretrainingData(Data):
             prepare` made.
         seq_len: tokens that a window predicts.
         batch_size: windows in a batch, on each device.
-        vocab_size: pieces of the tokenizer that is trained on the corpus.
+        vocab_size: tokens of the tokenizer that is trained on the corpus.
         tokenizer: a SentencePiece model to use instead; vocab_size is then its own.
         text_field: the field or column that holds the text, in JSON lines and Parquet.
         val_fraction: the share held out for validation; by default 5% of the documents, or, of fewer than 20

@@ -13,8 +13,8 @@ PADDING = -1  # the document of positions that hold nothing
 
 
 def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and documents (B, longest): texts that end together, so that the next piece of each is next.
-    They are padded with their own first piece, or a penalty on repetitions would see one that is not there.
+    """Tokens and documents (B, longest): texts that end together, so that the next token of each is next.
+    They are padded with their own first token, or a penalty on repetitions would see one that is not there.
     """
     longest = max(map(len, rows))
     tokens = torch.empty(len(rows), longest, dtype=torch.int64)
@@ -35,17 +35,17 @@ def complete(
     vocab_size: int | None = None,
     batch_size: int = 64,
 ) -> list[list[int]]:
-    """What the model writes after each prompt, up to one of the pieces `ends` (which is left out).
+    """What the model writes after each prompt, up to one of the tokens `ends` (which is left out).
 
     Prompts of like length share a batch. What is written does not depend on who shares it, but for rounding.
 
     Args:
         prompts: ids, at least one each; with `tokens` more they have to fit into the model's positions.
-        tokens: pieces to write at most.
-        ends: at least one; None stands for a piece that the tokenizer lacks.
-        sampling: how pieces are chosen; None: always the likeliest.
+        tokens: tokens to write at most.
+        ends: at least one; None stands for a token that the tokenizer lacks.
+        sampling: how tokens are chosen; None: always the likeliest.
         seed: of the first prompt; the second has the next, and so on, in whatever batch they are.
-        vocab_size: pieces of the tokenizer, where the model has room for more.
+        vocab_size: tokens of the tokenizer, where the model has room for more.
     """
     sampling = sampling or Sampling(temperature=0)
     device = model.head.weight.device

@@ -10,6 +10,7 @@ from lm.inference.batch import complete
 from lm.inference.generate import Sampling, stream_text
 from lm.inference.lines import BATCH, Line, pools
 from lm.tokenizer.chat import ChatFormat, Message, Shortened, shortened
+from lm.tokenizer.template import TemplateFormat
 
 COMMANDS = "/new begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer"
 LEFT_OUT = "the oldest messages don't fit into what the model sees and are left out"
@@ -18,20 +19,20 @@ _TOKENS = 512  # of an answer, unless said otherwise
 _LEAST = 16  # of a chat, before the answer
 
 
-def fit(chat: ChatFormat, messages: Sequence[Message], room: int) -> Shortened:
-    """A chat, whose last message is the user's, in at most `room` pieces: see `shortened`.
+def fit(chat: ChatFormat | TemplateFormat, messages: Sequence[Message], room: int) -> Shortened:
+    """A chat, whose last message is the user's, in at most `room` tokens: see `shortened`.
 
     Raises:
         UserError: the roles are out of order, or the system's message leaves no room.
     """
     found = shortened(chat, messages, room)
     if found.lost:
-        raise UserError(f"the model sees {room} pieces before its answer: the system's message fills them")
+        raise UserError(f"the model sees {room} tokens before its answer: the system's message fills them")
     return found
 
 
 def answer_length(limit: int, tokens: int | None) -> int:
-    """How many pieces an answer may have.
+    """How many tokens an answer may have.
 
     Args:
         limit: positions that the model sees, chat and answer together.
@@ -44,7 +45,7 @@ def answer_length(limit: int, tokens: int | None) -> int:
         return min(_TOKENS, limit // 2)
     if not 1 <= tokens <= limit - _LEAST:
         raise UserError(
-            f"`tokens` {tokens}: it must be from 1 to {limit - _LEAST}, for this model sees {limit} pieces, "
+            f"`tokens` {tokens}: it must be from 1 to {limit - _LEAST}, for this model sees {limit} tokens, "
             "question and answer together",
             status=2,
         )
@@ -57,8 +58,8 @@ class Chat:
     Args:
         model: causal, and trained on chats.
         chat: how its tokenizer writes them.
-        tokens: most pieces of an answer; see `answer_length`.
-        sampling: how pieces are chosen.
+        tokens: most tokens of an answer; see `answer_length`.
+        sampling: how tokens are chosen.
         seed: the same seed and messages give the same answers.
         system: what the system says first; empty for nothing.
         note: is told, once each, that something had to be left out.
@@ -70,7 +71,7 @@ class Chat:
     def __init__(
         self,
         model: LanguageModel,
-        chat: ChatFormat,
+        chat: ChatFormat | TemplateFormat,
         tokens: int,
         sampling: Sampling,
         seed: int = 0,

@@ -28,21 +28,21 @@ def fill(
     if model.config.causal:
         raise UserError("this model writes from left to right: use `lm generate`; `lm fill` needs a BERT")
     if tokenizer.mask_id is None:
-        raise UserError(f"this model's tokenizer has no {MASK} piece: it was not trained to fill gaps")
+        raise UserError(f"this model's tokenizer has no {MASK} token: it was not trained to fill gaps")
     parts = text.split(MASK)
     if len(parts) == 1:
-        raise UserError(f"there is no {MASK} in the text: put one where a piece is to be guessed", status=2)
+        raise UserError(f"there is no {MASK} in the text: put one where a token is to be guessed", status=2)
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for i, part in enumerate(parts):
         ids += ([tokenizer.mask_id] if i else []) + tokenizer.encode(part)
     ids += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     if len(ids) > model.config.max_seq_len:
         raise UserError(
-            f"the text has {len(ids)} pieces, the model sees {model.config.max_seq_len}: shorten it"
+            f"the text has {len(ids)} tokens, the model sees {model.config.max_seq_len}: shorten it"
         )
     tokens = torch.tensor([ids], device=model.head.weight.device)
     logits = model(tokens)[0].float()  # (T, V)
-    pieces = torch.from_numpy(tokenizer.byte_lengths().nonzero()[0])  # control pieces are no text
+    pieces = torch.from_numpy(tokenizer.byte_lengths().nonzero()[0])  # control tokens are no text
     guesses = []
     for position in (tokens[0] == tokenizer.mask_id).nonzero().flatten().tolist():
         top = logits[position].cpu()[pieces].softmax(-1).topk(min(best, len(pieces)))
@@ -53,7 +53,7 @@ def fill(
 
 @torch.no_grad()
 def show_guesses(model: LanguageModel, tokenizer: Tokenizer, ids: list[int], every: int = 6) -> str:
-    """A text with every n-th piece masked and the guess beside it: `[piece→guess]`, or `[piece]` if right."""
+    """A text with every n-th token masked and the guess beside it: `[token→guess]`, or `[token]` if right."""
     was_training = model.training
     model.eval()
     lengths = tokenizer.byte_lengths()

@@ -1,4 +1,4 @@
-"""Writing: from a prompt to pieces, one at a time, with or without a cache of keys and values."""
+"""Writing: from a prompt to tokens, one at a time, with or without a cache of keys and values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from lm.tokenizer import StreamDecoder, Tokenizer
 
 @dataclass
 class Sampling:
-    """How the next piece is chosen from the logits.
+    """How the next token is chosen from the logits.
 
     Args:
-        temperature: divides the logits; 0 always takes the likeliest piece.
-        top_k: only this many likeliest pieces; 0 for all.
-        top_p: only the likeliest pieces that make up this probability (arXiv:1904.09751); 1 for all.
-        min_p: only pieces at least this many times as likely as the likeliest (arXiv:2407.01082); 0 for all.
-        repetition_penalty: logits of pieces that stand in the context are divided by it where positive and
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: only this many likeliest tokens; 0 for all.
+        top_p: only the likeliest tokens that make up this probability (arXiv:1904.09751); 1 for all.
+        min_p: only tokens at least this many times as likely as the likeliest (arXiv:2407.01082); 0 for all.
+        repetition_penalty: logits of tokens that stand in the context are divided by it where positive and
             multiplied where negative (arXiv:1909.05858); 1 for none.
     """
 
@@ -49,7 +49,7 @@ class Sampling:
         context: Tensor,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """The next piece of each of N samples: (N,) from logits (N, V) and the pieces so far (N, T), drawn by
+        """The next token of each of N samples: (N,) from logits (N, V) and the tokens so far (N, T), drawn by
         one generator or by N, one for each."""
         logits = logits.float()
         if not bool(logits.isfinite().all()):
@@ -92,7 +92,7 @@ class Sample(NamedTuple):
 
 
 def context_start(length: int, limit: int) -> int:
-    """Where the context of a text of `length` pieces starts, for a model that sees `limit` of them. Once the
+    """Where the context of a text of `length` tokens starts, for a model that sees `limit` of them. Once the
     text is longer, the context is cut to half of the limit and grows again, so that a cache lasts a while."""
     if length <= limit:
         return 0
@@ -113,18 +113,18 @@ def write(
     use_cache: bool = True,
     vocab_size: int | None = None,
 ) -> Iterator[Tensor]:
-    """Write up to `tokens` pieces after each of B texts (B, T), until all have ended.
+    """Write up to `tokens` tokens after each of B texts (B, T), until all have ended.
 
     Args:
         generator: one for all texts, or one for each.
-        ends: pieces that end a text; one that has ended goes on as the first of them.
+        ends: tokens that end a text; one that has ended goes on as the first of them.
         documents: (B, T), of texts that are padded on the left; with `tokens` more they have to fit into the
             model's positions.
         use_cache: keep keys and values; without it every step computes everything anew, to the same result.
-        vocab_size: pieces of the tokenizer, where the model has room for more; no others are chosen.
+        vocab_size: tokens of the tokenizer, where the model has room for more; no others are chosen.
 
     Yields:
-        The next piece of each text (B,).
+        The next token of each text (B,).
     """
     limit, stops = model.config.max_seq_len, torch.tensor(ends, dtype=text.dtype, device=text.device)
     room = min(limit, text.shape[1] + tokens)
@@ -168,14 +168,14 @@ def generate(
     use_cache: bool = True,
     vocab_size: int | None = None,
 ) -> Iterator[list[int]]:
-    """Write up to `tokens` pieces after `prompt`, for several samples at once; see `write`.
+    """Write up to `tokens` tokens after `prompt`, for several samples at once; see `write`.
 
     Args:
         prompt: ids; at least one.
-        end: the piece that ends a text.
+        end: the token that ends a text.
 
     Yields:
-        The next piece of each sample.
+        The next token of each sample.
     """
     device = model.head.weight.device
     text = torch.tensor([prompt] * samples, device=device)
@@ -186,7 +186,7 @@ def generate(
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A prompt as the model knows text: the start of a document, then its pieces."""
+    """A prompt as the model knows text: the start of a document, then its tokens."""
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return start + tokenizer.encode(prompt) or [tokenizer.eos_id or 0]
 
@@ -208,7 +208,7 @@ def stream_text(
     Args:
         prompt: a text, or ids.
         stops: a sample ends before the first of these strings.
-        ends: pieces that end a sample; None: that of the tokenizer.
+        ends: tokens that end a sample; None: that of the tokenizer.
 
     Yields:
         (sample, text that is certain by now); text that may be the start of a stop string is held back.

@@ -24,8 +24,9 @@ PLACES = {"model": lm.tasks, "data": lm.data, "optimizer": lm.optim, "schedule":
 def full(name: Any, place: str) -> Any:
     """The whole path of a class of ours; anything else as it is."""
     package = PLACES.get(place)
-    known = isinstance(name, str) and package is not None and name in dir(package)
-    return f"{package.__name__}.{name}" if known and name[:1].isupper() else name
+    if package is None or not isinstance(name, str) or not name[:1].isupper() or name not in dir(package):
+        return name
+    return f"{package.__name__}.{name}"
 
 
 def in_tree(tree: Any, place: str = "") -> Any:
@@ -66,7 +67,8 @@ def renewed(argv: Sequence[str]) -> list[str]:
     Args:
         argv: the command's words, which `in_words` has gone over.
     """
-    before, current, given = "", "", set()
+    before, current = "", ""
+    given: set[str] = set()
     for choice, options in (*map(_optimizer_in, _configurations(argv)), _optimizer_typed(argv)):
         if choice and choice != current:
             before, current, given = current, choice, set()

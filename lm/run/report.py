@@ -61,7 +61,7 @@ def say_finished(run: Finished) -> None:
 
 def _of_pretraining(summary: dict[str, Any], opening: str, causal: bool) -> tuple[str, str, str]:
     """The heading of the sample, the figures, and the command that uses the model."""
-    heading, use = "a sample, [piece→guess] or [piece]", 'fill {} "for i in range(<mask>(x)):"'
+    heading, use = "a sample, [token→guess] or [token]", 'fill {} "for i in range(<mask>(x)):"'
     if causal:
         heading = f"a sample, going on from {opening!r}"
         start = (opening.strip().splitlines() or [""])[0][:24]

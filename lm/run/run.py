@@ -59,7 +59,7 @@ class Run:
             self.resumed = Resumed.best_of(self.folder)
         # It has all that the run took from `init_from`, which need not be there any more; but where the two
         # are compared it must.
-        if not training and "reference" not in self.resumed.record:
+        if self.resumed and not training and "reference" not in self.resumed.record:
             words.start_from(self.resumed.path)
         made = words.make()
         if words.given and words.given.model:

@@ -1,7 +1,7 @@
 """What jsonargparse says of wrong usage, in a line or two, with the name that was probably meant."""
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, get_loader, set_loader
@@ -77,7 +77,7 @@ class Parser(LightningArgumentParser):
     """Wrong usage becomes one or two lines. Each class among the options has a parser of its own, whose word
     goes before that of the one around it."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Raise what was found, in fewer words."""
         if ours := our_own(ex):
             raise ours from ex

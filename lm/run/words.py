@@ -131,8 +131,8 @@ class Words:
             options = (word.partition("=")[0].lstrip("-") for word in argv if word.startswith("-"))
             typed = next((name for name in options if f".{name}".endswith(f".{error.name}")), None)
             known = self._all_options(argv) if typed else error.known
-            said = typed or error.name, known, "`--print_config` shows all", typed is not None
-            raise no_such_option(*said) from error
+            shows = "`--print_config` shows all"
+            raise no_such_option(typed or error.name, known, shows, typed is not None) from error
         config = self.config
         if config.seeds is not None:
             raise UserError("seeds belong to the command line of `lm fit`: --seeds 0,1,2", status=2)

@@ -110,7 +110,7 @@ class Task(LightningModule, ABC):
 
         Args:
             prompt: to go on from; None: something held out.
-            tokens: pieces to write.
+            tokens: tokens to write.
         """
         return Sample()
 

@@ -1,4 +1,4 @@
-"""Pretraining a GPT: predict each next piece."""
+"""Pretraining a GPT: predict each next token."""
 
 from itertools import takewhile
 
@@ -12,8 +12,8 @@ from lm.tasks.pretraining import Example, Pretraining, several_documents
 
 
 class CausalPretraining(Pretraining):
-    """Predict each next piece of a document. Documents packed into one window don't see each other, and the
-    first piece of a document is not predicted from the one before it."""
+    """Predict each next token of a document. Documents packed into one window don't see each other, and the
+    first token of a document is not predicted from the one before it."""
 
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
         tokens, documents = batch["tokens"], batch["documents"]
@@ -25,7 +25,7 @@ class CausalPretraining(Pretraining):
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
         if prompt is None:
             prompt = self.tokenizer.decode(self.held_out(24))
-        # To the last piece on every process, ended or not: a sharded model needs them all.
+        # To the last token on every process, ended or not: a sharded model needs them all.
         pieces = generate(
             self.net,
             prompt_ids(self.tokenizer, prompt),

@@ -48,7 +48,7 @@ class ChatTask(FineTuning):
         return found
 
     def _end(self, answer: str) -> tuple[list[int], list[bool]]:
-        """The pieces behind an answer's opening, and which of them are learned."""
+        """The tokens behind an answer's opening, and which of them are learned."""
         question = [("user", "")]
         start = len(self.chat.render(question, answer_next=True)[0])
         ids, learned = self.chat.render([*question, ("assistant", answer)])

@@ -60,7 +60,7 @@ class FineTuning(ExampleTask):
             start = open_model(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
                 start.notes.append(
-                    f"the new model takes texts of {backbone.max_seq_len} pieces (`data.seq_len`), where "
+                    f"the new model takes texts of {backbone.max_seq_len} tokens (`data.seq_len`), where "
                     f"{init_from} takes {start.config.max_seq_len}"
                 )
             start.config.max_seq_len = backbone.max_seq_len
@@ -89,7 +89,7 @@ class FineTuning(ExampleTask):
             self._base_tokenizer = start.tokenizer.fingerprint
             self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
         self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
-        self._added: tuple[str, ...] = ()  # pieces that the starting point lacks
+        self._added: tuple[str, ...] = ()  # tokens that the starting point lacks
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -106,7 +106,7 @@ class FineTuning(ExampleTask):
         return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
 
     def count_targets(self, data: ExampleData, parts: list[str]) -> None:
-        """How many targets a batch has on average: what the loss of a task on pieces is divided by, so that
+        """How many targets a batch has on average: what the loss of a task on tokens is divided by, so that
         each weighs the same in whichever batch it stands. For `look_at`."""
         if "train" not in parts:
             return
@@ -118,7 +118,7 @@ class FineTuning(ExampleTask):
         return Work(batch["seen"], "tokens")
 
     def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-        """The tokenizer with the pieces that the task needs and it lacks, and which these are."""
+        """The tokenizer with the tokens that the task needs and it lacks, and which these are."""
         return tokenizer, ()
 
     def make_processor(self, data: ExampleData) -> Tokenizer:
@@ -146,7 +146,7 @@ class FineTuning(ExampleTask):
             )
         if added:
             how = "learned from here on" if self.adapter is None else "which an adapter uses as they begin"
-            notes.append(f"new pieces in the vocabulary, {how}: {' '.join(added)}")
+            notes.append(f"new tokens in the vocabulary, {how}: {' '.join(added)}")
         ours = self.net.state_dict()
         if self.writes and self.config.tie_embeddings:
             del ours["head.weight"]
@@ -182,7 +182,7 @@ class FineTuning(ExampleTask):
         if theirs.shape[1:] != ours.shape[1:]:
             return None
         if (name == TOKENS or (self.writes and head)) and len(ours) > rows:
-            # New pieces start like any of the known ones: drawn with their mean and spread.
+            # New tokens start like any of the known ones: drawn with their mean and spread.
             generator = torch.Generator().manual_seed(0)
             drawn = torch.randn(len(ours) - rows, *theirs.shape[1:], generator=generator)
             return torch.cat((theirs, theirs.mean(0) + theirs.std(0) * drawn))
@@ -223,7 +223,7 @@ class FineTuning(ExampleTask):
         if self.tokenizer.fingerprint == self._base_tokenizer:
             made["lm"].pop("processor")  # the base has it
         made["lm"]["base"] = self._base
-        # What the base's tables were lengthened by: new pieces, more positions.
+        # What the base's tables were lengthened by: new tokens, more positions.
         weights = self.net.state_dict()
         rows = {
             name: weights[name][count:].cpu().clone()

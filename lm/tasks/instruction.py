@@ -32,7 +32,7 @@ class InstructionTuning(ChatTask):
             and F1. Null: nothing is written, the loss is all.
         score_val: write answers at each validation too, for this many examples, spread evenly over them; 0:
             for the test part alone.
-        max_answer: longest answer to write, in pieces.
+        max_answer: longest answer to write, in tokens.
     """
 
     reads = ChatExample
@@ -96,7 +96,7 @@ class InstructionTuning(ChatTask):
             self.scores.update(answers, [[e.messages[-1].content, *e.references] for e in chosen])
 
     def write(self, chats: Sequence[Sequence[Message]]) -> list[str]:
-        """The likeliest next answer to each of some chats, at most `max_answer` pieces long, and at most half
+        """The likeliest next answer to each of some chats, at most `max_answer` tokens long, and at most half
         of what the model sees."""
         length = min(self.max_answer, self.config.max_seq_len // 2)
         room = self.config.max_seq_len - length

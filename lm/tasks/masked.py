@@ -1,4 +1,4 @@
-"""Pretraining a BERT: guess the masked pieces."""
+"""Pretraining a BERT: guess the masked tokens."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from lm.tasks.pretraining import Example, Pretraining, several_documents
 
 
 class MaskedPretraining(Pretraining):
-    """Guess the pieces that were masked, from both sides.
+    """Guess the tokens that were masked, from both sides.
 
     Args:
         backbone: the shape of the Transformer; `causal` must be false.
-        mask_rate: part of the pieces to guess while training (arXiv:2202.08005 finds more than 15% better).
+        mask_rate: part of the tokens to guess while training (arXiv:2202.08005 finds more than 15% better).
         eval_mask_rate: the same while evaluating; 15% is what others report.
-        whole_words: mask all pieces of a word or none.
+        whole_words: mask all tokens of a word or none.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MaskedPretraining(Pretraining):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.tokenizer.mask_id is None:
-            raise UserError("the tokenizer has no <mask> piece: train one with lm, or bring one that has")
+            raise UserError("the tokenizer has no <mask> token: train one with lm, or bring one that has")
         opens, closes = self.tokenizer.word_boundaries()
         self.opens[: len(opens)] = torch.from_numpy(opens)
         self.closes[: len(closes)] = torch.from_numpy(closes)
@@ -71,13 +71,13 @@ class MaskedPretraining(Pretraining):
         return Sample(show_guesses(self.net, self.tokenizer, self.held_out(min(64, self.config.max_seq_len))))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, str | int]]:
-        """The best guess for each masked piece of each window, beside the piece that stood there."""
+        """The best guess for each masked token of each window, beside the token that stood there."""
         example = self.example(batch, training=False)
         guesses = self.net(example.inputs, example.documents).argmax(-1)
         return [
             {
                 "position": int(t),
-                "piece": self.tokenizer.piece(int(example.targets[b, t])),
+                "token": self.tokenizer.piece(int(example.targets[b, t])),
                 "guess": self.tokenizer.piece(int(guesses[b, t])),
             }
             for b, t in (example.targets >= 0).nonzero()

@@ -1,4 +1,4 @@
-"""Which pieces a BERT has to guess: a pure function of each window's key, the same on every device."""
+"""Which tokens a BERT has to guess: a pure function of each window's key, the same on every device."""
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ def mask_tokens(
     vocab_size: int,
     words: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Inputs with masks and the targets under them, (B, T) each: of each row's maskable pieces `rate` are
-    chosen, of which 80% become the mask, 10% a random piece, and 10% stay (BERT, arXiv:1810.04805).
+    """Inputs with masks and the targets under them, (B, T) each: of each row's maskable tokens `rate` are
+    chosen, of which 80% become the mask, 10% a random token, and 10% stay (BERT, arXiv:1810.04805).
 
     The number chosen is fixed, rounded from the rate, so that every row weighs the same. With whole words it
     may fall short by part of a word.
@@ -42,15 +42,15 @@ def mask_tokens(
     Args:
         tokens: (B, T).
         key: (B,) int64, of each window.
-        maskable: (B, T), False where a piece must stay.
-        words: (B, T) number of each piece's word within its row; None to choose single pieces.
+        maskable: (B, T), False where a token must stay.
+        words: (B, T) number of each token's word within its row; None to choose single tokens.
     """
     T = tokens.shape[1]
     key, index = key[:, None], torch.arange(T, device=tokens.device)[None]
     score = uniform(key, index if words is None else words, stream=0)
     score = torch.where(maskable, score, 2.0)
     rank = score.argsort(dim=1, stable=True).argsort(dim=1)
-    if words is not None:  # a word is as late as its last piece
+    if words is not None:  # a word is as late as its last token
         last = torch.zeros_like(rank).scatter_reduce(1, words, torch.where(maskable, rank, 0), "amax")
         rank = torch.where(maskable, last.gather(1, words), T)
     budget = (maskable.sum(1, keepdim=True) * rate).round()
@@ -63,7 +63,7 @@ def mask_tokens(
 
 
 def word_numbers(tokens: Tensor, opens: Tensor, closes: Tensor) -> Tensor:
-    """Number of each piece's word within its row, (B, T) from (B, T), by which pieces of the vocabulary open
+    """Number of each token's word within its row, (B, T) from (B, T), by which tokens of the vocabulary open
     and close a word (V,)."""
     starts = opens[tokens].clone()
     starts[:, 1:] |= closes[tokens[:, :-1]]

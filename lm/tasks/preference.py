@@ -28,7 +28,7 @@ def answer_log_probability(net: LanguageModel, tokens: Tensor, targets: Tensor) 
     negative outside the answer."""
     hidden = net.backbone(tokens)
     counted = targets >= 0
-    logits = net.head(hidden[counted]).float()  # (answer pieces, V)
+    logits = net.head(hidden[counted]).float()  # (answer tokens, V)
     nats = F.cross_entropy(logits, targets[counted], reduction="none")
     rows = counted.nonzero()[:, 0]
     return torch.zeros(len(tokens), device=nats.device, dtype=nats.dtype).index_add(0, rows, -nats)

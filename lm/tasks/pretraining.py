@@ -1,4 +1,4 @@
-"""What the two pretrainings share: a network that predicts pieces, and the figures of a language model."""
+"""What the two pretrainings share: a network that predicts tokens, and the figures of a language model."""
 
 from abc import abstractmethod
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class Pretraining(Task):
 
         Raises:
             UserError: the checkpoint that the trainer loads was trained with another, so that its figures
-                would be nonsense; or the model has no room for its pieces.
+                would be nonsense; or the model has no room for its tokens.
         """
         data, record = self.trainer.datamodule, self.checkpoint_record()
         if data.processor is None:
@@ -81,7 +81,7 @@ class Pretraining(Task):
         lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         if len(lengths) > self.config.vocab_size:
             raise UserError(
-                f"the data's tokenizer has {len(lengths)} pieces, the model room for {self.config.vocab_size}"
+                f"the data's tokenizer has {len(lengths)} tokens, the model room for {self.config.vocab_size}"
             )
         self.byte_lengths[: len(lengths)] = lengths
 

@@ -18,11 +18,11 @@ from lm.tasks.finetuning import documents_of
 from lm.tasks.windowed import Found, WindowedTask
 
 NONE = 0  # the position that stands for "no answer here"
-_LEAST = 8  # pieces of the text that a window has room for, however long the question
+_LEAST = 8  # tokens of the text that a window has room for, however long the question
 
 
 class QuestionAnswering(WindowedTask):
-    """Find the answer's first and last piece (arXiv:1810.04805, section 4.2).
+    """Find the answer's first and last token (arXiv:1810.04805, section 4.2).
 
     A text that is longer than the window is read in windows that overlap; the answer is the best span of all
     of them. Where training had questions without an answer, "" is given when no span beats the score of none
@@ -30,9 +30,9 @@ class QuestionAnswering(WindowedTask):
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
-        overlap: pieces that neighbouring windows share, at most half of a window.
-        max_question: pieces of the question that are kept; fewer where a window is too small for them.
-        max_answer: longest answer, in pieces.
+        overlap: tokens that neighbouring windows share, at most half of a window.
+        max_question: tokens of the question that are kept; fewer where a window is too small for them.
+        max_answer: longest answer, in tokens.
     """
 
     reads = QuestionExample
@@ -86,7 +86,7 @@ class QuestionAnswering(WindowedTask):
 
     def encode(self, example: QuestionExample, training: bool) -> list[Features]:
         """Windows of question and text: `tokens`, `segments`, `allowed` where an answer may stand, `spans`
-        of the allowed pieces in the text, `first` (where they begin), `start` and `end`."""
+        of the allowed tokens in the text, `first` (where they begin), `start` and `end`."""
         room = self.config.max_seq_len - self.tokenizer.frame_size(True)
         if room < 2 * _LEAST:
             raise UserError(
@@ -96,7 +96,7 @@ class QuestionAnswering(WindowedTask):
         question = self.tokenizer.encode(example.question)[: min(self.windows["max_question"], room - _LEAST)]
         ids, offsets = self.tokenizer.encode_with_offsets(example.context)
         room -= len(question)
-        touched: list[int] = []  # pieces of the answer
+        touched: list[int] = []  # tokens of the answer
         for text, begin in example.answers[:1]:
             touched = [i for i, (a, b) in enumerate(offsets) if a < begin + len(text) and b > begin]
         first = self.tokenizer.frame(question, [-1])[0].index(-1)  # where the text begins
@@ -160,7 +160,7 @@ class QuestionAnswering(WindowedTask):
 
     def answer(self, example: QuestionExample, windows: dict[int, Any]) -> dict[str, Any]:
         """The answer from an example's windows: its text, where it begins, and its score against none; None
-        of a text without a piece, where no answer can stand."""
+        of a text without a token, where no answer can stand."""
         score, _, begin, end = max(windows.values())
         against = score - min(none for _, none, _, _ in windows.values())
         known = round(against, 4) if math.isfinite(against) else None

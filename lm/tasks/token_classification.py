@@ -26,10 +26,10 @@ OUTSIDE = "O"
 class TokenClassification(WindowedTask):
     """Put a tag on each word: BIO, BIOES and IOB1 entities, parts of speech.
 
-    Of a word's pieces one carries its tag: the first of a BERT, the last of a GPT, which has seen the whole
+    Of a word's tokens one carries its tag: the first of a BERT, the last of a GPT, which has seen the whole
     word by then. A sentence longer than the window is cut between words into several, so every word gets a
-    tag. A piece never covers two words: where the tokenizer makes such ones, as it does of Chinese, each word
-    is encoded by itself. A word that it makes no piece of, as of a zero-width character, becomes the piece
+    tag. A token never covers two words: where the tokenizer makes such ones, as it does of Chinese, each word
+    is encoded by itself. A word that it makes no token of, as of a zero-width character, becomes the token
     for the unknown.
     """
 
@@ -75,7 +75,7 @@ class TokenClassification(WindowedTask):
             self.best_by = ("accuracy", "max")
 
     def encode(self, example: TagExample, training: bool) -> list[Features]:
-        """Windows with `tokens`, `targets` at the pieces that carry a tag, and `words`, the word's number at
+        """Windows with `tokens`, `targets` at the tokens that carry a tag, and `words`, the word's number at
         the same places."""
         ids, word_of = self.pieces(example)
         carriers = self._carriers(word_of)
@@ -92,7 +92,7 @@ class TokenClassification(WindowedTask):
         return windows
 
     def pieces(self, example: TagExample) -> tuple[list[int], list[int]]:
-        """The ids of a sentence, and of which word each is, -1 of a piece between words; every word has one
+        """The ids of a sentence, and of which word each is, -1 of a token between words; every word has one
         at least, and they stand in order."""
         text, starts, place = example.joiner.join(example.words), [], 0
         for word in example.words:
@@ -102,7 +102,7 @@ class TokenClassification(WindowedTask):
         unknown = self.tokenizer.padding_id if self.tokenizer.unk_id is None else self.tokenizer.unk_id
         ids: list[int] = []
         word_of: list[int] = []
-        reached = -1  # the last word that has a piece
+        reached = -1  # the last word that has a token
 
         def put(new: list[int], word: int) -> None:
             nonlocal reached
@@ -122,7 +122,7 @@ class TokenClassification(WindowedTask):
         return ids, word_of
 
     def _carriers(self, word_of: list[int]) -> list[int]:
-        """At each piece that carries a tag the word's number, else -1."""
+        """At each token that carries a tag the word's number, else -1."""
         pieces = list(enumerate(word_of))
         chosen = {word: place for place, word in (pieces if self.config.causal else reversed(pieces))}
         return [word if chosen[word] == place else -1 for place, word in pieces]

@@ -5,7 +5,7 @@
 - `huggingface.py`: WordPiece, byte-level BPE and the rest of what Hugging Face's `tokenizers` reads, from
   `documents.py`, the content of a tokenizer.json;
 - `factory.py`: which of the two classes; `folders.py`: what the files of a Hugging Face folder say;
-- `chat.py`: chats as pieces;
+- `chat.py`: chats as tokens;
 - `text.py`, `protobuf.py`: small helpers.
 
 Nothing here imports torch: `lm prepare` has to start fast.

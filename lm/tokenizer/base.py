@@ -1,6 +1,6 @@
 """What every tokenizer can do, whoever trained it.
 
-Ids go in and out without special pieces: these are put in by id (`frame`, `lm.tokenizer.chat`) and are never
+Ids go in and out without special tokens: these are put in by id (`frame`, `lm.tokenizer.chat`) and are never
 parsed out of text, so that no text can forge one.
 """
 
@@ -15,19 +15,19 @@ import numpy as np
 from lm.processors import Processor
 from lm.tokenizer.text import Span, places_before, valid_unicode, word_borders
 
-Template = tuple[list[int], list[int], list[int]]  # special pieces before, between and after the texts
+Template = tuple[list[int], list[int], list[int]]  # special tokens before, between and after the texts
 
 
 class Tokenizer(Processor):
-    """Text to ids and back, with special pieces, byte counts and word borders.
+    """Text to ids and back, with special tokens, byte counts and word borders.
 
     Made by `train_tokenizer`, `load_tokenizer` and `tokenizer_from_bytes`, which choose the class.
 
     Attributes:
         vocab_size: one more than the highest id.
-        pad_id, unk_id, bos_id, eos_id, mask_id: ids of the special pieces, None of one that there is not.
+        pad_id, unk_id, bos_id, eos_id, mask_id: ids of the special tokens, None of one that there is not.
             BERT's `[CLS]` is bos and its `[SEP]` is eos.
-        coverage: share of the training text whose characters have pieces, if known.
+        coverage: share of the training text whose characters have tokens, if known.
     """
 
     kind = "tokenizer"
@@ -64,7 +64,7 @@ class Tokenizer(Processor):
 
     @property
     def roles(self) -> dict[str, int | None]:
-        """The ids of the special pieces that have a role, by its name."""
+        """The ids of the special tokens that have a role, by its name."""
         roles = {"pad": self.pad_id, "unk": self.unk_id, "bos": self.bos_id, "eos": self.eos_id}
         return {**roles, "mask": self.mask_id}
 
@@ -75,11 +75,11 @@ class Tokenizer(Processor):
 
     @abstractmethod
     def id(self, piece: str) -> int | None:
-        """The id of a piece as the model spells it (`"<mask>"`, `"<0x0A>"`), None if it has none."""
+        """The id of a token as the model spells it (`"<mask>"`, `"<0x0A>"`), None if it has none."""
 
     @abstractmethod
     def piece(self, id: int) -> str:
-        """The spelling of a piece.
+        """The spelling of a token.
 
         Raises:
             IndexError: the id is not in the vocabulary.
@@ -87,19 +87,19 @@ class Tokenizer(Processor):
 
     @abstractmethod
     def is_special(self, id: int) -> bool:
-        """Whether this is a control piece or the unknown one: it stands for no text."""
+        """Whether this is a control token or the unknown one: it stands for no text."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special pieces; a lone surrogate counts as U+FFFD."""
+        """The ids of a text, without special tokens; a lone surrogate counts as U+FFFD."""
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
-        """The ids of a text, as `encode` gives them, and where each piece lies in it.
+        """The ids of a text, as `encode` gives them, and where each token lies in it.
 
         Returns:
             ids, and for each (start, end) in characters of `text`, the end not included. White space at a
-            piece's start is not counted, so that words can be found by their places; a piece of nothing else
-            has an empty range. Pieces that are parts of one character all have its range.
+            token's start is not counted, so that words can be found by their places; a token of nothing else
+            has an empty range. Tokens that are parts of one character all have its range.
         """
         valid = valid_unicode(text)
         ids, spans = self._encode_spans(valid)
@@ -114,27 +114,27 @@ class Tokenizer(Processor):
 
     @abstractmethod
     def _encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """`encode` of valid Unicode with each piece's range, white space included."""
+        """`encode` of valid Unicode with each token's range, white space included."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; special pieces are left out, broken UTF-8 shows as U+FFFD.
+        """The text of some ids; special tokens are left out, broken UTF-8 shows as U+FFFD.
 
         Exact for a tokenizer that lm trained and for byte-level BPE without a normaliser. WordPiece is not
-        lossless: words are joined by single spaces, `##` pieces to what stands before them.
+        lossless: words are joined by single spaces, `##` tokens to what stands before them.
         """
         decoder = StreamDecoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
     @abstractmethod
     def _bytes_of(self, id: int) -> bytes:
-        """The UTF-8 that a piece decodes to; b"" of a control piece."""
+        """The UTF-8 that a token decodes to; b"" of a control token."""
 
     @cached_property
     def _piece_bytes(self) -> list[bytes]:
         return [self._bytes_of(id) for id in range(self.vocab_size)]
 
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of the original text that each piece stands for, int64 `(vocab_size,)`; special: 0.
+        """UTF-8 bytes of the original text that each token stands for, int64 `(vocab_size,)`; special: 0.
 
         Their sum over `encode(text)` is `len(text.encode())` for what lm trains and for byte-level BPE. What
         normalises text or adds a space in front is off by what it changed.
@@ -143,27 +143,27 @@ class Tokenizer(Processor):
         return np.array(lengths, dtype=np.int64)
 
     def word_boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which pieces begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
+        """Which tokens begin and end a word, for whole-word masking (the later BERT of Devlin et al. 2018).
 
         Returns:
-            `opens` and `closes`, bool `(vocab_size,)` each. In a sequence, piece t begins a new word if
+            `opens` and `closes`, bool `(vocab_size,)` each. In a sequence, token t begins a new word if
             `opens[id_t]` or `closes[id_{t-1}]`. Words are runs of letters, digits and `_`; each punctuation
-            mark and each Chinese or Japanese character is a word of its own, unless a piece holds several.
+            mark and each Chinese or Japanese character is a word of its own, unless a token holds several.
         """
         opens, closes = np.array([*zip(*map(self._borders, range(self.vocab_size)), strict=True)], dtype=bool)
         return opens, closes
 
     def _borders(self, id: int) -> tuple[bool, bool]:
-        """Whether a piece begins and ends a word; a special one is by itself."""
+        """Whether a token begins and ends a word; a special one is by itself."""
         piece = self._piece_bytes[id]
         return word_borders(piece) if piece and not self.is_special(id) else (True, True)
 
     @abstractmethod
     def _template(self, pair: bool) -> Template:
-        """The special pieces before, between and after one text (nothing between) or two."""
+        """The special tokens before, between and after one text (nothing between) or two."""
 
     def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
-        """Ids with the special pieces that the model was trained with.
+        """Ids with the special tokens that the model was trained with.
 
         `[CLS] a [SEP] b [SEP]` for BERT, `<s> a </s></s> b </s>` for RoBERTa, `<s> a </s> b </s>` for what lm
         trains, `a <|endoftext|> b <|endoftext|>` for GPT-2; a Llama has `<s>` before each text where its
@@ -180,22 +180,22 @@ class Tokenizer(Processor):
         return head + tail, [0] * len(head) + [1] * len(tail)
 
     def frame_size(self, pair: bool) -> int:
-        """How many pieces `frame` adds to one text, or to two."""
+        """How many tokens `frame` adds to one text, or to two."""
         return sum(map(len, self._template(pair)))
 
     @abstractmethod
     def with_pieces(self, pieces: Sequence[str]) -> "Tokenizer":
-        """A copy with these control pieces added, from id `vocab_size` on; those that it has stay.
+        """A copy with these control tokens added, from id `vocab_size` on; those that it has stay.
 
         Raises:
-            UserError: one of them is spelt like a piece of text.
+            UserError: one of them is spelt like a token of text.
         """
 
 
 class StreamDecoder:
     """Decodes ids one at a time, for printing text while it is made.
 
-    The pieces of text joined, with `flush()` at the end, are `Tokenizer.decode` of all the ids.
+    The tokens of text joined, with `flush()` at the end, are `Tokenizer.decode` of all the ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

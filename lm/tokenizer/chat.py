@@ -1,11 +1,11 @@
-"""Chats as pieces: the control pieces that open and close messages, and which pieces are learned.
+"""Chats as tokens: the control tokens that open and close messages, and which tokens are learned.
 
-Three formats are known, by the control pieces that a tokenizer has:
+Three formats are known, by the control tokens that a tokenizer has:
 - lm's own: `<|user|>Hello<|end|><|assistant|>Good day<|end|>`;
 - ChatML (Qwen): `<|im_start|>user\\nHello<|im_end|>\\n`;
 - Llama 3: `<|start_header_id|>user<|end_header_id|>\\n\\nHello<|eot_id|>`.
 
-Contents are encoded as text: one that spells a control piece stays text. (A chat template of Hugging Face
+Contents are encoded as text: one that spells a control token stays text. (A chat template of Hugging Face
 can't tell the two apart: there a content that spells one becomes one.)
 """
 
@@ -25,19 +25,19 @@ Message = tuple[str, str]  # role, content
 class ChatFormat:
     """How a tokenizer writes chats. Made by `chat_format`."""
 
-    tokenizer: Tokenizer = field(repr=False)  # has the control pieces
-    pieces: tuple[str, ...]  # the control pieces that the format needs
-    headers: dict[str, tuple[str, ...]]  # what opens a message of each role: control pieces and text in turn
-    end: str  # the control piece that closes a message
+    tokenizer: Tokenizer = field(repr=False)  # has the control tokens
+    pieces: tuple[str, ...]  # the control tokens that the format needs
+    headers: dict[str, tuple[str, ...]]  # what opens a message of each role: control tokens and text in turn
+    end: str  # the control token that closes a message
     after: str = ""  # text behind it
     start: tuple[int, ...] = ()  # ids at a chat's very start
     # Which ends of a content lose their white space: "", "left" or "both" (as Llama's own template does).
-    # Behind a header that ends in text it would run together with that: other pieces than the joined text's.
+    # Behind a header that ends in text it would run together with that: other tokens than the joined text's.
     strips: str = ""
 
     @property
     def end_id(self) -> int:
-        """The piece that ends an answer."""
+        """The token that ends an answer."""
         return self.tokenizer.id(self.end)
 
     def _content(self, text: str) -> list[int]:
@@ -60,7 +60,7 @@ class ChatFormat:
             answer_next: the last message is the user's, and the opening of an answer follows.
 
         Returns:
-            the ids, and which of them are learned: the assistant's contents with the pieces that close them.
+            the ids, and which of them are learned: the assistant's contents with the tokens that close them.
 
         Raises:
             UserError: the roles are out of order.
@@ -78,8 +78,8 @@ class ChatFormat:
 
     @property
     def template(self) -> str:
-        """The same as a Jinja chat template for transformers. Its text, encoded with special pieces parsed,
-        gives the ids of `render`, as long as no content spells a control piece and the tokenizer puts no
+        """The same as a Jinja chat template for transformers. Its text, encoded with special tokens parsed,
+        gives the ids of `render`, as long as no content spells a control token and the tokenizer puts no
         space before a text."""
         start = "".join(map(self.tokenizer.piece, self.start))
         content = {"": "", "left": ".lstrip()", "both": ".strip()"}[self.strips]
@@ -107,7 +107,7 @@ _LLAMA_PIECES = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 
 def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
-    """The format whose control pieces a tokenizer has; None where it has those of none."""
+    """The format whose control tokens a tokenizer has; None where it has those of none."""
 
     def has(pieces: tuple[str, ...]) -> bool:
         ids = [tokenizer.id(piece) for piece in pieces]
@@ -132,9 +132,9 @@ def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
 
 
 def with_chat(tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-    """A tokenizer that has a chat format, and which control pieces had to be added for that.
+    """A tokenizer that has a chat format, and which control tokens had to be added for that.
 
-    One that has a format comes back as it is; else lm's own pieces are added that it lacks.
+    One that has a format comes back as it is; else lm's own tokens are added that it lacks.
     """
     if chat_format(tokenizer) is not None:
         return tokenizer, ()
@@ -186,7 +186,7 @@ class Shortened(NamedTuple):
 
 
 def shortened(chat: Any, messages: Sequence[Message], room: int) -> Shortened:
-    """A chat, whose last message is the user's, in at most `room` pieces, as far as that goes: the oldest
+    """A chat, whose last message is the user's, in at most `room` tokens, as far as that goes: the oldest
     turns are left out first, then the beginning of the last question. The system's message stays.
 
     Args:

@@ -1,4 +1,4 @@
-"""`tokenizer.json` documents, as Hugging Face's `tokenizers` has them: their pieces, special ones among them,
+"""`tokenizer.json` documents, as Hugging Face's `tokenizers` has them: their tokens, special ones among them,
 how they frame texts, and the form in which lm keeps them."""
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from lm.errors import UserError, not_installed
 
 GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
-# Where nothing else names the special pieces, their spelling does.
+# Where nothing else names the special tokens, their spelling does.
 _USUAL = {
     "pad": ("[PAD]", "<pad>", "<|pad|>"),
     "unk": ("[UNK]", "<unk>"),
@@ -17,16 +17,16 @@ _USUAL = {
     "eos": ("[SEP]", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
     "mask": ("[MASK]", "<mask>"),
 }
-# As transformers orders them: new pieces get their ids so.
+# As transformers orders them: new tokens get their ids so.
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# Pieces that open and close messages: control pieces, even where a file forgets to say so.
+# Tokens that open and close messages: control tokens, even where a file forgets to say so.
 _CHAT = {
     *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|im_start|>", "<|im_end|>"),
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|begin_of_text|>", "<|end_of_text|>"),
 }
 _TEXTS = ("A", "B")
 
-Frame = tuple[list[str], list[str]]  # special pieces around one text, `A`, and around two, `A` and `B`
+Frame = tuple[list[str], list[str]]  # special tokens around one text, `A`, and around two, `A` and `B`
 
 
 def tokenizers_library(what: str) -> Any:
@@ -63,20 +63,20 @@ def added_token(id: int, content: str, special: bool = True) -> dict:
 
 
 def vocabulary(document: dict) -> dict[str, int]:
-    """Every piece and its id. Unigram models list theirs in order."""
+    """Every token and its id. Unigram models list theirs in order."""
     vocab = document["model"]["vocab"]
     ids = dict(vocab) if isinstance(vocab, dict) else {piece: id for id, (piece, _) in enumerate(vocab)}
     return ids | {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
 
 
 def declare(document: dict, pieces: Iterable[tuple[str, bool, int | None]]) -> None:
-    """Put pieces among the added ones; a new one gets the next id.
+    """Put tokens among the added ones; a new one gets the next id.
 
     Args:
-        pieces: each with whether it is special, and the id that a file says it has, if one does.
+        tokens: each with whether it is special, and the id that a file says it has, if one does.
 
     Raises:
-        ValueError: a new piece is to have another id than the next.
+        ValueError: a new token is to have another id than the next.
     """
     added = {token["content"]: token for token in document.get("added_tokens") or ()}
     ids = vocabulary(document)
@@ -87,7 +87,7 @@ def declare(document: dict, pieces: Iterable[tuple[str, bool, int | None]]) -> N
         if piece not in ids:
             ids[piece] = max(ids.values(), default=-1) + 1
             if id not in (None, ids[piece]):
-                raise ValueError(f"piece {piece} is to have id {id}, the next one is {ids[piece]}")
+                raise ValueError(f"token {piece} is to have id {id}, the next one is {ids[piece]}")
         added[piece] = added_token(ids[piece], piece, special or piece in _CHAT)
     for piece in _CHAT & added.keys():
         added[piece]["special"] = True
@@ -95,12 +95,12 @@ def declare(document: dict, pieces: Iterable[tuple[str, bool, int | None]]) -> N
 
 
 def usual_piece(role: str, pieces: Iterable[str]) -> str | None:
-    """The piece that is usually spelt as those of this role are."""
+    """The token that is usually spelt as those of this role are."""
     return next((piece for piece in _USUAL[role] if piece in pieces), None)
 
 
 def template(frame: Frame, ids: dict[str, int]) -> dict:
-    """A post-processor that frames texts, by the special pieces' ids; what stands before `B` is of segment 0,
+    """A post-processor that frames texts, by the special tokens' ids; what stands before `B` is of segment 0,
     it and the rest of 1."""
 
     def parts(sequence: list[str]) -> list[dict]:
@@ -122,11 +122,11 @@ def template(frame: Frame, ids: dict[str, int]) -> dict:
 
 
 def finish(document: dict, config: dict, usual: dict, name: str, frame: Frame | None = None) -> bytes:
-    """The bytes of a document, for `tokenizer_from_bytes`: special pieces declared, roles named.
+    """The bytes of a document, for `tokenizer_from_bytes`: special tokens declared, roles named.
 
     Args:
         config: what the files beside it say, from `lm.tokenizer.folders`; {} for a document alone.
-        usual: the special pieces that its family has where `config` does not say.
+        usual: the special tokens that its family has where `config` does not say.
         name: what to call it in an error message.
         frame: what goes around texts, where the document does not say.
 
@@ -169,9 +169,9 @@ def _roles(document: dict, config: dict, usual: dict) -> dict[str, int | None]:
 
 
 def _frames(document: dict, roles: dict) -> dict[str, list[list[int]]]:
-    """The special pieces before, between and after one text and two, by the post-processor.
+    """The special tokens before, between and after one text and two, by the post-processor.
 
-    Where it adds none, and one piece both begins and ends documents (GPT-2), that piece ends each text.
+    Where it adds none, and one token both begins and ends documents (GPT-2), that token ends each text.
     """
 
     def parts(sequence: list[dict], specials: dict) -> list[list[int]]:

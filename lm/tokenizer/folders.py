@@ -1,5 +1,5 @@
 """What a Hugging Face folder says of its tokenizer: `tokenizer.json`, a SentencePiece model or a vocabulary,
-and the files beside it that name the special pieces.
+and the files beside it that name the special tokens.
 
 Bare vocabularies (WordPiece, byte-level BPE as GPT-2, RoBERTa and Qwen have it) become what the tokenizers of
 Hugging Face's transformers 5 build from the same files.
@@ -58,7 +58,7 @@ def _only(folder: Path, ending: str) -> Path | None:
 
 
 def _content(token: object) -> str | None:
-    """A piece, which the files spell as a string or as an object."""
+    """A token, which the files spell as a string or as an object."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None
 
@@ -67,9 +67,9 @@ def _read_config(folder: Path) -> dict:
     """tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json as one.
 
     Returns:
-        tokenizer_config.json's values; with `bos` … `mask` (a piece, or None where a file says that there is
-        none), `family` (config.json's model_type, else the tokenizer's class, in lower case), `new` (pieces
-        with ids of their own: `{id: (piece, special)}`) and `more` (further special pieces).
+        tokenizer_config.json's values; with `bos` … `mask` (a token, or None where a file says that there is
+        none), `family` (config.json's model_type, else the tokenizer's class, in lower case), `new` (tokens
+        with ids of their own: `{id: (token, special)}`) and `more` (further special tokens).
     """
     config, special, listed, model = (
         read_object(folder / f"{name}.json")
@@ -113,12 +113,12 @@ def read_tokenizer_json(path: Path) -> bytes:
 
 
 def _read_model(path: Path) -> bytes:
-    """A SentencePiece model with the pieces and roles that the files beside it add."""
+    """A SentencePiece model with the tokens and roles that the files beside it add."""
     config = _read_config(path.parent)
     tokenizer = SentencePieceTokenizer(path.read_bytes(), name=str(path))
     new = {id: piece for id, (piece, _) in config["new"].items() if id >= tokenizer.vocab_size}
     if list(new) != list(range(tokenizer.vocab_size, tokenizer.vocab_size + len(new))):
-        raise UserError(f"{path.parent}: the pieces added to tokenizer.model have ids with gaps between them")
+        raise UserError(f"{path.parent}: the tokens added to tokenizer.model have ids with gaps between them")
     named = {role: config[role] for role in tokenizer.roles if role in config}
     more = [piece for piece in (*named.values(), *config["more"]) if piece and tokenizer.id(piece) is None]
     tokenizer = tokenizer.with_pieces([*new.values(), *more])
@@ -128,7 +128,7 @@ def _read_model(path: Path) -> bytes:
 
 
 def _read_wordpiece(path: Path, config: dict) -> bytes:
-    """BERT's tokenizer from `vocab.txt`: a piece a line, its id the line's number."""
+    """BERT's tokenizer from `vocab.txt`: a token a line, its id the line's number."""
     library = tokenizers_library(f"reading {path}")
     with path.open(encoding="utf-8") as file:
         try:
@@ -137,7 +137,7 @@ def _read_wordpiece(path: Path, config: dict) -> bytes:
             raise UserError(f"{path} is not a vocabulary: it is not text in UTF-8") from error
     unk = config.get("unk") or _BERT["unk"]
     if unk not in vocab:
-        raise UserError(f"{path} has no {unk} piece: it is not a whole WordPiece vocabulary, a piece a line")
+        raise UserError(f"{path} has no {unk} token: it is not a whole WordPiece vocabulary, a token a line")
     engine = library.Tokenizer(library.models.WordPiece({}, unk_token=unk))
     engine.normalizer = library.normalizers.BertNormalizer(
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
@@ -160,7 +160,7 @@ def _read_byte_level(path: Path, merges_path: Path, config: dict) -> bytes:
             pair = line.rstrip("\n").split(" ")
             if len(pair) != 2 or not {*pair, pair[0] + pair[1]} <= vocab.keys():
                 raise UserError(
-                    f"{merges_path}, line {number}: not two pieces of {path.name} that make a third"
+                    f"{merges_path}, line {number}: not two tokens of {path.name} that make a third"
                 )
             merges.append(pair)
     affixes = {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
@@ -184,7 +184,7 @@ def _read_pieces(path: Path) -> dict[str, int]:
     except ValueError as error:
         raise UserError(f"{path} is not a vocabulary: it is not whole JSON ({error})") from error
     if not isinstance(vocab, dict) or not all(isinstance(id, int) for id in vocab.values()):
-        raise UserError(f"{path} is not a vocabulary: it should hold an object of pieces and their ids")
+        raise UserError(f"{path} is not a vocabulary: it should hold an object of tokens and their ids")
     return vocab
 
 
@@ -195,7 +195,7 @@ def _finished(engine: Any, config: dict, usual: dict, path: Path, **parts: Any) 
 
 
 def _frame(config: dict, usual: dict) -> Frame:
-    """The special pieces around texts: as BERT and RoBERTa have them, or as the settings say."""
+    """The special tokens around texts: as BERT and RoBERTa have them, or as the settings say."""
 
     def piece(role: str, wanted: bool = True) -> list[str]:
         found = config.get(role) or usual.get(role)

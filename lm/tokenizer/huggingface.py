@@ -13,15 +13,15 @@ from lm.tokenizer.base import Template, Tokenizer
 from lm.tokenizer.documents import compact, declare, finish, tokenizers_library, usual_piece, vocabulary
 from lm.tokenizer.text import SPACE, Span, stands_alone, valid_unicode
 
-_BYTES, _SPACES, _WORDS = "byte-level", "SentencePiece-like", "WordPiece-like"  # how pieces spell text
+_BYTES, _SPACES, _WORDS = "byte-level", "SentencePiece-like", "WordPiece-like"  # how tokens spell text
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json` with the roles of its special pieces.
+    """A `tokenizer.json` with the roles of its special tokens.
 
     Args:
         data: what `to_bytes()` gives: JSON with `tokenizer` (the content of tokenizer.json), `roles` (ids of
-            pad, unk, bos, eos and mask) and `frame` (special pieces before, between and after one text and
+            pad, unk, bos, eos and mask) and `frame` (special tokens before, between and after one text and
             two). Also a tokenizer.json alone: its roles go by the usual spellings then.
         name: what to call it in an error message.
 
@@ -75,7 +75,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def piece(self, id: int) -> str:
         if id < 0:
-            raise IndexError(f"no piece has the id {id}")
+            raise IndexError(f"no token has the id {id}")
         return self._pieces[int(id)]
 
     def is_special(self, id: int) -> bool:
@@ -100,7 +100,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return ids, spans
 
     def _as_text(self, id: int) -> list[int]:
-        """A piece that the model made of text; if its spelling is a special piece's, its characters'."""
+        """A token that the model made of text; if its spelling is a special token's, its characters'."""
         if id not in self._controls:
             return [id]
         spelt: list[int] = []
@@ -134,7 +134,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return bool(self._prefix) and self._pieces[id].startswith(self._prefix) and id not in self._added
 
     def byte_lengths(self) -> np.ndarray:
-        """See `Tokenizer.byte_lengths`. WordPiece drops white space: a piece that begins a word of letters or
+        """See `Tokenizer.byte_lengths`. WordPiece drops white space: a token that begins a word of letters or
         digits counts one space in front, Chinese characters and punctuation count none."""
         lengths = super().byte_lengths()
         if self._kind == _WORDS:
@@ -144,7 +144,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return lengths
 
     def _borders(self, id: int) -> tuple[bool, bool]:
-        if self._kind == _WORDS and self._piece_bytes[id]:  # the next piece says whether the word goes on
+        if self._kind == _WORDS and self._piece_bytes[id]:  # the next token says whether the word goes on
             return not self._continues(id), False
         return super()._borders(id)
 
@@ -153,8 +153,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return before, between, after
 
     def with_pieces(self, pieces: Sequence[str]) -> "HuggingFaceTokenizer":
-        """A copy with these control pieces added, from id `vocab_size` on; those that it has become control
-        pieces where they are, if they are none."""
+        """A copy with these control tokens added, from id `vocab_size` on; those that it has become control
+        tokens where they are, if they are none."""
         missing = [piece for piece in dict.fromkeys(pieces) if not self.is_special(self._ids.get(piece, -1))]
         if not missing:
             return self
@@ -177,7 +177,7 @@ def _parse(data: bytes, name: str) -> dict:
 
 
 def _engine(document: dict, name: str) -> Any:
-    """The `tokenizers.Tokenizer` of a document, which takes special pieces in a text for text."""
+    """The `tokenizers.Tokenizer` of a document, which takes special tokens in a text for text."""
     tokenizers = tokenizers_library(f"reading {name}")
     try:
         engine = tokenizers.Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
@@ -185,13 +185,13 @@ def _engine(document: dict, name: str) -> Any:
         raise UserError(f"{name} is not a tokenizer that `tokenizers` reads: {error}") from error
     for token in document["added_tokens"]:
         if engine.token_to_id(token["content"]) != token["id"]:
-            raise UserError(f"{name} is damaged: piece {token['content']} can't have the id {token['id']}")
+            raise UserError(f"{name} is damaged: token {token['content']} can't have the id {token['id']}")
     engine.encode_special_tokens = True
     return engine
 
 
 def _kind(document: dict, name: str) -> tuple[str, bool]:
-    """How pieces spell text, and whether decoding drops a space at the start."""
+    """How tokens spell text, and whether decoding drops a space at the start."""
     decoders = _steps(document.get("decoder"), "decoders")
     types = {step["type"] for step in decoders}
     before = {step["type"] for step in _steps(document.get("pre_tokenizer"), "pretokenizers")}

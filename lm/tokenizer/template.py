@@ -1,7 +1,7 @@
 """Chats as a folder's own template writes them: Jinja, as Hugging Face has it.
 
 The template runs in a process of its own (see `template_worker`). What the messages say is text and stays it:
-a message that spells a control piece does not become one, as it would with transformers.
+a message that spells a control token does not become one, as it would with transformers.
 """
 
 import itertools
@@ -70,7 +70,7 @@ class TemplateFormat:
     """How a template writes chats; stands where a `ChatFormat` does when a model answers.
 
     Args:
-        tokenizer: has the control pieces.
+        tokenizer: has the control tokens.
         template: Jinja.
     """
 
@@ -81,14 +81,14 @@ class TemplateFormat:
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:
-        """Every control piece, the longest first; () where there is none."""
+        """Every control token, the longest first; () where there is none."""
         ids = filter(self.tokenizer.is_special, range(self.tokenizer.vocab_size))
         pieces = sorted(filter(None, map(self.tokenizer.piece, ids)), key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, pieces))})" if pieces else "((?!))")
 
     @cached_property
     def end_id(self) -> int:
-        """The control piece that ends an answer: the first behind one, else the end of a text."""
+        """The control token that ends an answer: the first behind one, else the end of a text."""
         ids, _ = self.render(_PROBE, answer_next=False)
         answer = self.tokenizer.encode("five")
         behind = reversed(ids)
@@ -104,7 +104,7 @@ class TemplateFormat:
         """
         check_roles(messages, answer_next)
         contents = "".join(content for _, content in messages)
-        # A character that none of them has breaks up control pieces that they spell; it is taken out again.
+        # A character that none of them has breaks up control tokens that they spell; it is taken out again.
         breaker = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
         guarded = [
             {"role": role, "content": self._specials.sub(lambda m: f"{m[0][0]}{breaker}{m[0][1:]}", content)}
@@ -123,7 +123,7 @@ class TemplateFormat:
         return ids, [False] * len(ids)
 
     def shorter(self, system: list[Message], question: str, room: int) -> tuple[list[int], bool]:
-        """The last question without its beginning, in at most `room` pieces.
+        """The last question without its beginning, in at most `room` tokens.
 
         Returns:
             the ids, and whether nothing of the question is left.

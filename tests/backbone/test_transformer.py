@@ -336,7 +336,7 @@ def test_zero_residual_init_makes_blocks_do_nothing_at_first():
 
 
 def test_parameter_count_by_hand():
-    """Width 16, 2 blocks, 4 heads of 4 with 2 key/value heads, SwiGLU 24 wide, no bias, 31 pieces."""
+    """Width 16, 2 blocks, 4 heads of 4 with 2 key/value heads, SwiGLU 24 wide, no bias, 31 tokens."""
     attention = 16 * 16 + 2 * 16 * 8 + 16 * 16
     block = attention + 3 * 16 * 24 + 2 * 16
     backbone = 31 * 16 + 2 * block + 16
@@ -361,7 +361,7 @@ def test_published_parameter_counts():
     assert gpt2.num_parameters() == 124_439_808
     pooled = sum(p.numel() for p in pooler.parameters())
     assert bert.backbone.num_parameters() + pooled == 109_482_240
-    # Hugging Face's BertForMaskedLM: no pooler, but a dense layer, a norm and a bias for each piece.
+    # Hugging Face's BertForMaskedLM: no pooler, but a dense layer, a norm and a bias for each token.
     assert bert.num_parameters() == 109_482_240 - pooled + (768 * 768 + 768) + 2 * 768 + 30522
 
 

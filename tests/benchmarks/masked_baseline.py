@@ -1,4 +1,4 @@
-"""How often a BERT would be right by always guessing the commonest piece of the held-out text.
+"""How often a BERT would be right by always guessing the commonest token of the held-out text.
 
 python tests/benchmarks/masked_baseline.py data/CORPUS
 """
@@ -11,7 +11,7 @@ from lm.data.corpus.shards import Corpus
 
 
 def main() -> None:
-    """Print the share of the commonest piece among the pieces that can be masked."""
+    """Print the share of the commonest token among the tokens that can be masked."""
     corpus = Corpus.open(sys.argv[1])
     stream = corpus.split("val")
     tokens, _ = stream.window(0, len(stream))
@@ -19,7 +19,7 @@ def main() -> None:
     ids, counts = np.unique(text, return_counts=True)
     best = counts.argmax()
     piece = corpus.tokenizer.piece(int(ids[best]))
-    print(f"{counts[best] / len(text):.4f} are {piece!r}, of {len(text):,} pieces")
+    print(f"{counts[best] / len(text):.4f} are {piece!r}, of {len(text):,} tokens")
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def test_arguments_are_shown_to_a_person(lm, ckpt):
 
 
 def expected_tags(path: Path, tokenizer, words: list[str], joiner: str) -> list[tuple[str, float]]:
-    """From the network itself: the best tag at each word's first piece. The sentence has to fit."""
+    """From the network itself: the best tag at each word's first token. The sentence has to fit."""
     ids, offsets = tokenizer.encode_with_offsets(joiner.join(words))
     framed = tokenizer.frame(ids)[0]
     assert len(framed) <= 48

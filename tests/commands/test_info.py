@@ -17,7 +17,7 @@ def test_a_checkpoint(lm, trained):
     result = lm("info", trained / "checkpoints/bert/last.ckpt")
     assert result.status == 0
     assert "lm.tasks.masked.MaskedPretraining" in result.out
-    assert "400 pieces" in result.out
+    assert "400 tokens" in result.out
     assert "trained on" in result.out
 
 

@@ -34,7 +34,7 @@ def test_outputs_and_labels_are_those_of_transformers(kind, settings, command, m
     model = open_model(foreign.folder)
     assert entry_of(model.record).command == command
     assert model.record["labels"] == list(labels.get("id2label", {}).values())
-    for one in IDS:  # a GPT of theirs takes several only with a padding piece
+    for one in IDS:  # a GPT of theirs takes several only with a padding token
         with torch.no_grad():
             theirs = foreign.model(input_ids=one[None])
             ours = model.network(one[None])

@@ -90,7 +90,7 @@ def test_the_masks_are_filled_by_transformers_too(trained, tmp_path):
     export_folder(ours, tmp_path / "out")
     pipeline = transformers.pipeline("fill-mask", model=str(tmp_path / "out"))
     found = pipeline("def <mask>(self):", top_k=ours.tokenizer.vocab_size)
-    # Ours guesses no control pieces.
+    # Ours guesses no control tokens.
     found = [guess for guess in found if not ours.tokenizer.is_special(guess["token"])]
     total = sum(guess["score"] for guess in found)
     (wanted,) = fill(ours.network, ours.tokenizer, "def <mask>(self):")
@@ -155,7 +155,7 @@ def test_shards(tokenizer, tmp_path):
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
     assert all(
         (tmp_path / "out" / file).stat().st_size < 60_000 for file in files
-    )  # the table of pieces is larger than a shard
+    )  # the table of tokens is larger than a shard
     start = open_model(tmp_path / "out")
     state = model.network.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in start.weights.items())
@@ -296,7 +296,7 @@ def test_classifiers(config, head, architecture, tokenizer, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("pad", [None, "<|endoftext|>", "<pad>"])
 def test_a_text_through_gpt2s_own_tokenizer(sources, tmp_path, pad):
-    """lm reads the piece that ends a text, which GPT-2's tokenizer does not put there by itself."""
+    """lm reads the token that ends a text, which GPT-2's tokenizer does not put there by itself."""
     source = tmp_path / "gpt2"
     source.mkdir()
     for name in ("vocab.json", "merges.txt"):

@@ -142,7 +142,7 @@ def test_lengths_that_leave_no_room(tokens):
 
 @torch.no_grad()
 def by_hand(model: LanguageModel, chat: ChatFormat, messages, tokens: int) -> str:
-    """The likeliest answer, one piece at a time, without cache or batch."""
+    """The likeliest answer, one token at a time, without cache or batch."""
     ids, _ = chat.render(messages, answer_next=True)
     written = []
     while len(written) < tokens:
@@ -187,7 +187,7 @@ def test_a_long_dialogue_forgets_and_says_so_once(own):
 
 @pytest.fixture
 def scripted(own, monkeypatch):
-    """A chat whose model writes these pieces, each a text, `end` or `eos`."""
+    """A chat whose model writes these tokens, each a text, `end` or `eos`."""
 
     def script(*pieces: str) -> Chat:
         tokenizer = own.tokenizer
@@ -209,7 +209,7 @@ def test_white_space_around_an_answer_is_not_shown(scripted, end):
 
 
 def test_a_character_in_bytes_is_shown_whole(scripted, own):
-    assert len(own.tokenizer.encode("好")) == 3, "it has no piece of its own"
+    assert len(own.tokenizer.encode("好")) == 3, "it has no token of its own"
     assert list(scripted("好", "end").say("x")) == ["好"]
     assert list(scripted("end").say("x")) == []
 
@@ -224,7 +224,7 @@ def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(scripted):
 
 def test_answers_side_by_side_are_those_alone(own):
     """75 chats of all lengths, in two formats of line."""
-    model = make(vocab_size=450)  # the model has more rows than the tokenizer pieces
+    model = make(vocab_size=450)  # the model has more rows than the tokenizer tokens
     words = ["the", "parser", "reads", "北京", "arguments", "and", "prints", "help"]
     lines, expected = [], []
     for n in range(75):
@@ -258,7 +258,7 @@ def test_a_line_s_answer_depends_on_its_number_alone(own):
 
 
 def test_a_penalty_does_not_see_what_others_are_padded_with():
-    """The piece whose id is 0 stands in no prompt, and is the likeliest."""
+    """The token whose id is 0 stands in no prompt, and is the likeliest."""
     model, sampling = make(60), Sampling(0, repetition_penalty=3.0)
     short, long = [7, 8, 9], list(range(1, 20))
     ((likeliest, *_),) = complete(model, [short], 1, [59], sampling)

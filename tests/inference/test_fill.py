@@ -1,4 +1,4 @@
-"""Guesses for masks: probabilities by hand, no control pieces, errors that say what to do."""
+"""Guesses for masks: probabilities by hand, no control tokens, errors that say what to do."""
 
 from types import SimpleNamespace
 
@@ -29,14 +29,14 @@ TEXT = "def <mask>(self):\n    return <mask>"
 @pytest.mark.parametrize("vocab_size", [420, 450])
 @torch.no_grad()
 def test_guesses_by_hand(tokenizer, vocab_size):
-    """The same from the logits themselves; a model may have more rows than the tokenizer pieces."""
+    """The same from the logits themselves; a model may have more rows than the tokenizer tokens."""
     model = make(vocab_size=vocab_size)
     guesses = fill(model, tokenizer, TEXT, best=7)
     before, between = tokenizer.encode("def "), tokenizer.encode("(self):\n    return ")
     ids = [2, *before, 4, *between, 4, 3]
     logits = model(torch.tensor([ids]))[0]
     for found, position in zip(guesses, (1 + len(before), len(ids) - 2), strict=True):
-        probabilities = logits[position, 9:420].softmax(0)  # the first nine are control pieces
+        probabilities = logits[position, 9:420].softmax(0)  # the first nine are control tokens
         expected = sorted(((p, i) for i, p in enumerate(probabilities.tolist(), 9)), reverse=True)[:7]
         assert [text for text, _ in found] == [tokenizer.decode([i]) for _, i in expected]
         assert [p for _, p in found] == pytest.approx([p for p, _ in expected], rel=1e-4)
@@ -48,7 +48,7 @@ def test_all_guesses_make_one(tokenizer):
         assert len(guesses) == 420 - 9
         assert sum(probabilities) == pytest.approx(1, abs=1e-4)
         assert probabilities == sorted(probabilities, reverse=True)
-        assert all(text for text, _ in guesses), "a control piece stands for no text"
+        assert all(text for text, _ in guesses), "a control token stands for no text"
 
 
 def test_what_stands_around_a_mask_counts(tokenizer):
@@ -63,18 +63,18 @@ def test_errors(tokenizer):
     with pytest.raises(UserError, match="no <mask> in the text") as caught:
         fill(make(), tokenizer, "nothing to guess")
     assert caught.value.status == 2
-    with pytest.raises(UserError, match="pieces, the model sees 32"):
+    with pytest.raises(UserError, match="tokens, the model sees 32"):
         fill(make(), tokenizer, "<mask>" + 40 * " 1")
     without = tokenizer_from_bytes(tokenizer.to_bytes())
     without.mask_id = None
-    with pytest.raises(UserError, match="tokenizer has no <mask> piece"):
+    with pytest.raises(UserError, match="tokenizer has no <mask> token"):
         fill(make(), without, TEXT)
 
 
 def test_the_longest_text_fits(tokenizer):
     """<s>, the mask, 29 digits and </s> are 32."""
     assert len(fill(make(), tokenizer, "<mask>" + 29 * "1")) == 1
-    with pytest.raises(UserError, match="33 pieces"):
+    with pytest.raises(UserError, match="33 tokens"):
         fill(make(), tokenizer, "<mask>" + 30 * "1")
 
 
@@ -85,7 +85,7 @@ def test_tokenizers_without_start_and_end(tokenizer):
 
 
 class Always(nn.Module):
-    """A model whose guess is always the same piece."""
+    """A model whose guess is always the same token."""
 
     def __init__(self, piece: int, vocab_size: int) -> None:
         super().__init__()
@@ -107,5 +107,5 @@ def test_shown_guesses_by_hand(tokenizer):
     ids = [a, a, b, a, a, a, b, a, 3, a]
     model = Always(a, 420).train()
     assert show_guesses(model, tokenizer, ids, every=3) == "aa[b→a]aa[a]baa"
-    assert model.seen == [a, a, 4, a, a, 4, b, a, 3, a], "the end piece is not text, so not masked"
+    assert model.seen == [a, a, 4, a, a, 4, b, a, 3, a], "the end token is not text, so not masked"
     assert model.training

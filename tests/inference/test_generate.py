@@ -62,7 +62,7 @@ def test_cached_equals_uncached_token_for_token(changes, sampling):
         ]
         assert written[0] == written[1]
         assert len(written[0]) == 90
-        assert len({step[0] for step in written[0]}) > 3, "a single piece would say nothing"
+        assert len({step[0] for step in written[0]}) > 3, "a single token would say nothing"
 
 
 def test_greedy_takes_the_likeliest_each_time():
@@ -137,7 +137,7 @@ def frequencies(
         (Sampling(top_k=1), [0, 1, 0, 0, 0]),
         (Sampling(top_k=2), [0, 0.4 / 0.65, 0, 0, 0.25 / 0.65]),
         (Sampling(top_k=99), [0.1, 0.4, 0.2, 0.05, 0.25]),
-        # 0.4 and 0.25 make 0.65: 0.7 needs a third piece, 0.6 does not.
+        # 0.4 and 0.25 make 0.65: 0.7 needs a third token, 0.6 does not.
         (Sampling(top_p=0.6), [0, 0.4 / 0.65, 0, 0, 0.25 / 0.65]),
         (Sampling(top_p=0.7), [0, 0.4 / 0.85, 0.2 / 0.85, 0, 0.25 / 0.85]),
         (Sampling(top_p=0.01), [0, 1, 0, 0, 0]),
@@ -164,7 +164,7 @@ def test_choices_have_the_distribution_by_hand(sampling, expected):
 
 
 def test_repetition_penalty_by_hand():
-    """Positive logits are divided, negative ones multiplied, once however often a piece stands there."""
+    """Positive logits are divided, negative ones multiplied, once however often a token stands there."""
     logits = torch.tensor([[2.0, -1.0, 1.0, -2.0]])
     penalised = torch.tensor([1.0, -2.0, 1.0, -2.0]).softmax(0)
     n = 20_000
@@ -189,7 +189,7 @@ def test_rows_are_chosen_apart():
 
 
 def test_bf16_logits_are_weighed_in_fp32():
-    """1,000 equal pieces: cumulated in bf16 the probability would stand still."""
+    """1,000 equal tokens: cumulated in bf16 the probability would stand still."""
     logits = torch.zeros(4000, 1000, dtype=torch.bfloat16)
     context = torch.zeros(4000, 1, dtype=torch.long)
     chosen = Sampling(top_p=0.9).choose(logits, context, torch.Generator().manual_seed(0))
@@ -220,7 +220,7 @@ def test_bad_values_name_their_option(name, value):
 
 
 class Script(nn.Module):
-    """A model that wants to write the given pieces, one row for each sample."""
+    """A model that wants to write the given tokens, one row for each sample."""
 
     def __init__(self, *rows: list[int], prompt: int, vocab_size: int) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ def stream(
 
 
 def spelled(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A text by the shortest pieces there are, bytes where a character has no piece."""
+    """A text by the shortest tokens there are, bytes where a character has no token."""
     ids = []
     for char in text:
         single = tokenizer.id(char.replace(" ", "\u2581"))
@@ -331,7 +331,7 @@ def test_stops_by_hand(tokenizer, text, stops, expected):
 
 
 def test_stops_hold_back_as_little_as_can_be(tokenizer):
-    """Random texts and stops: after each piece exactly what no stop can reach any more has been shown."""
+    """Random texts and stops: after each token exactly what no stop can reach any more has been shown."""
     chooser = random.Random(0)
     stopped = 0
     for _ in range(150):
@@ -373,7 +373,7 @@ def test_a_stop_string_is_not_looked_for_in_the_prompt(tokenizer):
 
 
 def test_pieces_the_tokenizer_does_not_have_are_not_written(tokenizer):
-    """Models of other projects have more rows than pieces."""
+    """Models of other projects have more rows than tokens."""
     ids = [len(tokenizer) + 1, *spelled(tokenizer, "bc")]
     text = "".join(part for _, part in stream(tokenizer, ids, more=5))
     assert text.endswith("bc")

@@ -505,7 +505,7 @@ def test_what_is_said_and_goes_on(fit, tmp_path):
     write(tmp_path / "texts-test.jsonl", [*rows[:2], *rows_of("texts", 4, 500)])
     result = fit("texts")
     assert result.status == 0, result.err
-    assert "2 of 20 train examples are longer than 48 pieces: cut" in result.err
+    assert "2 of 20 train examples are longer than 48 tokens: cut" in result.err
     assert "warning: 2 examples of" in result.err and "texts-test.jsonl stand in" in result.err
     questions = rows_of("questions", 20)
     for row in questions[:3]:
@@ -533,7 +533,7 @@ USAGE = {
     "a gpt for a bert": ("chats", ("--model.init_from=bert.ckpt",), [2], "InstructionTuning needs a GPT"),
     "too short": ("questions", ("--data.seq_len=10",), [2], "--data.seq_len 10 leaves no room"),
     "batch": ("texts", ("--data.batch_size=0",), [2], "--data.batch_size 0 is too small"),
-    "misspelt": ("texts", ("--model.class_weight=balanced",), [2], "did you mean 'class_weights'?"),
+    "misspelt": ("texts", ("--model.class_weight=balanced",), [2], "did you mean --model.class_weights?"),
 }
 
 

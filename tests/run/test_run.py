@@ -256,7 +256,7 @@ def test_predictions_go_to_a_file(lm, trained, tiny_gpt, tiny_bert, tmp_path, na
         assert len(rows) == 2 * 4
         assert all(row["tokens"] == 32 and row["loss"] > 0 for row in rows)
     else:
-        assert all({"piece", "guess", "position"} <= row.keys() for row in rows)
+        assert all({"token", "guess", "position"} <= row.keys() for row in rows)
 
 
 def test_best_ckpt_alone_is_enough(trained, tmp_path):

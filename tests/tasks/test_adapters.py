@@ -137,7 +137,7 @@ def test_the_file_beside_the_base_is_the_model(adapted, adapter, learn, kind, tm
 
 
 def test_pieces_that_the_base_lacks_come_with_the_adapter(adapted, learn, make_start, tmp_path, sources):
-    """A Llama's SentencePiece model has no chat pieces."""
+    """A Llama's SentencePiece model has no chat tokens."""
     tokenizer = load_tokenizer(sources / "stories260K-hf/tokenizer.model")
     start = make_start(tmp_path / "start.ckpt", "gpt", tokenizer, tie_embeddings=False)
     task = adapted("gpt", Adapter(), start)

@@ -182,10 +182,10 @@ def test_each_layer_learns_more_slowly_than_the_one_above(ready, made, starts, o
 
 
 def test_new_pieces_leave_the_old_ones_untouched(ready, made, make_start, sources, tmp_path, capsys):
-    """A Llama's SentencePiece model and a real trained one's weights: no chat pieces."""
+    """A Llama's SentencePiece model and a real trained one's weights: no chat tokens."""
     task = ready(InstructionTuning, made(CHATS), init_from=sources / "stories260K-hf")
     said = capsys.readouterr().err
-    assert "new pieces in the vocabulary" in said and "<|assistant|>" in said
+    assert "new tokens in the vocabulary" in said and "<|assistant|>" in said
     from lm.convert import open_model
 
     old = open_model(sources / "stories260K-hf")

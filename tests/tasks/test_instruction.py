@@ -1,4 +1,4 @@
-"""Instruction tuning: the assistant's pieces are learned and nothing else, packed or not, cut or not."""
+"""Instruction tuning: the assistant's tokens are learned and nothing else, packed or not, cut or not."""
 
 from types import SimpleNamespace
 
@@ -118,7 +118,7 @@ def test_packed_rows_are_full_and_hold_everything_once():
     found = sorted((row["tokens"][i], d) for row in rows for i, d in enumerate(row["documents"]))
     assert sorted(token for token, _ in found) == sorted(t for f in features for t in f["tokens"])
     for row in rows:
-        # A document's pieces stand together, and its number is its place in the row.
+        # A document's tokens stand together, and its number is its place in the row.
         borders = [i for i in range(1, len(row["tokens"])) if row["tokens"][i] != row["tokens"][i - 1]]
         assert [row["documents"][i] - row["documents"][i - 1] for i in borders] == [1] * len(borders)
         assert row["targets"] == [-t for t in row["tokens"]] and row["documents"][0] == 0
@@ -129,7 +129,7 @@ def test_packed_rows_are_full_and_hold_everything_once():
 
 
 def test_text_that_spells_a_control_piece_is_text(task, sources, make_start, ready, made, tmp_path):
-    """In what is learned: with lm's own tokenizer, a Llama's and GPT-2's after chat pieces were added."""
+    """In what is learned: with lm's own tokenizer, a Llama's and GPT-2's after chat tokens were added."""
     (tmp_path / "gpt2").mkdir()
     for name in ("vocab.json", "merges.txt"):
         source = (sources / f"gpt2-vocab/gpt2_{name}").read_bytes()

@@ -1,4 +1,4 @@
-"""Which pieces are masked: a pure function of the key, in fixed numbers, 80/10/10, whole words whole."""
+"""Which tokens are masked: a pure function of the key, in fixed numbers, 80/10/10, whole words whole."""
 
 import argparse
 import inspect
@@ -63,7 +63,7 @@ def test_uniform_is_uniform_and_streams_are_independent():
 
 
 def batch(rows: int, T: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of which 0 to 8 are special, keys, and what may be masked: no special pieces, no padding."""
+    """Tokens of which 0 to 8 are special, keys, and what may be masked: no special tokens, no padding."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(V, (rows, T), generator=generator)
     tokens[torch.rand(rows, T, generator=generator) < 0.1] = 2
@@ -80,13 +80,13 @@ def test_shares_and_what_stays(rate, whole_words):
     words = torch.arange(256).expand(400, 256) // 2 if whole_words else None
     inputs, targets = mask_tokens(tokens, keys, rate, MASK, maskable, V, words)
     chosen = targets != -100
-    assert not (chosen & ~maskable).any(), "a special piece or padding was chosen"
+    assert not (chosen & ~maskable).any(), "a special token or padding was chosen"
     assert torch.equal(targets[chosen], tokens[chosen])
     assert torch.equal(inputs[~chosen], tokens[~chosen])
     numbers, budget = chosen.sum(1), (maskable.sum(1) * rate).round().long()
     if whole_words:
         assert (numbers <= budget).all()
-        assert (numbers >= budget - 1).all(), "words have two pieces at most"
+        assert (numbers >= budget - 1).all(), "words have two tokens at most"
     else:
         assert torch.equal(numbers, budget)
     n = int(chosen.sum())
@@ -96,7 +96,7 @@ def test_shares_and_what_stays(rate, whole_words):
         spread = (share * (1 - share) / n) ** 0.5
         assert abs(count.sum().item() / n - expected) < 5 * spread
     pieces = torch.histc(inputs[chosen][random].float(), bins=10, min=0, max=V)
-    assert ((pieces - pieces.mean()).abs() < 5 * pieces.mean().sqrt()).all(), "random pieces are not uniform"
+    assert ((pieces - pieces.mean()).abs() < 5 * pieces.mean().sqrt()).all(), "random tokens are not uniform"
 
 
 def test_every_place_is_as_likely():
@@ -162,7 +162,7 @@ def test_whole_words_of_a_real_tokenizer(tokenizer):
     found = [word.strip() for word in by_number.values() if re.fullmatch(r"\s*\w+", word)]
     assert found == re.findall(r"\w+", text)
     several = len(ids[0]) / len(by_number)
-    assert several > 1.2, "hardly a word of several pieces: the test would say nothing"
+    assert several > 1.2, "hardly a word of several tokens: the test would say nothing"
 
     maskable = torch.from_numpy(tokenizer.byte_lengths() > 0)[ids]
     _, targets = mask_tokens(ids, torch.tensor([3]), 0.3, tokenizer.mask_id, maskable, len(tokenizer), words)

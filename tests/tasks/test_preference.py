@@ -33,7 +33,7 @@ def task(ready, made, starts):
 
 
 def by_hand(net, chat, example: PreferenceExample, side: str) -> torch.Tensor:
-    """log p(answer | chat), summed piece by piece from the logits of the whole chat, unpadded."""
+    """log p(answer | chat), summed token by token from the logits of the whole chat, unpadded."""
     before = [(m.role, m.content) for m in example.messages]
     prompt, _ = chat.render(before, answer_next=True)
     answer = [*chat.tokenizer.encode(getattr(example, side)), chat.end_id]

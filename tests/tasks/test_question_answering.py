@@ -48,7 +48,7 @@ def engines(sources, origin) -> dict[str, Tokenizer]:
 )
 def test_every_target_of_xquad_decodes_to_its_answer(engines, sources, origin, name, language):
     """All questions, 1,190 real ones, on windows shorter than most texts: what a right model points at is
-    the answer, but for pieces that reach beyond it."""
+    the answer, but for tokens that reach beyond it."""
     seq_len, overlap = {"own": (60, 20), "real": (200, 70)}[origin]
     task = light(engines[name], seq_len, causal=name == "llama", overlap=overlap)
     examples = list(read_questions(str(sources / f"xquad/xquad.{language}.json")))
@@ -68,7 +68,7 @@ def test_every_target_of_xquad_decodes_to_its_answer(engines, sources, origin, n
             spans = window["spans"][window["start"] - window["first"] : window["end"] - window["first"] + 1]
             start, end = spans[0][0], spans[-1][1]
             assert start <= begin and end >= begin + len(text.rstrip())
-            # Whole pieces: each of them touches the answer.
+            # Whole tokens: each of them touches the answer.
             assert all(a < begin + len(text) and b > begin for a, b in spans if a < b)
             exact += example.context[start:end] == text
     assert several > {"own": 3, "real": 300}[origin]
@@ -114,7 +114,7 @@ def test_a_question_is_cut_and_a_window_too_small_is_refused(tokenizer):
     long = QuestionExample("1", "why " * 100, TEXT, ANSWERED.answers)
     (window, *_) = light(tokenizer, 64, max_question=9).encode(long, True)
     assert window["first"] == 1 + 9 + 1
-    for seq_len in (20, 32):  # a question never takes all of a window: eight pieces are left for the text
+    for seq_len in (20, 32):  # a question never takes all of a window: eight tokens are left for the text
         (window, *_) = light(tokenizer, seq_len, max_question=30).encode(long, False)
         assert (window["first"], len(window["tokens"])) == (seq_len - 1 - 8, seq_len)
     with pytest.raises(UserError, match=r"`data.seq_len` 18 leaves no room for question and text") as caught:
@@ -158,7 +158,7 @@ def test_the_loss_by_hand_and_only_where_an_answer_can_stand(ready, made, starts
 
 
 def best_span(scores: torch.Tensor, window: dict, most: int) -> tuple[float, int, int]:
-    """The best span by looking at each: score, first and last piece."""
+    """The best span by looking at each: score, first and last token."""
     first, count = window["first"], len(window["spans"])
     return max(
         (float(scores[i, 0] + scores[j, 1]), i, j)

@@ -1,4 +1,4 @@
-"""Tagging words: each word has one piece that carries its tag, whatever the tokenizer makes of it."""
+"""Tagging words: each word has one token that carries its tag, whatever the tokenizer makes of it."""
 
 import zipfile
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def light(tokenizer: Tokenizer, kind: str, seq_len: int, labels=LABELS) -> Token
 
 @pytest.fixture(scope="session")
 def chinese(sources, origin) -> Tokenizer:
-    """A SentencePiece model with Chinese pieces of several characters."""
+    """A SentencePiece model with Chinese tokens of several characters."""
     text = (sources / "chinese-classics/西游记.txt").read_text(encoding="utf-8")[:20_000]
     return train_tokenizer([text], {"own": 900, "real": 3000}[origin])
 
@@ -91,7 +91,7 @@ def test_every_word_has_one_carrier(tokenizer, minilm, chinese, name, kind, seq_
     assert {word: [task.labels[t] for t in targets] for word, targets in found.items()} == {
         word: [tag] for word, tag in enumerate(example.tags)
     }
-    # All windows together are the sentence's pieces, each once.
+    # All windows together are the sentence's tokens, each once.
     lead = task.tokenizer.frame([-1])[0].index(-1)
     size = task.tokenizer.frame_size(False)
     inner = [window["tokens"][lead : len(window["tokens"]) - size + lead] for window in windows]
@@ -216,7 +216,7 @@ def test_sentences_are_put_together_again(make_task, tokenizer, capsys):
     test = [TagExample(tuple(words), tuple(entities)), TagExample(("w0", "w4"), ("B-PER", "O"))]
     task = make_task(tokenizer, "bert", 16, test, test=test)
     assert len(task.data.features("test")) > 4
-    assert "1 of 2 test examples are longer than 16 pieces" in capsys.readouterr().err
+    assert "1 of 2 test examples are longer than 16 tokens" in capsys.readouterr().err
     figures = answered(task, test)
     assert figures["f1"] == figures["accuracy"] == 1
     assert figures["loss"] < 1e-4

@@ -26,7 +26,7 @@ PIECES = {
 
 
 def byte_level(sources, folder, model_type: str) -> Tokenizer:
-    """The first 2,000 pieces of GPT-2, split as a model of this type does."""
+    """The first 2,000 tokens of GPT-2, split as a model of this type does."""
     folder.mkdir()
     vocab = json.loads((sources / "gpt2-vocab" / "gpt2_vocab.json").read_text(encoding="utf-8"))
     merges = (sources / "gpt2-vocab" / "gpt2_merges.txt").read_text(encoding="utf-8").split("\n")
@@ -43,7 +43,7 @@ def gpt2(sources, tmp_path_factory) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def formats(gpt2, tokenizer, sources, tmp_path_factory) -> dict[str, ChatFormat]:
-    """lm's own SentencePiece model, and byte-level ones with the pieces of each format."""
+    """lm's own SentencePiece model, and byte-level ones with the tokens of each format."""
     qwen = byte_level(sources, tmp_path_factory.mktemp("chat") / "qwen", "qwen3")
     return {
         "own": chat_format(gpt2.with_pieces(PIECES["own"])),
@@ -58,7 +58,7 @@ by_format = pytest.mark.parametrize("name", ["own", "chatml", "llama3", "sentenc
 
 
 def spelt(format: ChatFormat, ids: list[int]) -> str:
-    """Text and control pieces as they follow each other."""
+    """Text and control tokens as they follow each other."""
     t = format.tokenizer
     parts, run = [], []
     for id in ids:
@@ -172,7 +172,7 @@ def test_formats_are_found_by_their_control_pieces(gpt2, tokenizer, sources):
     assert chat_format(gpt2.with_pieces(PIECES["own"][:3])) is None
     assert chat_format(tokenizer).pieces == PIECES["own"]
     assert chat_format(load_tokenizer(sources / "minilm-l6-config")) is None
-    # Pieces that a file forgot to mark as special still are, so that text cannot forge them.
+    # Tokens that a file forgot to mark as special still are, so that text cannot forge them.
     document = json.loads(gpt2.to_bytes())["tokenizer"]
     first = document["added_tokens"][0]
     for number, piece in enumerate(PIECES["chatml"]):

@@ -1,4 +1,4 @@
-"""Brought tokenizers: the ids, frames and control pieces of transformers; text that forges nothing."""
+"""Brought tokenizers: the ids, frames and control tokens of transformers; text that forges nothing."""
 
 import functools
 import inspect
@@ -57,7 +57,7 @@ def lines(sources, origin) -> list[str]:
 
 
 def gpt2_files(sources, folder, config: dict, size: int = 8000, **more: dict):
-    """A folder as the hub has it, with the first pieces of GPT-2: vocab.json, merges.txt, config.json."""
+    """A folder as the hub has it, with the first tokens of GPT-2: vocab.json, merges.txt, config.json."""
     folder.mkdir()
     vocab = json.loads((sources / "gpt2-vocab" / "gpt2_vocab.json").read_text(encoding="utf-8"))
     merges = (sources / "gpt2-vocab" / "gpt2_merges.txt").read_text(encoding="utf-8").split("\n")
@@ -70,7 +70,7 @@ def gpt2_files(sources, folder, config: dict, size: int = 8000, **more: dict):
 
 @pytest.fixture(scope="module")
 def qwen(sources, tmp_path_factory):
-    """transformers' own Qwen tokenizer over GPT-2's pieces, with the control pieces of Qwen 3."""
+    """transformers' own Qwen tokenizer over GPT-2's tokens, with the control tokens of Qwen 3."""
     folder = gpt2_files(sources, tmp_path_factory.mktemp("qwen") / "files", {"model_type": "qwen3"})
     made = transformers.Qwen2Tokenizer(
         vocab=str(folder / "vocab.json"),
@@ -147,7 +147,7 @@ def test_a_sentencepiece_model_with_its_own_normalisation_has_the_ids_of_transfo
     parts = {key: extracted[key] for key in ("vocab", "_spm_precompiled_charsmap")}
     theirs = transformers.T5TokenizerFast(**parts, extra_ids=0)
     for line, ids in zip(lines, theirs(lines, add_special_tokens=False)["input_ids"], strict=True):
-        # T5's unknown piece is 2 by its class, this model's is 0.
+        # T5's unknown token is 2 by its class, this model's is 0.
         assert ours.encode(line) == [0 if id == 2 else id for id in ids], line
 
 
@@ -193,7 +193,7 @@ def test_special_pieces_are_those_of_transformers(pairs, name):
     for id in (0, 5, 300, len(ours) - 1):
         assert ours.piece(id) == theirs.convert_ids_to_tokens(id)
         assert ours.id(ours.piece(id)) == id
-    assert ours.id("no such piece") is None
+    assert ours.id("no such token") is None
     for wrong in (len(ours), -1):
         with pytest.raises(IndexError):
             ours.piece(wrong)
@@ -274,7 +274,7 @@ def test_offsets_are_places_in_the_text_as_given(pairs, lines, name):
         covered = {place for start, end in spans for place in range(start, end)}
         missed = "".join(char for place, char in enumerate(text) if place not in covered)
         if name in ("gpt2", "roberta", "llama"):
-            assert not missed.strip(), "every character is a piece's"
+            assert not missed.strip(), "every character is a token's"
 
 
 def test_offsets_of_awkward_characters(pairs, origin):
@@ -439,7 +439,7 @@ def test_an_added_mask_is_the_mask(pairs):
 
 
 def test_a_piece_of_text_is_no_control_piece(tokenizer):
-    with pytest.raises(UserError, match="self is a piece of text"):
+    with pytest.raises(UserError, match="self is a token of text"):
         tokenizer.with_pieces(["self"])
 
 
@@ -542,7 +542,7 @@ def test_bad_input_gets_one_clear_line(sources, tmp_path):
     assert "tokenizer.json" in error(tmp_path)
     path.unlink()
     (tmp_path / "vocab.txt").write_text("[PAD]\n[CLS]\n[SEP]\nhello\n")
-    assert "has no [UNK] piece" in error(tmp_path)
+    assert "has no [UNK] token" in error(tmp_path)
     (tmp_path / "vocab.txt").write_bytes("[UNK]\né".encode("latin-1"))
     assert "not text in UTF-8" in error(tmp_path)
     (tmp_path / "vocab.txt").unlink()

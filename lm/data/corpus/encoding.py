@@ -24,7 +24,7 @@ Encoded = tuple[str, np.ndarray, int]  # split, ids `(n,)`, uint16 or uint32, by
 def encoded(
     parts: Iterable[Part], tokenizer: Tokenizer, total_bytes: int, processes: int | None = None
 ) -> Iterator[Encoded]:
-    """Encodes each part as `[bos] pieces [eos]`; the same ids in the same order, however many processes do
+    """Encodes each part as `[bos] tokens [eos]`; the same ids in the same order, however many processes do
     it.
 
     Args:

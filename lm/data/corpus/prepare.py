@@ -52,7 +52,7 @@ class CorpusSettings:
                 f"`val_fraction` {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%", status=2
             )
         if self.tokenizer is None and self.vocab_size < 1:
-            raise UserError(f"`vocab_size` {self.vocab_size} is not a number of pieces", status=2)
+            raise UserError(f"`vocab_size` {self.vocab_size} is not a number of tokens", status=2)
 
 
 class Stage:
@@ -268,6 +268,6 @@ def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
 
     tokenizer = train_tokenizer(sample(), settings.vocab_size)
     bytes_share = 1 - (tokenizer.coverage or 1)
-    spelt = f"; {bytes_share:.1%} of the characters are spelt in bytes, fewer with more pieces"
-    progress.finish(f"{tokenizer.vocab_size} pieces{spelt if bytes_share > 0.005 else ''}")
+    spelt = f"; {bytes_share:.1%} of the characters are spelt in bytes, fewer with more tokens"
+    progress.finish(f"{tokenizer.vocab_size} tokens{spelt if bytes_share > 0.005 else ''}")
     return tokenizer

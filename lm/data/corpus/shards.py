@@ -2,7 +2,7 @@
 
 The folder holds `manifest.json`, `tokenizer.model` and, for each split and shard, `train-00000.bin` (token
 ids, little endian) with `train-00000.idx` (int64: where each document starts in the shard). Each document is
-written whole into one shard as `<s> pieces </s>`.
+written whole into one shard as `<s> tokens </s>`.
 """
 
 import hashlib

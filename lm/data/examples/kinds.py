@@ -42,9 +42,9 @@ class TextExampleData(ExampleData):
 
     Args:
         train: the file to learn from; see `ExampleData`.
-        seq_len: longest sequence, in pieces; longer ones are cut or read in several windows, and it is said
+        seq_len: longest sequence, in tokens; longer ones are cut or read in several windows, and it is said
             how many.
-        vocab_size: pieces of the tokenizer that is trained on the examples where the model brings none.
+        vocab_size: tokens of the tokenizer that is trained on the examples where the model brings none.
         tokenizer: a tokenizer to use instead, where the model brings none.
     """
 
@@ -63,7 +63,7 @@ class TextExampleData(ExampleData):
         super().__init__(train, **kwargs)
         at_least(seq_len=(seq_len, 8))
         self.seq_len, self.tokenizer_path = seq_len, tokenizer
-        self.too_long = f"longer than {seq_len} pieces"
+        self.too_long = f"longer than {seq_len} tokens"
         self.too_short = f" at a seq_len of {seq_len}"
         self.vocab_size = self.open_tokenizer().vocab_size if tokenizer else vocab_size
 
@@ -79,7 +79,7 @@ class TextExampleData(ExampleData):
         return self.processor
 
     def open_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was asked for, for chats with their pieces."""
+        """The tokenizer that was asked for, for chats with their tokens."""
         found = load_tokenizer(self.tokenizer_path)
         return with_chat(found)[0] if self.chats else found
 
@@ -99,7 +99,7 @@ class TextData(TextExampleData):
     """Texts, or pairs of texts, with labels.
 
     Files are CSV, TSV, JSON Lines, JSON or Parquet, or folders whose subfolders are the labels (as IMDB's,
-    also inside its tar). "stdlib" is pieces of the standard library, each labelled with its package.
+    also inside its tar). "stdlib" is the standard library in parts, each labelled with its package.
 
     Args:
         text: the column that holds the text.
@@ -247,7 +247,7 @@ class ChatData(TextExampleData):
         if not self.packing:
             return features
         packed = Packed(features, self.seq_len, self.seed)
-        say(f"{len(features):,} chats are packed into {len(packed):,} rows of {self.seq_len} pieces")
+        say(f"{len(features):,} chats are packed into {len(packed):,} rows of {self.seq_len} tokens")
         return Encoded(packed, packed.lengths)
 
 

@@ -126,7 +126,7 @@ def test_a_brought_tokenizer_is_used_and_decides_the_dtype(tmp_path, monkeypatch
     path = write_lines(tmp_path / "a.jsonl", rows)
     corpus = make(path, tmp_path, tokenizer=str(tmp_path / "mine.model"))
     assert corpus.tokenizer.fingerprint == mine.fingerprint and corpus.vocab_size == 390
-    # A vocabulary above 65,536 pieces needs four bytes an id; such a model is too large to train here.
+    # A vocabulary above 65,536 tokens needs four bytes an id; such a model is too large to train here.
     monkeypatch.setattr("lm.data.corpus.prepare.token_dtype", lambda size: np.dtype("<u4"))
     wide = make(path, tmp_path, tokenizer=str(tmp_path / "mine.model"), shard_tokens=500)
     assert wide.manifest["dtype"] == "uint32"

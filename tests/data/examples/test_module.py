@@ -143,7 +143,7 @@ def test_windows_and_what_is_said_of_them(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", rows)
     data = ready(TextData(path, val=path, seq_len=10))
     assert len(data.features("train")) == 10 * 2 + 1
-    assert "10 of 11 train examples are longer than 10 pieces: cut" in capsys.readouterr().err
+    assert "10 of 11 train examples are longer than 10 tokens: cut" in capsys.readouterr().err
     assert all("cut" not in f and "index" not in f for f in data.features("train"))
     assert [f["index"] for f in data.features("val")] == [i for i in range(10) for _ in range(2)] + [10]
     assert data.features("val") is data.features("val"), "encoded once"
@@ -269,7 +269,7 @@ def test_parallel_texts(tmp_path):
 
 
 def test_the_vocabulary_is_known_before_anything_is_read(sources):
-    """A Llama's tokenizer has no pieces for chats."""
+    """A Llama's tokenizer has no tokens for chats."""
     model = str(sources / "stories260K-hf/tokenizer.model")
     assert TextData("x", tokenizer=model).vocab_size == 512
     for kind in (ChatData, PreferenceData):
