@@ -439,7 +439,7 @@ def test_an_added_mask_is_the_mask(pairs):
 
 
 def test_a_piece_of_text_is_no_control_piece(tokenizer):
-    with pytest.raises(UserError, match="self is a token of text"):
+    with pytest.raises(UserError, match="self is a piece of text"):
         tokenizer.with_pieces(["self"])
 
 

@@ -1,4 +1,4 @@
-"""Where words begin and end in tokens of UTF-8."""
+"""Where words begin and end in pieces of UTF-8."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lm.tokenizer.text import word_borders
 
 
 @pytest.mark.parametrize(
-    ("token", "borders"),
+    ("piece", "borders"),
     [
         (b" word", (True, False)),
         (b"word", (False, False)),
