@@ -12,6 +12,7 @@ not depend on the others, but for rounding. What a model can't do is an `lm.User
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -189,6 +190,10 @@ class Predictor:
 
     # Talking.
 
+    @cached_property
+    def _chat_format(self) -> Any:
+        return chat_format_of(self.tokenizer, self.model.chat_template)
+
     def dialogue(
         self,
         system: str = "",
@@ -211,7 +216,7 @@ class Predictor:
         """
         model, how = self.model, _sampling(sampling, temperature=0.7, top_p=0.95)
         network = self.writer("chat")
-        found, entry = chat_format_of(self.tokenizer, model.chat_template), entry_of(model.record)
+        found, entry = self._chat_format, entry_of(model.record)
         if not model.config.causal:
             raise refuse(model.source, model.record, "chat")
         if found is None or (entry and entry.command != "chat"):
@@ -325,7 +330,11 @@ class Predictor:
 
     def _apply(self, command: str, **given: Any) -> Any:
         columns = {name: values for name, values in given.items() if values is not None}
-        one = all(isinstance(values, str) for values in columns.values())
+        kinds = {isinstance(values, str) for values in columns.values()}
+        one = kinds == {True}
+        if len(kinds) > 1 or (not one and len({len(values) for values in columns.values()}) > 1):
+            names = " and ".join(f"`{name}`" for name in columns)
+            raise UserError(f"{names}: give one of each, or as many of one as of the other")
         rows = [tuple(columns.values())] if one else list(zip(*columns.values(), strict=True))
         lines = [
             Line(f"text {n}", dict(zip(columns, row, strict=True))) for n, row in enumerate(rows, start=1)

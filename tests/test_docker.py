@@ -146,7 +146,9 @@ def test_requirements_are_the_projects_and_come_before_its_source(tmp_path: Path
     order = [rest for word, rest in instructions() if word in ("RUN", "COPY")]
     source = next(n for n, rest in enumerate(order) if rest.startswith("lm "))
     assert all(n < source for n, rest in enumerate(order) if "pip install" in rest and "-r " in rest)
-    assert "--no-deps --no-build-isolation" in order[source + 2]  # behind the configurations, which ship in the wheel
+    assert (
+        "--no-deps --no-build-isolation" in order[source + 2]
+    )  # behind the configurations, which ship in the wheel
 
 
 @pytest.mark.parametrize(

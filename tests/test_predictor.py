@@ -121,6 +121,12 @@ def test_what_it_can_t_do_is_said(gpt, use, said):
         use(gpt)
 
 
+def test_a_text_beside_several(gpt):
+    for use in (lambda: gpt.answer(["a", "b"], "text"), lambda: gpt.classify("abc", ["x", "y", "z"])):
+        with pytest.raises(package.UserError, match="give one of each"):
+            use()
+
+
 def test_no_such_model_or_device(trained, tmp_path):
     with pytest.raises(package.UserError, match="no such checkpoint or folder"):
         package.load(tmp_path / "nothing")

@@ -55,8 +55,8 @@ def interruptible() -> Iterator[None]:
 
 def timed_out(trainer: Trainer) -> bool:
     """Whether training ends because `trainer.max_time` is over."""
-    timers = (each for each in trainer.callbacks if isinstance(each, Timer))
-    return trainer.should_stop and any((each.time_remaining() or 0) <= 0 for each in timers)
+    left = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]
+    return trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def samples_per_step(trainer: Trainer) -> int:

@@ -40,6 +40,6 @@ def _file(trainer: Trainer, tag: str, ending: str) -> str:
     return f"{tag}/{trainer.global_step:08d}.{ending}"
 
 
-def others(trainer: Trainer) -> list[Logger]:
+def beside_tensorboard(trainer: Trainer) -> list[Logger]:
     """The loggers beside TensorBoard's."""
     return [logger for logger in trainer.loggers if not isinstance(logger, TensorBoardLogger)]

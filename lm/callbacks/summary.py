@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lm.callbacks.checkpoints import RunCheckpoints
-from lm.callbacks.files import FILE
-from lm.callbacks.logs import log_figures, log_text, others
+from lm.callbacks.files import SUMMARY
+from lm.callbacks.logs import beside_tensorboard, log_figures, log_text
 from lm.callbacks.monitor import Monitor, figures_of, validation_tags
 from lm.files import write_atomically
 
@@ -58,7 +58,7 @@ class Summary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         text = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True)
         log_text(trainer, "configuration", text)
-        for logger in others(trainer):  # TensorBoard's table has the figures too, and comes at the end
+        for logger in beside_tensorboard(trainer):  # its own table has figures, at the end
             logger.log_hyperparams(flatten(self.configuration))
 
     def write(
@@ -103,5 +103,5 @@ class Summary(Callback):
             finite = {
                 k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()
             }
-            write_atomically(self.folder / FILE, json.dumps(finite, indent=2) + "\n")
+            write_atomically(self.folder / SUMMARY, json.dumps(finite, indent=2) + "\n")
         return summary

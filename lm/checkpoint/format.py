@@ -6,6 +6,7 @@ use the model anywhere: the backbone's shape, the processor's kind and bytes, th
 configuration.
 """
 
+import errno
 import pickle
 import zipfile
 from dataclasses import asdict, fields
@@ -79,17 +80,27 @@ def check_whole(path: Path) -> None:
     """
     state = path.stat()
     key = str(path.resolve()), state.st_size, state.st_mtime_ns
-    if key in _whole or not zipfile.is_zipfile(path):
+    if key in _whole:
         return
+    why = "a tensor in it has another checksum than when it was written"
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        damaged = str(error)
-    if damaged is not None:
-        words = "is damaged: a tensor in it has another checksum than when it was written"
-        raise Damaged(f"{path} {words}{_remedy(path)}")
+            damaged = archive.testzip() is not None
+    except Exception as error:  # of any kind, as a damaged archive has it
+        _pass_on(error, path)
+        damaged, why = True, str(error)
+    if damaged:
+        raise Damaged(f"{path} is damaged: {why}{_remedy(path)}")
     _whole.add(key)
+
+
+def _pass_on(error: Exception, path: Path) -> None:
+    """Raise what says nothing of the content: the disk is away, say. An invalid argument does: to seek where
+    a file that is cut short should go on."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    ):
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'no memory'}") from error
 
 
 def _remedy(path: Path) -> str:
@@ -116,11 +127,12 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"{path} {what}{_remedy(path)}"
 
 
-def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
+def read(path: str | Path, mmap: bool = True, whole: bool = True) -> dict[str, Any]:
     """The whole content of a checkpoint, tensors on the CPU, as this version would have written it.
 
     Args:
         mmap: leave the tensors on the disk until they are used.
+        whole: compare them with their checksums, for which all of them are read once.
 
     Raises:
         UserError: no such file, no checkpoint, or a pickle that would run foreign code; `Damaged`, where it
@@ -136,8 +148,11 @@ def read(path: str | Path, mmap: bool = True) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of any kind: what a damaged file makes torch stumble over can't be foreseen
-        raise Damaged(_why_unreadable(path, error)) from error
-    check_whole(path)
+        _pass_on(error, path)
+        words = _why_unreadable(path, error)
+        raise (UserError if "refused" in words else Damaged)(words) from error
+    if whole:
+        check_whole(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of lm: it holds a {type(checkpoint).__name__}")
     record = checkpoint.get("lm")

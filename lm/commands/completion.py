@@ -5,23 +5,24 @@ import re
 from lm.options import OptionParser
 from lm.run.configs import listed, shipped
 
-BASH = """# bash: eval "$(lm completion bash)"
+BASH = r"""# bash: eval "$(lm completion bash)"
 _lm() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}"
     case "$COMP_CWORD:${{COMP_WORDS[1]}}:$word" in
         1:*) COMPREPLY=($(compgen -W "$(lm --help | awk '/^  [a-z]/ {{print $1}}')" -- "$word")) ;;
         *:fit:-*|*:validate:-*|*:test:-*|*:predict:-*) COMPREPLY=($(compgen -W "{options}" -- "$word")) ;;
         *:fit:*|*:configs:*)
-            COMPREPLY=($(compgen -W "{configurations}" -- "$word") $(compgen -f -- "$word")) ;;
-        *) COMPREPLY=($(compgen -f -- "$word")) ;;
+            mapfile -t COMPREPLY < <(compgen -W "{configurations}" -- "$word"; compgen -f -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     esac
 }}
 complete -o filenames -F _lm lm
 """
-ZSH = """# zsh: eval "$(lm completion zsh)"
+ZSH = r"""# zsh: eval "$(lm completion zsh)"
 autoload -U +X bashcompinit && bashcompinit
+mapfile() {{ COMPREPLY=("${{(@f)$(cat)}}"); }}
 """
-FISH = """# fish: lm completion fish | source
+FISH = r"""# fish: lm completion fish | source
 complete -c lm -n __fish_use_subcommand -f -a "(lm --help | awk '/^  [a-z]/ {{print \$1}}')"
 complete -c lm -n "__fish_seen_subcommand_from fit configs" -a "{configurations}"
 complete -c lm -n "__fish_seen_subcommand_from fit validate test predict" -a "{options}"

@@ -10,7 +10,7 @@ from lm.options import OptionParser
 
 SORTS = ("name", "state", "task", "data", "step", "best", "speed", "when")
 _RISING = ("name", "state", "task", "data")
-_LOWER_IS_BETTER = ("loss", "perplexity")
+_LOWER_IS_BETTER = ("loss", "perplexity", "error")
 
 
 def main(argv: list[str]) -> None:

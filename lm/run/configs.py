@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +44,10 @@ def listed(folder: Path) -> Iterator[Named]:
         yield Named(path.relative_to(folder).with_suffix("").as_posix(), path)
 
 
+class Ambiguous(UserError):
+    """A name that several configurations have."""
+
+
 def find(word: str) -> Path:
     """The file that is meant: a path; or a name, with its folder or without, of one's own or of ours.
 
@@ -62,7 +65,7 @@ def find(word: str) -> Path:
         exact = [each for each in found if each.name == name] or found
         if len(exact) > 1:
             names = " or ".join(each.name for each in exact)
-            raise UserError(f"the configuration {word!r} may be {names}: give one of them", status=2)
+            raise Ambiguous(f"the configuration {word!r} may be {names}: give one of them", status=2)
         if exact:
             return exact[0].path
     if path.is_dir():
@@ -77,6 +80,10 @@ def is_configuration(word: str) -> bool:
     """Whether a word means a configuration, and not a model."""
     if Path(word).exists() or word.endswith((".yaml", ".yml")):
         return word.endswith((".yaml", ".yml"))
-    with suppress(UserError):
-        return find(word).is_file()
-    return False
+    try:
+        find(word)
+    except Ambiguous:
+        raise
+    except UserError:
+        return False
+    return True

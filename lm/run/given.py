@@ -38,7 +38,7 @@ _DATA = {
 def elsewhere(configuration: Path) -> list[str]:
     """The words that say where the files lie that a run's own configuration names, where the run was begun in
     another folder: relative paths are from there."""
-    folder = configuration.resolve().parent
+    folder = configuration.absolute().parent
     above = next((parent for parent in folder.parents if parent.name == "checkpoints"), None)
     kept = any((folder / name).exists() for name in ("last.ckpt", "best.ckpt"))
     if configuration.name != "config.yaml" or not kept or above is None or above.parent == Path.cwd():
@@ -83,6 +83,8 @@ class Given:
         self.path = path
         self.folder: Path | None = None
         self.model: Model | None = None
+        # Plain options of the task that were typed: it is made anew, with the model's shape.
+        self.typed = {option.removeprefix("--model.") for option in typed if option.count(".") == 1}
         place = located(path)
         beside = place.with_name("config.yaml")
         if place.name == "adapter.ckpt" and place.with_name("best.ckpt").exists():
@@ -97,7 +99,7 @@ class Given:
         if configuration:
             written = self._kept / "config.yaml"
             written.write_text(str(configuration), encoding="utf-8")
-            self.words = ["--config", str(written), "--ckpt_path", str(place)]
+            self.words = ["--config", str(written), "--ckpt_path", str(place), "--name", place.stem]
             return
         self.model = model
         entry = entry_of(model.record)
@@ -115,7 +117,7 @@ class Given:
         ]
         self.words += ["--ckpt_path", self._saved(model, task_path)]
         if "--name" not in typed:
-            self.words += ["--name", place.name if place.is_dir() else place.stem]
+            self.words += ["--name", place.resolve().name if place.is_dir() else place.stem]
 
     def _data(self, path: str, task: str, typed: set[str], model: Model) -> list[str]:
         """The words that say which data it is measured on; what was typed goes over them.
@@ -124,11 +126,11 @@ class Given:
             UserError: they were not given.
         """
         if task in _DATA:
-            if not typed & {"--data.val", "--data.test", "--data.train"}:
+            if not typed & {"--data.val", "--data.test", "--data.train", "--config", "-c"}:
                 said = f"{path} has no data of its own: give --data.test FILE (to validate --data.val)"
                 raise UserError(said, status=2)
             return ["--data", f"lm.data.{_DATA[task]}", "--data.train", "train"]
-        if "--data.corpus" not in typed:
+        if not typed & {"--data.corpus", "--config", "-c"}:
             raise UserError(f"{path} has no text of its own: give --data.corpus PATH", status=2)
         words = ["--data", "lm.data.PretrainingData", "--data.batch_size", "8"]
         tokenizer = self._kept / "tokenizer.model"

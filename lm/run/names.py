@@ -69,7 +69,8 @@ def renewed(argv: Sequence[str]) -> list[str]:
     """
     before, current = "", ""
     given: set[str] = set()
-    for choice, options in (*map(_optimizer_in, _configurations(argv)), _optimizer_typed(argv)):
+    for named, options in (*map(_optimizer_in, _configurations(argv)), _optimizer_typed(argv)):
+        choice = f"torch.optim.{named}" if named and "." not in named else named
         if choice and choice != current:
             before, current, given = current, choice, set()
         given |= options
@@ -89,9 +90,10 @@ def renewed(argv: Sequence[str]) -> list[str]:
 
 def _defaults(class_path: str) -> dict[str, Any]:
     """What an optimizer takes for the arguments that it isn't given."""
-    module, _, name = (class_path if "." in class_path else f"torch.optim.{class_path}").rpartition(".")
+    module, _, name = class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
+    plain = bool | int | float | str | tuple | None  # what a word can say
+    return {each.name: each.default for each in parameters if isinstance(each.default, plain)}
 
 
 def _configurations(argv: Sequence[str]) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from lm.callbacks.files import read_summary
 from lm.errors import UserError
 
 Row = dict[str, Any]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where there is one
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -31,15 +32,18 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def _configurations(folder: Path) -> Iterator[Path]:
-    """The config.yaml of each run: a folder that Hugging Face or a corpus has is none."""
-    for path in sorted(folder.rglob("config.yaml")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+    """The config.yaml of each run; what lies below a run, such as a logger's, is none."""
+    runs: list[Path] = []
+    for path in sorted(folder.rglob("config.yaml"), key=lambda path: len(path.parts)):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and not any(path.is_relative_to(run) for run in runs):
+            runs.append(path.parent)
             yield path
 
 
 def _row(run: Path, folder: Path) -> Row:
     try:
-        tree = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) or {}
+        tree = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=LOADER) or {}
     except (OSError, ValueError, yaml.YAMLError):
         tree = {}
     name = run.relative_to(folder).as_posix()
@@ -89,8 +93,10 @@ def _locked(run: Path) -> bool:
     try:
         with FileLock(run / ".lock", timeout=0):
             return False
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError:  # somebody else's, which can't be opened
+        return False
 
 
 def _of_checkpoint(path: Path) -> Row:
@@ -98,7 +104,7 @@ def _of_checkpoint(path: Path) -> Row:
     from lm import checkpoint as checkpoints
 
     try:
-        content = checkpoints.read(path)
+        content = checkpoints.read(path, whole=False)
         states = content.get("callbacks") or {}
     except UserError:
         return {"state": "damaged"}

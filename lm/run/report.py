@@ -50,11 +50,12 @@ class Opening(Callback):
 def say_finished(run: Finished) -> None:
     """That there is nothing to do, and what can be done."""
     loss = run.summary.get("val_loss")
+    quoted = shlex.quote(str(run.folder))
     loss = "" if loss is None else f" (validation loss {loss:.4f})"
     print(
         f"{run.folder} is finished{loss}: nothing to do.\n"
         "To train anew choose another --name, or delete the folder. To train longer: "
-        f"lm fit --config {run.folder / 'config.yaml'} --ckpt_path {run.folder / 'last.ckpt'} "
+        f"lm fit {quoted}/config.yaml --ckpt_path {quoted}/last.ckpt "
         "--name NAME --trainer.max_steps N"
     )
 

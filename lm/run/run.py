@@ -63,7 +63,8 @@ class Run:
             words.start_from(self.resumed.path)
         made = words.make()
         if words.given and words.given.model:
-            made.model = type(made.model)(words.given.model.config)
+            options = {k: v for k, v in words.config.model.init_args.items() if k in words.given.typed}
+            made.model = type(made.model)(words.given.model.config, **options)
         self.measured = words.given.path if words.given else self.resumed and self.resumed.path
         self.data, self.model, self.monitor, self.samples = made.data, made.model, made.monitor, made.sample
         self.checkpoints = RunCheckpoints(self.folder, **made.checkpoint)

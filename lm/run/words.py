@@ -98,7 +98,7 @@ def _choices(word: str, value: str) -> list[str]:
 
 
 def _options_typed(argv: Iterable[str]) -> set[str]:
-    return {word.partition("=")[0] for word in argv if word.startswith("--")}
+    return {word.partition("=")[0] for word in argv if word.startswith("-")}
 
 
 class Words:
@@ -165,7 +165,8 @@ class Words:
             if self.command == "fit" or self.given or is_configuration(word):
                 words += ["--config", word]
             else:
-                self.given = Given(word, _options_typed(argv), held)
+                typed = _options_typed(argv) | ({"--config"} if at > 2 else set())
+                self.given = Given(word, typed, held)
                 words += self.given.words
         found: list[str] = []
         for before, word in pairwise(["", *words, *argv[at:]]):

@@ -4,22 +4,25 @@ The template runs in a process of its own (see `template_worker`). What the mess
 a message that spells a control token does not become one, as it would with transformers.
 """
 
-import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
 from lm.tokenizer.base import Tokenizer
 from lm.tokenizer.chat import ChatFormat, Message, chat_format, check_roles
 
 SECONDS = 5  # that a template may take
+START_SECONDS = 60  # that the process may take to begin
 _PROBE = [("user", "one two"), ("assistant", "three"), ("user", " four "), ("assistant", "five")]
 
 
@@ -27,25 +30,39 @@ class _Worker:
     """The process that renders, begun when it is first needed and ended with this object."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-I", str(Path(__file__).with_name("template_worker.py"))]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(words, text=True, encoding="utf-8", **pipes)
-        self._end = weakref.finalize(self, _end, self.process)
+        words = [sys.executable, "-P", str(Path(__file__).with_name("template_worker.py"))]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+        # In a session of its own: Ctrl-C at the terminal stops an answer, and not this.
+        self.process = subprocess.Popen(
+            words, text=True, encoding="utf-8", stderr=subprocess.DEVNULL, start_new_session=True, **pipes
+        )
+        self.end = weakref.finalize(self, _end, self.process)
+        self._lock = threading.Lock()
+        if self._within(START_SECONDS, self.process.stdout.readline) != "ready\n":
+            self.end()
+            raise UserError(f"the process that renders chat templates ended ({self.process.poll()})")
 
-    def render(self, template: str, values: dict) -> str:
-        timer = threading.Timer(SECONDS, self.process.kill)
+    def _within(self, seconds: float, work: Callable[[], str]) -> str:
+        """What comes of it; nothing where the process was ended because it took longer."""
+        timer = threading.Timer(seconds, self.process.kill)
         timer.start()
         try:
-            self.process.stdin.write(json.dumps({"template": template, "values": values}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            return work()
         except OSError:
-            line = ""
+            return ""
         finally:
             timer.cancel()
+
+    def render(self, template: str, values: dict[str, Any]) -> str:
+        def ask() -> str:
+            self.process.stdin.write(json.dumps({"template": template, "values": values}) + "\n")
+            self.process.stdin.flush()
+            return self.process.stdout.readline()
+
+        with self._lock:
+            line = self._within(SECONDS, ask)
         if not line:
-            self._end()
-            _worker.cache_clear()
+            self.end()
             raise UserError(f"the chat template takes more than {SECONDS} seconds, or too much memory")
         answer = json.loads(line)
         if "error" in answer:
@@ -58,12 +75,21 @@ def _end(process: subprocess.Popen) -> None:
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
-        pipe.close()
+        with suppress(OSError):
+            pipe.close()
 
 
-@lru_cache(maxsize=1)
+_workers: dict[int, _Worker] = {}  # by process: one that was forked has none yet
+_beginning = threading.Lock()
+
+
 def _worker() -> _Worker:
-    return _Worker()
+    with _beginning:
+        known = _workers.get(os.getpid())
+        if known is None or known.process.poll() is not None:
+            _workers.clear()
+            _workers[os.getpid()] = _Worker()
+        return _workers[os.getpid()]
 
 
 class TemplateFormat:
@@ -87,14 +113,20 @@ class TemplateFormat:
         return re.compile(f"({'|'.join(map(re.escape, pieces))})" if pieces else "((?!))")
 
     @cached_property
-    def end_id(self) -> int:
+    def end_id(self) -> int | None:
         """The control token that ends an answer: the first behind one, else the end of a text."""
-        ids, _ = self.render(_PROBE, answer_next=False)
-        answer = self.tokenizer.encode("five")
-        behind = reversed(ids)
-        found = list(itertools.takewhile(lambda id: id not in answer, behind))[::-1]
-        special = [id for id in found if self.tokenizer.is_special(id)]
-        return special[0] if special else self.tokenizer.eos_id
+        behind = self._text(_PROBE, answer_next=False).rpartition(_PROBE[-1][1])[2]
+        found = self._specials.search(behind)
+        return self.tokenizer.id(found[0]) if found else self.tokenizer.eos_id
+
+    def _text(self, messages: Sequence[Message], answer_next: bool) -> str:
+        names = {f"{role}_token": id for role, id in self.tokenizer.roles.items()}
+        values: dict[str, Any] = {
+            name: "" if id is None else self.tokenizer.piece(id) for name, id in names.items()
+        }
+        values["messages"] = [{"role": role, "content": content} for role, content in messages]
+        values |= {"add_generation_prompt": answer_next, "tools": None}
+        return _worker().render(self.template, values)
 
     def render(self, messages: Sequence[Message], answer_next: bool = False) -> tuple[list[int], list[bool]]:
         """The ids of a chat; which are learned is not known. See `ChatFormat.render`.
@@ -107,13 +139,10 @@ class TemplateFormat:
         # A character that none of them has breaks up control tokens that they spell; it is taken out again.
         breaker = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
         guarded = [
-            {"role": role, "content": self._specials.sub(lambda m: f"{m[0][0]}{breaker}{m[0][1:]}", content)}
+            (role, self._specials.sub(lambda m: f"{m[0][0]}{breaker}{m[0][1:]}", content))
             for role, content in messages
         ]
-        names = {f"{role}_token": id for role, id in self.tokenizer.roles.items()}
-        values = {name: "" if id is None else self.tokenizer.piece(id) for name, id in names.items()}
-        values |= {"messages": guarded, "add_generation_prompt": answer_next, "tools": None}
-        text = _worker().render(self.template, values)
+        text = self._text(guarded, answer_next)
         ids: list[int] = []
         for number, part in enumerate(self._specials.split(text)):
             if number % 2:

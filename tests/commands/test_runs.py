@@ -66,6 +66,13 @@ def test_sorting(lm, runs, column, first):
     assert list(found(lm, "--sort", column, "--reverse")) == names[::-1]
 
 
+def test_what_a_logger_keeps_in_a_run_is_no_run(lm, runs):
+    below = runs / "whole/wandb/run-1/files"
+    below.mkdir(parents=True)
+    (below / "config.yaml").write_text("a: 1\n")
+    assert len(found(lm)) == 5
+
+
 def test_the_better_figure_comes_first(lm, runs):
     path = runs / "deep/seed-0/summary.json"
     summary = json.loads(path.read_text())

@@ -44,6 +44,7 @@ def test_an_ambiguous_name(here, lm):
     result = lm("fit", "x")
     assert result.status == 2
     assert result.err == "lm fit: the configuration 'x' may be a/x or b/x: give one of them\n"
+    assert "may be a/x or b/x" in lm("validate", "x").err
 
 
 def test_a_name_that_is_none(lm):

@@ -9,6 +9,8 @@ import torch
 
 from lm import checkpoint as checkpoints
 from lm.callbacks.files import states
+from lm.errors import UserError
+from lm.run.resume import Resumed
 
 
 def flip(path: Path) -> None:
@@ -68,6 +70,27 @@ def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(lm, tiny_gpt,
         for name, value in theirs["state_dict"].items():
             assert torch.equal(ours["state_dict"][name], value)
     assert [path.name for path in states(run)] == ["last.ckpt", "step-5.ckpt", "step-4.ckpt"]
+
+
+def test_what_can_t_be_read_is_not_what_is_damaged(trained, tmp_path, monkeypatch):
+    """A disk that is away for a moment must not cost a run its last state."""
+    shutil.copy(trained / "checkpoints/gpt/last.ckpt", tmp_path / "last.ckpt")
+    error = OSError(116, "Stale file handle")
+    monkeypatch.setattr(torch, "load", lambda *words, **options: (_ for _ in ()).throw(error))
+    with pytest.raises(UserError, match=r"cannot read .*: Stale file handle") as caught:
+        Resumed.latest([tmp_path / "last.ckpt", tmp_path / "step-1.ckpt"])
+    assert not isinstance(caught.value, checkpoints.Damaged)
+
+
+def test_a_damaged_directory_of_the_archive_is_damage(trained, tmp_path):
+    data = bytearray((trained / "checkpoints/gpt/best.ckpt").read_bytes())
+    for at in range(len(data) - 40, len(data), 7):
+        path = tmp_path / f"{at}.ckpt"
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        try:
+            checkpoints.read(path)
+        except checkpoints.Damaged:
+            continue
 
 
 def test_without_one_before_it_is_said(lm, tiny_gpt, tmp_path):

@@ -67,6 +67,13 @@ def test_another_optimizer_begins_with_its_own_values(lm, words):
     assert (made["init_args"]["lr"], said) == (0.1, "")
 
 
+def test_torch_s_optimizers_have_two_names(lm, tmp_path):
+    text = "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.25}}}}\n"
+    (tmp_path / "over.yaml").write_text(text)
+    made, said = optimizer(lm, "--config", "over.yaml", "--model.optimizer", "AdamW")
+    assert (made["init_args"]["lr"], said.count("AdamW begins")) == (0.25, 0)
+
+
 def test_an_overlay_with_another_optimizer(lm, tmp_path):
     text = "model: {init_args: {optimizer: {class_path: AdamW, init_args: {weight_decay: 0.5}}}}\n"
     (tmp_path / "over.yaml").write_text(text)

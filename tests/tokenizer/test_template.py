@@ -1,10 +1,13 @@
 """Chat templates of other projects: the ids that transformers makes, and templates that mean no good."""
 
 import json
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import lm.tokenizer.template as templates
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_files import read_chat_template, write_tokenizer
 from lm.errors import UserError
@@ -109,8 +112,30 @@ def test_a_long_question_loses_its_beginning(tokenizer):
     assert shortened(chat, [("user", question)], 4).lost
 
 
+def test_a_worker_that_is_gone_is_replaced_and_ctrl_c_does_not_reach_it(tokenizer):
+    chat = TemplateFormat(tokenizer, ZEPHYR)
+    ids = chat.render([("user", "a")], True)[0]
+    worker = templates._worker()
+    assert os.getsid(worker.process.pid) != os.getsid(0)
+    worker.process.kill()
+    worker.process.wait()
+    assert chat.render([("user", "a")], True)[0] == ids
+
+
+def test_many_threads_get_their_own(tokenizer):
+    chat = TemplateFormat(tokenizer, ZEPHYR)
+
+    def ask(number: int) -> bool:
+        return f"n{number}" in tokenizer.decode(chat.render([("user", f"n{number}")], True)[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(200)))
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"  # for ever
 HOSTILE = {
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "more than",
+    "{% for i in range(9999) %}{% for j in range(9999) %}abcdefghij{% endfor %}{% endfor %}": "memory",
+    LOOPS: "more than",
     "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}": "memory",
     "{% include '/etc/passwd' %}": "can't be used: TypeError: no loader",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}": "can't be used: SecurityError",
@@ -152,7 +177,9 @@ def test_a_folder_s_template_by_the_command(lm, trained, tmp_path, monkeypatch):
     (tmp_path / "hf/chat_template.jinja").write_text("{{ '<|user|>' + messages[0]['content'] + '<|end|>' }}")
     result = lm("chat", "hf", "Hi", "--tokens=4")
     assert (result.status, result.err) == (0, "")
-    (tmp_path / "hf/chat_template.jinja").write_text(next(iter(HOSTILE)))  # loops for ever
+    (tmp_path / "hf/chat_template.jinja").write_text(
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )  # loops for ever
     result = lm("chat", "hf", "Hi", "--tokens=4")
     assert result.status == 1
     assert result.err == "lm chat: the chat template takes more than 1 seconds, or too much memory\n"
