@@ -1,5 +1,5 @@
-"""Using a model: `generate` writes with a cache, `fill` guesses masks, `chat` answers,
-`command` serves the shell, `uses` says what a checkpoint is for.
+"""Using a model: `generate` writes with a cache, `batch` many texts at once, `fill` guesses masks, `chat`
+answers, `lines` is what comes on standard input.
 
 Nothing is imported here: `lm generate --help` answers without torch.
 """
