@@ -105,13 +105,18 @@ def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, mod
     shown = ""
     if sample.text or pretrained:
         shown = f"\n--- {heading} ---\n{sample.text}\n--- end of sample ---\n"
+    own = (
+        f"lm fit {'gpt' if model.config.causal else 'bert'}-nano --data.corpus PATH --name NAME"
+        if pretrained
+        else ""
+    )
     files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     rows = [
         ("run folder", f"{folder}/  ({files})"),
         ("use it", f"lm {use.format(shlex.quote(str(folder / kept)))}" if use else ""),
         ("see how it went", f"tensorboard --logdir {RUNS}"),
         ("what it is", f"lm info {shlex.quote(str(folder))}"),
-        ("your own text", "lm fit --config FILE --data.corpus PATH --name NAME" if pretrained else ""),
+        ("your own text", own),
     ]
     return f"""{shown}
 {figures}
