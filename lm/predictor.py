@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 import torch
 
-from lm.backbone import BackboneConfig
+from lm.backbone import BackboneConfig, LanguageModel
 from lm.checkpoint import Model
 from lm.convert import open_model
 from lm.errors import UserError
@@ -43,6 +43,13 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+
+
+class WritingOptions(SamplingOptions, total=False):
+    """And a seed, which writes the same text each time, and strings before which a text ends."""
+
+    seed: int
+    stop: str | Sequence[str]
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", base: str | Path | None = None) -> "Predictor":
@@ -107,86 +114,66 @@ class Predictor:
         return self.model.checked().network
 
     @overload
-    def generate(
-        self,
-        prompt: str,
-        tokens: int = 200,
-        *,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        **sampling: Unpack[SamplingOptions],
-    ) -> str: ...
+    def generate(self, prompt: str, tokens: int = 200, **options: Unpack[WritingOptions]) -> str: ...
 
     @overload
     def generate(
-        self,
-        prompt: Sequence[str],
-        tokens: int = 200,
-        *,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        **sampling: Unpack[SamplingOptions],
+        self, prompt: Sequence[str], tokens: int = 200, **options: Unpack[WritingOptions]
     ) -> list[str]: ...
 
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        tokens: int = 200,
-        *,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        **sampling: Unpack[SamplingOptions],
-    ) -> str | list[str]:
+    def generate(self, prompt: Any, tokens: int = 200, **options: Unpack[WritingOptions]) -> Any:
         """What the model writes after a prompt, without the prompt.
 
         Args:
-            prompt: a text, or several.
+            prompt: a text, or several: the second has the next seed, and so on.
             tokens: to write at most.
-            seed: of the first prompt; the second has the next, and so on.
-            stop: strings before the first of which a text ends.
-            sampling: temperature (0.8; 0: always the likeliest), top_k (50; 0: all), top_p (1), min_p (0),
-                repetition_penalty (1).
+            options: see `WritingOptions`; temperature 0.8 and top_k 50, where nothing is said.
 
         Raises:
             UserError: the model does something else, or an option can't be.
         """
-        network, how = self.writer(), _sampling(sampling, temperature=0.8)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        ids = [prompt_ids(self.tokenizer, text) for text in prompts]
-        fits = [i for i, row in enumerate(ids) if len(row) + tokens <= self.config.max_seq_len]
-        found = ["" for _ in prompts]
-        if len(fits) == len(prompts) and tokens > 0:
-            end = (self.tokenizer.eos_id,)
-            rows = complete(network, ids, tokens, end, how, seed, self.tokenizer.vocab_size)
-            found = [_before(self.tokenizer.decode(row), stops) for row in rows]
-        elif tokens > 0:  # what is longer than the model sees goes on with a part of it, which no batch does
-            for i, row in enumerate(ids):
-                parts = stream_text(network, self.tokenizer, row, tokens, how, seed=seed + i, stops=stops)
-                found[i] = "".join(text for _, text in parts)
-        return found[0] if isinstance(prompt, str) else found
+        if isinstance(prompt, str):
+            return self.generate([prompt], tokens, **options)[0]
+        network, how, seed, stops = self._writing(tokens, **options)
+        ids = [prompt_ids(self.tokenizer, text) for text in prompt]
+        if all(len(row) + tokens <= self.config.max_seq_len for row in ids):
+            ends = (self.tokenizer.eos_id,)
+            rows = complete(network, ids, tokens, ends, how, seed, self.tokenizer.vocab_size)
+            return [_before(self.tokenizer.decode(row), stops) for row in rows]
+        # What is longer than the model sees goes on with a part of it, which no batch does.
+        streams = (
+            stream_text(network, self.tokenizer, row, tokens, how, seed=seed + i, stops=stops)
+            for i, row in enumerate(ids)
+        )
+        return ["".join(text for _, text in parts) for parts in streams]
 
     def stream(
-        self,
-        prompt: str,
-        tokens: int = 200,
-        *,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        cache: bool = True,
-        **sampling: Unpack[SamplingOptions],
+        self, prompt: str, tokens: int = 200, cache: bool = True, **options: Unpack[WritingOptions]
     ) -> Iterator[str]:
         """The same for one prompt, bit by bit.
 
         Args:
             cache: keep keys and values; without it every step computes everything anew, to the same result.
         """
-        network, how = self.writer(), _sampling(sampling, temperature=0.8)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        network, how, seed, stops = self._writing(tokens, **options)
         parts = stream_text(
             network, self.tokenizer, prompt, tokens, how, seed=seed, stops=stops, use_cache=cache
         )
         return (text for _, text in parts)
+
+    def _writing(
+        self,
+        tokens: int,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[SamplingOptions],
+    ) -> tuple[LanguageModel, Sampling, int, tuple[str, ...]]:
+        """Network, sampling, seed and stop strings of what was asked for."""
+        if tokens < 1:
+            raise UserError(f"`tokens` {tokens}: it must be at least 1", status=2)
+        asked: SamplingOptions = {"temperature": 0.8, "top_k": 50, **sampling}
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return self.writer(), Sampling(**asked), seed, stops
 
     # Talking.
 
@@ -214,8 +201,8 @@ class Predictor:
         Raises:
             UserError: the model has not learned to chat.
         """
-        model, how = self.model, _sampling(sampling, temperature=0.7, top_p=0.95)
-        network = self.writer("chat")
+        model, network = self.model, self.writer("chat")
+        asked: SamplingOptions = {"temperature": 0.7, "top_k": 50, "top_p": 0.95, **sampling}
         found, entry = self._chat_format, entry_of(model.record)
         if not model.config.causal:
             raise refuse(model.source, model.record, "chat")
@@ -225,7 +212,7 @@ class Predictor:
                 f"lm.tasks.InstructionTuning and --model.init_from {model.source})"
             )
         length = answer_length(model.config.max_seq_len, tokens)
-        return Chat(network, found, length, how, seed, system, note)
+        return Chat(network, found, length, Sampling(**asked), seed, system, note)
 
     @overload
     def chat(
@@ -345,13 +332,6 @@ class Predictor:
             for row in group
         ]
         return found[0] if one else found
-
-
-def _sampling(options: SamplingOptions, **defaults: float) -> Sampling:
-    try:
-        return Sampling(**{"top_k": 50, **defaults, **options})  # type: ignore[arg-type]
-    except TypeError as error:
-        raise TypeError(f"no such option of sampling: {error}") from None
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

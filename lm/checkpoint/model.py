@@ -37,13 +37,16 @@ def is_language(head: dict[str, Any] | None) -> bool:
     return head is None or head["kind"] == "language"
 
 
+_DRAWING = {each for each in vars(torch.nn.init).values() if callable(each)}
+
+
 class _Uninitialized(TorchFunctionMode):
     """Leaves new weights as they are: drawing them where there is no memory for them would import the
     compiler, which takes as long as torch itself."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
+        if func in _DRAWING:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -53,6 +54,14 @@ def in_words(argv: Sequence[str]) -> list[str]:
     return words
 
 
+def options_in(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options among the words, each with its value, that behind `=` or the word that follows."""
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if word.startswith("-"):
+            yield option, value if equals else following
+
+
 def _place(option: str) -> str:
     """Of the value of `--model.optimizer` it is `optimizer`; of what follows no such option nothing."""
     if not option.startswith("--"):
@@ -98,11 +107,10 @@ def _defaults(class_path: str) -> dict[str, Any]:
 
 def _configurations(argv: Sequence[str]) -> Iterator[Any]:
     """The trees of the configurations among the words; what can't be read the parser will say."""
-    for word, value in zip(argv, [*argv[1:], ""], strict=True):
-        option, equals, file = word.partition("=")
+    for option, file in options_in(argv):
         if option in ("--config", "-c"):
             with suppress(UserError, OSError, UnicodeDecodeError, yaml.YAMLError):
-                yield in_tree(yaml.safe_load(find(file if equals else value).read_text(encoding="utf-8")))
+                yield in_tree(yaml.safe_load(find(file).read_text(encoding="utf-8")))
 
 
 def _optimizer_in(tree: Any) -> tuple[str, set[str]]:
@@ -118,10 +126,9 @@ def _optimizer_in(tree: Any) -> tuple[str, set[str]]:
 def _optimizer_typed(argv: Sequence[str]) -> tuple[str, set[str]]:
     """The same among the words."""
     choice, options = "", set()
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        option, equals, value = word.partition("=")
+    for option, value in options_in(argv):
         if option in ("--model.optimizer", "--model.optimizer.class_path"):
-            choice = value if equals else following
+            choice = value
         elif option.startswith("--model.optimizer."):
             options.add(option.rpartition(".")[2])
     return choice, options

@@ -12,7 +12,6 @@ from lm.callbacks.files import read_summary
 from lm.errors import UserError
 
 Row = dict[str, Any]
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where there is one
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -43,7 +42,7 @@ def _configurations(folder: Path) -> Iterator[Path]:
 
 def _row(run: Path, folder: Path) -> Row:
     try:
-        tree = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=LOADER) or {}
+        tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError):
         tree = {}
     name = run.relative_to(folder).as_posix()

@@ -77,7 +77,7 @@ class Parser(LightningArgumentParser):
     """Wrong usage becomes one or two lines. Each class among the options has a parser of its own, whose word
     goes before that of the one around it."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]  # its bases differ
         """Raise what was found, in fewer words."""
         if ours := our_own(ex):
             raise ours from ex

@@ -7,7 +7,7 @@ folder before anything is made.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import Field, fields
 from functools import cached_property
@@ -31,7 +31,7 @@ from lm.options import no_such_option
 from lm.run.configs import find, is_configuration
 from lm.run.folder import RUNS, folder_beside
 from lm.run.given import Given, elsewhere
-from lm.run.names import in_words, renewed
+from lm.run.names import in_words, options_in, renewed
 from lm.run.usage import Configuration, Parser, UnknownOption, explain, our_own
 from lm.tasks import Task
 
@@ -87,18 +87,8 @@ def make_parser(command: str) -> Parser:
     return parser
 
 
+# Options that other options come with.
 _CHOOSING = ("--config", "-c", "--data", "--model", "--model.optimizer", "--model.schedule")
-
-
-def _choices(word: str, value: str) -> list[str]:
-    """The word with its value, where it is an option that other options come with."""
-    if word in _CHOOSING:
-        return [word, value]
-    return [word] if word.partition("=")[0] in _CHOOSING else []
-
-
-def _options_typed(argv: Iterable[str]) -> set[str]:
-    return {word.partition("=")[0] for word in argv if word.startswith("-")}
 
 
 class Words:
@@ -128,8 +118,8 @@ class Words:
         try:
             self.config: Namespace = self.parser.parse_args(argv[1:])
         except UnknownOption as error:
-            options = (word.partition("=")[0].lstrip("-") for word in argv if word.startswith("-"))
-            typed = next((name for name in options if f".{name}".endswith(f".{error.name}")), None)
+            names = (option.lstrip("-") for option, _ in options_in(argv))
+            typed = next((name for name in names if f".{name}".endswith(f".{error.name}")), None)
             known = self._all_options(argv) if typed else error.known
             shows = "`--print_config` shows all"
             raise no_such_option(typed or error.name, known, shows, typed is not None) from error
@@ -150,7 +140,7 @@ class Words:
         self.folder = RUNS / name
         if self.given and self.given.folder:
             self.folder = self.given.folder
-        chosen = _options_typed(argv) & {"--name", "--ckpt_path"}
+        chosen = {"--name", "--ckpt_path"}.intersection(dict(options_in(argv)))
         if self.command != "fit" and not chosen:
             beside = folder_beside([Path(str(path)) for path in config.config or []])
             if beside is not None:
@@ -165,7 +155,7 @@ class Words:
             if self.command == "fit" or self.given or is_configuration(word):
                 words += ["--config", word]
             else:
-                typed = _options_typed(argv) | ({"--config"} if at > 2 else set())
+                typed = {*dict(options_in(argv)), *(["--config"] if at > 2 else [])}
                 self.given = Given(word, typed, held)
                 words += self.given.words
         found: list[str] = []
@@ -179,7 +169,7 @@ class Words:
 
     def _all_options(self, argv: list[str]) -> list[str]:
         """The options of what the configurations and classes among the words say, in `options`' order."""
-        words = [word for pair in zip(argv[1:], [*argv[2:], ""], strict=True) for word in _choices(*pair)]
+        words = [word for pair in options_in(argv) if pair[0] in _CHOOSING for word in pair]
         with contextlib.suppress(UserError):
             self.config = self.parser.parse_args(words)
             return self.options

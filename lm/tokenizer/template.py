@@ -106,11 +106,14 @@ class TemplateFormat:
         self.tokenizer, self.template = tokenizer, template
 
     @cached_property
-    def _specials(self) -> re.Pattern[str]:
-        """Every control token, the longest first; () where there is none."""
+    def _pieces(self) -> list[str]:
+        """Every control token, the longest first."""
         ids = filter(self.tokenizer.is_special, range(self.tokenizer.vocab_size))
-        pieces = sorted(filter(None, map(self.tokenizer.piece, ids)), key=len, reverse=True)
-        return re.compile(f"({'|'.join(map(re.escape, pieces))})" if pieces else "((?!))")
+        return sorted(filter(None, map(self.tokenizer.piece, ids)), key=len, reverse=True)
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        return re.compile(f"({'|'.join(map(re.escape, self._pieces))})" if self._pieces else "((?!))")
 
     @cached_property
     def end_id(self) -> int | None:
@@ -136,11 +139,12 @@ class TemplateFormat:
         """
         check_roles(messages, answer_next)
         contents = "".join(content for _, content in messages)
-        # A character that none of them has breaks up control tokens that they spell; it is taken out again.
-        breaker = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
+        # Control tokens that they spell are two private characters in the template, the first of which none
+        # of them has, and text again afterwards.
+        mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
+        stand_ins = {piece: mark + chr(0xF0000 + number) for number, piece in enumerate(self._pieces)}
         guarded = [
-            (role, self._specials.sub(lambda m: f"{m[0][0]}{breaker}{m[0][1:]}", content))
-            for role, content in messages
+            (role, self._specials.sub(lambda m: stand_ins[m[0]], content)) for role, content in messages
         ]
         text = self._text(guarded, answer_next)
         ids: list[int] = []
@@ -148,7 +152,8 @@ class TemplateFormat:
             if number % 2:
                 ids.append(self.tokenizer.id(part))
             elif part:
-                ids += self.tokenizer.encode(part.replace(breaker, ""))
+                plain = re.sub(f"{mark}(.)", lambda m: self._pieces[ord(m[1]) - 0xF0000], part)
+                ids += self.tokenizer.encode(plain)
         return ids, [False] * len(ids)
 
     def shorter(self, system: list[Message], question: str, room: int) -> tuple[list[int], bool]:

@@ -40,14 +40,12 @@ def test_a_checkpoint_alone_brings_its_configuration(lm, trained, usual, tmp_pat
     assert figures(lm("validate", "alone.ckpt", f"--data.data_dir={trained / 'data'}")) == usual
 
 
-@pytest.mark.parametrize(("name", "what"), [("gpt", "generate"), ("bert", "fill")])
+@pytest.mark.parametrize("name", ["gpt", "bert"])
 def test_a_folder_of_transformers_is_measured_as_the_checkpoint(
-    lm, trained, code_text, tmp_path, monkeypatch, name, what
+    lm, trained, code_text, tmp_path, monkeypatch, name
 ):
     monkeypatch.chdir(tmp_path)
-    exported = lm("export", trained / "checkpoints" / name, "hf")
-    if exported.status:
-        pytest.skip(exported.err)
+    assert lm("export", trained / "checkpoints" / name, "hf").status == 0
     length = (
         "--data.seq_len=32",
         "--data.batch_size=4",

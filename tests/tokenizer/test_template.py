@@ -133,6 +133,16 @@ def test_many_threads_get_their_own(tokenizer):
 
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"  # for ever
+
+
+def test_a_control_token_of_one_character_is_no_hole(tokenizer):
+    wider = tokenizer.with_pieces(["¤"])
+    assert wider.is_special(wider.id("¤"))
+    ids, _ = TemplateFormat(wider, ZEPHYR).render([("user", "a¤b")], True)
+    assert wider.id("¤") not in ids
+    assert "a¤b" in wider.decode(ids)
+
+
 HOSTILE = {
     "{% for i in range(9999) %}{% for j in range(9999) %}abcdefghij{% endfor %}{% endfor %}": "memory",
     LOOPS: "more than",
