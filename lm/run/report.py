@@ -67,7 +67,7 @@ def _of_pretraining(summary: dict[str, Any], opening: str, causal: bool) -> tupl
         heading = f"a sample, going on from {opening!r}"
         start = (opening.strip().splitlines() or [""])[0][:24]
         start = start.rsplit(" ", 1)[0]  # whole words, where there are any
-        use = f"generate {{}} --prompt {shlex.quote(start).replace('{', '{{').replace('}', '}}')}"
+        use = f"generate {{}} {shlex.quote(start).replace('{', '{{').replace('}', '}}')}"
     if summary["val_loss"] is None:
         return heading, "it was not validated: trainer.limit_val_batches is 0", use
     figures = (
@@ -113,7 +113,7 @@ def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, mod
     files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     rows = [
         ("run folder", f"{folder}/  ({files})"),
-        ("use it", f"lm {use.format(shlex.quote(str(folder / kept)))}" if use else ""),
+        ("use it", f"lm {use.format(shlex.quote(str(folder)))}" if use else ""),
         ("see how it went", f"tensorboard --logdir {RUNS}"),
         ("what it is", f"lm info {shlex.quote(str(folder))}"),
         ("your own text", own),
