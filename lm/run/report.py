@@ -113,7 +113,7 @@ def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, mod
     files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     rows = [
         ("run folder", f"{folder}/  ({files})"),
-        ("use it", f"lm {use.format(shlex.quote(str(folder)))}" if use else ""),
+        ("use it", f"lm {use.format(shlex.quote(str(folder / kept)))}" if use else ""),
         ("see how it went", f"tensorboard --logdir {RUNS}"),
         ("what it is", f"lm info {shlex.quote(str(folder))}"),
         ("your own text", own),
