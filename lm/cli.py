@@ -62,7 +62,10 @@ def run(argv: list[str]) -> None:
         return
     name = argv[0]
     if name not in COMMANDS:
+        from lm.run.configs import is_configuration
+
         near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = near or [f"fit {name}"] * is_configuration(name)
         hint = f"did you mean `lm {near[0]}`?" if near else "`lm --help` lists the commands"
         raise UserError(f"there is no command {name!r}: {hint}", status=2)
     _, module, function = COMMANDS[name]

@@ -51,6 +51,16 @@ def test_an_unknown_command_is_usage_and_guesses(lm):
     assert result.err == "lm: there is no command 'fitt': did you mean `lm fit`?\n"
 
 
+def test_a_configuration_in_the_place_of_a_command_or_a_run_without_its_folder_is_guessed(
+    lm, tmp_path, monkeypatch
+):
+    assert lm("gpt-nano").err == "lm: there is no command 'gpt-nano': did you mean `lm fit gpt-nano`?\n"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    result = lm("generate", "mine", "def")
+    assert (result.status, "mine; did you mean checkpoints/mine?\n" in result.err) == (1, True)
+
+
 def test_config_before_the_command_works_too(lm, tiny_gpt):
     result = lm(*tiny_gpt[:2], "fit", *tiny_gpt[2:], "--print_config")
     assert result.status == 0

@@ -28,9 +28,9 @@ def located(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(
-            f"no such checkpoint or folder: {path}; nothing is downloaded: give a folder on your disk"
-        )
+        run = Path("checkpoints", path)
+        near = f"did you mean {run}?" if run.exists() else "nothing is downloaded: give a folder on your disk"
+        raise UserError(f"no such checkpoint or folder: {path}; {near}")
     if path.is_file():
         return path
     found = [path / name for name in ("best.ckpt", "last.ckpt") if (path / name).exists()][:1]

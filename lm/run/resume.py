@@ -66,8 +66,13 @@ class Resumed:
                 return cls.open(str(path), training=False)
         raise UserError(f"no checkpoint in {folder}: train first, or give `ckpt_path` FILE")
 
-    def check_model(self, model: Task) -> None:
-        """Look whether it is one of this model; Lightning would list every weight."""
+    def check_model(self, model: Task, training: bool) -> None:
+        """Look whether it is one of this model; Lightning would list every weight.
+
+        Args:
+            training: whether it is to be trained on; what is only evaluated may read longer or shorter
+                sequences, where positions have no weights.
+        """
         trained_by, name = self.record["task"].rpartition(".")[2], type(model).__name__
         if trained_by != name:
             raise UserError(
@@ -75,7 +80,10 @@ class Resumed:
                 f"from its weights by `model.init_from` {self.path}"
             )
         theirs = asdict(checkpoints.config_of(self.record))  # options it did not know yet, too
-        changed = differences(asdict(model.config), theirs, "backbone.")
+        ours = asdict(model.config)
+        if not training and model.config.positions == "rotary":
+            ours["max_seq_len"] = theirs.get("max_seq_len")
+        changed = differences(ours, theirs, "backbone.")
         if changed:
             raise UserError(
                 f"{self.path} is of another model: {', '.join(changed[:3])}. "

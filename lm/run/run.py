@@ -77,5 +77,5 @@ class Run:
         step = self.resumed.step if self.resumed else 0
         self.trainer = make_trainer(made.trainer, callbacks, self.folder, self.configuration, step)
         if self.resumed is not None:
-            self.resumed.check_model(self.model)
+            self.resumed.check_model(self.model, training)
             self.trainer.ckpt_path = self.resumed.path  # where a task looks too, before it is loaded

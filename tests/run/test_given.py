@@ -2,8 +2,14 @@
 
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
+
+from lm.backbone import BackboneConfig
+from lm.errors import UserError
+from lm.run.resume import Resumed
+from lm.tasks import CausalPretraining
 
 
 def figures(result) -> str:
@@ -59,6 +65,29 @@ def test_a_folder_of_transformers_is_measured_as_the_checkpoint(
     result = lm("validate", "hf")
     assert result.status == 2
     assert result.err == "lm validate: hf has no text of its own: give --data.corpus PATH\n"
+
+
+def test_a_run_is_measured_at_another_length_of_sequence_where_positions_have_no_weights(
+    lm, trained, code_text, monkeypatch
+):
+    monkeypatch.chdir(trained)
+    few = (f"--data.corpus={code_text}", "--trainer.limit_val_batches=2")
+    usual = lm("validate", "checkpoints/gpt", *few)
+    longer = lm("validate", "checkpoints/gpt", *few, "--data.seq_len=48")
+    assert (usual.status, longer.status) == (0, 0)
+    assert figures(longer) != figures(usual)
+
+
+def test_positions_with_weights_have_one_length_and_so_has_training():
+    def resumed(positions, training):
+        theirs, ours = (BackboneConfig(positions=positions, max_seq_len=length) for length in (32, 48))
+        record = {"task": "lm.tasks.causal.CausalPretraining", "backbone": asdict(theirs)}
+        Resumed("best.ckpt", record, 1).check_model(CausalPretraining(ours), training)
+
+    resumed("rotary", training=False)
+    for positions, training in (("learned", False), ("learned", True), ("rotary", True)):
+        with pytest.raises(UserError, match="another model: backbone.max_seq_len 32 → 48"):
+            resumed(positions, training)
 
 
 def test_what_is_no_model(lm, tmp_path):

@@ -175,7 +175,8 @@ class ExampleData(Data):
         place = self.located(path)
         here = place.removeprefix(f"{Path(self.root)}/")
         if here != place and not _exists(place):
-            raise UserError(f"no such file or folder: {here}, nor {place}")
+            yours = f"; a file of your own goes by `data.{split}` FILE"
+            raise UserError(f"no such file or folder: {here}, nor {place}{yours}")
         states = ((str(file.resolve()), file.stat()) for file in self.files(place))
         files = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
         folder = self._folder(place, split, files, self._options(self.for_encoding), code_of(type(self)))
