@@ -63,15 +63,34 @@ class Progress(Callback):
             moving=True,
         )
 
+    def _batch(self, trainer: Trainer, stage: str, number: int, batches: list[int | float]) -> None:
+        """Show which batch has been looked at, in a terminal."""
+        if trainer.is_global_zero and self._terminal and time.monotonic() - self._shown > 0.1:
+            self._shown = time.monotonic()
+            self._print(f"{stage}: batch {number + 1}/{sum(batches)}", moving=True)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._batch(trainer, "validation", batch[2], trainer.num_val_batches)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._batch(trainer, "test", batch[2], trainer.num_test_batches)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._batch(trainer, "prediction", batch[2], trainer.num_predict_batches)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._print(
                 f"step {trainer.global_step}/{trainer.max_steps}  validation: {figures_line(trainer)}"
             )
+        else:
+            self._clear(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _clear(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self._terminal:
             sys.stderr.write("\r\x1b[K")  # the moving line goes
+
+    on_train_end = on_test_end = on_predict_end = _clear
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self._terminal:

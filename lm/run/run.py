@@ -69,13 +69,13 @@ class Run:
         self.data, self.model, self.monitor, self.samples = made.data, made.model, made.monitor, made.sample
         self.checkpoints = RunCheckpoints(self.folder, **made.checkpoint)
         self.summary = Summary(self.folder, self.configuration, self.monitor, self.checkpoints, started)
-        callbacks: list[Callback] = []
+        callbacks: list[Callback] = [Progress(self.monitor)]
         if training:
             opening = Opening(self.folder, self.configuration, self.resumed)
-            callbacks += [self.monitor, Progress(self.monitor), self.samples, self.summary, RandomState()]
+            callbacks = [self.monitor, *callbacks, self.samples, self.summary, RandomState()]
             callbacks += [opening, self.checkpoints]
         step = self.resumed.step if self.resumed else 0
-        self.trainer = make_trainer(made.trainer, callbacks, self.folder, self.configuration, step)
+        self.trainer = make_trainer(made.trainer, callbacks, self.folder, self.configuration, step, training)
         if self.resumed is not None:
             self.resumed.check_model(self.model, training)
             self.trainer.ckpt_path = self.resumed.path  # where a task looks too, before it is loaded

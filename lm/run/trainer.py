@@ -40,28 +40,34 @@ def _listed(value: Any) -> list[Any]:
 
 
 def make_trainer(
-    options: dict[str, Any], callbacks: list[Callback], folder: Path, configuration: dict[str, Any], step: int
+    options: dict[str, Any],
+    callbacks: list[Callback],
+    folder: Path,
+    configuration: dict[str, Any],
+    step: int,
+    training: bool,
 ) -> Trainer:
     """The trainer.
 
     Args:
         options: what the person gives it; their callbacks, plugins and logger go before the run's.
-        callbacks: the run's, where it is to train; the last comes after the person's.
+        callbacks: the run's; the last comes after the person's.
         folder: of the run.
         configuration: the run's, in plain values.
         step: that training goes on from.
+        training: whether it is to train: what is only evaluated is not logged.
 
     Raises:
         UserError: it won't have an option.
     """
     plugins, given = _listed(options["plugins"]), options["logger"]
     loggers = [] if given is None or isinstance(given, bool) else _listed(given)
-    if callbacks and given is not False and not any(isinstance(each, TensorBoardLogger) for each in loggers):
+    if training and given is not False and not any(isinstance(each, TensorBoardLogger) for each in loggers):
         # What a killed process logged after its last checkpoint is logged again: drop it.
         name, purge = str(folder.relative_to(RUNS)), step + 1 if step else None
         board = TensorBoardLogger(RUNS, name=name, version="", default_hp_metric=False, purge_step=purge)
         loggers.insert(0, board)
-    logger = loggers if callbacks and loggers else False
+    logger = loggers if training and loggers else False
     plugins.append(RunCheckpointIO(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)))
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # our own handler saves and stops

@@ -1,8 +1,11 @@
 """A log file gets plain lines; numbers are short."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from lm.callbacks.progress import duration, quantity
+from lm.callbacks import Monitor
+from lm.callbacks.progress import Progress, duration, quantity
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,15 @@ def test_a_log_has_steps_losses_speed_and_time_left_without_control_characters(l
     assert "validation: loss " in steps[-1] and "bits per byte" in steps[-1]
     assert "\r" not in result.err and "\x1b" not in result.err
     assert "lm generate checkpoints/gpt-nano/best.ckpt" in result.out
+
+
+def test_a_terminal_shows_the_batch_that_is_looked_at_and_a_log_does_not(capsys):
+    trainer = SimpleNamespace(is_global_zero=True, num_test_batches=[7, 5])
+    progress = Progress(Monitor())
+    progress.on_test_batch_end(trainer, None, None, None, 3, 0)
+    assert capsys.readouterr().err == ""
+    progress._terminal = True
+    progress.on_test_batch_end(trainer, None, None, None, 3, 0)
+    assert capsys.readouterr().err == "\r\x1b[Ktest: batch 4/12"
+    progress.on_test_end(trainer, None)
+    assert capsys.readouterr().err == "\r\x1b[K", "the moving line goes"

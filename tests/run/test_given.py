@@ -86,7 +86,7 @@ def test_positions_with_weights_have_one_length_and_so_has_training():
 
     resumed("rotary", training=False)
     for positions, training in (("learned", False), ("learned", True), ("rotary", True)):
-        with pytest.raises(UserError, match="another model: backbone.max_seq_len 32 → 48"):
+        with pytest.raises(UserError, match=r"another model: backbone\.max_seq_len 32 → 48"):
             resumed(positions, training)
 
 
