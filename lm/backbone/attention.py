@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
+from lm.backbone.linear import Linear
 
 
 class Rotary(nn.Module):
@@ -180,10 +181,10 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.dim = config.num_heads, config.kv_heads, config.dim_per_head
         self.dropout = config.dropout
         width, bias = config.hidden_size, config.has_bias("attention")
-        self.query = nn.Linear(width, self.heads * self.dim, bias=bias)
-        self.key = nn.Linear(width, self.kv_heads * self.dim, bias=bias)
-        self.value = nn.Linear(width, self.kv_heads * self.dim, bias=bias)
-        self.output = nn.Linear(self.heads * self.dim, width, bias=config.has_bias("attention_output"))
+        self.query = Linear(width, self.heads * self.dim, bias=bias)
+        self.key = Linear(width, self.kv_heads * self.dim, bias=bias)
+        self.value = Linear(width, self.kv_heads * self.dim, bias=bias)
+        self.output = Linear(self.heads * self.dim, width, bias=config.has_bias("attention_output"))
         self.query_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 

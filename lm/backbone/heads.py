@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lm.backbone.attention import KVCache, Rotary
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, make_norm
+from lm.backbone.linear import Linear, linear
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, draw, training_flops_per_token
 
@@ -24,7 +25,7 @@ class Head(nn.Module):
     def __init__(self, config: BackboneConfig, transform: bool, tied: nn.Parameter | None) -> None:
         super().__init__()
         width, pieces = config.hidden_size, config.vocab_size
-        self.dense = nn.Linear(width, width, bias=config.bias) if transform else None
+        self.dense = Linear(width, width, bias=config.bias) if transform else None
         self.norm = make_norm(config) if transform else None
         biased = transform and config.has_bias("head")
         self.bias = nn.Parameter(torch.zeros(pieces)) if biased else None
@@ -36,7 +37,7 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) of hidden states (..., hidden_size)."""
-        return F.linear(self.prepare(hidden), self.weight, self.bias)
+        return linear(self.prepare(hidden), self.weight, self.bias)
 
 
 class Pooler(nn.Module):
@@ -44,7 +45,7 @@ class Pooler(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (B, T, hidden_size) to (B, hidden_size)."""
@@ -160,7 +161,7 @@ class Classifier(Network):
         self.pooler = Pooler(config) if pooler else None
         self.dropout = nn.Dropout(dropout)
         # None behind a sequence's last position: other projects' GPTs have none there, so it can be exported.
-        self.head = nn.Linear(config.hidden_size, outputs, bias=pooling != "last")
+        self.head = Linear(config.hidden_size, outputs, bias=pooling != "last")
         self.initialize()
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lm.backbone.attention import Attention, KVCache, Pattern, Rotary, pattern
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, TokenInput, make_norm, positions
+from lm.backbone.linear import Linear
 
 ACTIVATIONS = {
     "swiglu": F.silu,
@@ -36,9 +37,9 @@ class MLP(nn.Module):
         super().__init__()
         self.kind = config.mlp
         width, bias = config.mlp_width, config.has_bias("mlp")
-        self.up = nn.Linear(config.hidden_size, width, bias=bias)
-        self.gate = nn.Linear(config.hidden_size, width, bias=bias) if config.gated else None
-        self.down = nn.Linear(width, config.hidden_size, bias=bias)
+        self.up = Linear(config.hidden_size, width, bias=bias)
+        self.gate = Linear(config.hidden_size, width, bias=bias) if config.gated else None
+        self.down = Linear(width, config.hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, hidden_size) to the same shape."""

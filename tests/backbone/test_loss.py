@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import linear_cross_entropy
-from lm.backbone.loss import CHUNK_ELEMENTS, _chunk_rows
+from lm.backbone.loss import CACHED_ELEMENTS, ENOUGH_ROWS, MOST_ELEMENTS, _chunk_rows
 
 N, WIDTH, V = 23, 7, 19
 
@@ -110,7 +110,9 @@ def test_bf16_sums_in_fp32():
 
 def test_chunks_stay_small():
     hidden = torch.empty(1, 1)
-    for vocab_size in (1000, 4096, 20_000):
+    for vocab_size, limit in ((1000, CACHED_ELEMENTS), (4096, CACHED_ELEMENTS), (200_000, MOST_ELEMENTS)):
         rows = _chunk_rows(hidden, vocab_size)
-        assert rows * vocab_size <= CHUNK_ELEMENTS["cpu"] < (rows + 1) * vocab_size
+        assert rows * vocab_size <= limit["cpu"] < (rows + 1) * vocab_size
+    assert _chunk_rows(hidden, 50_257) == ENOUGH_ROWS
+    assert MOST_ELEMENTS["cpu"] * 4 == 268_435_456, "bytes of logits, as the text says"
     assert _chunk_rows(hidden, 10**7) == 64, "chunks of a few rows would be slow"
