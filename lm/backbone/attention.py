@@ -5,6 +5,7 @@ Shapes: B sequences, T query positions, S key positions, H query heads, K key/va
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
 from lm.backbone.linear import Linear
+
+
+SHORT = 512  # keys up to which a CPU's attention is slower in bf16 than in fp32, twice at 128
 
 
 class Rotary(nn.Module):
@@ -210,13 +214,17 @@ class Attention(nn.Module):
         if pattern.blocks is not None:
             y = _flex_attention()(q, k, v, block_mask=pattern.blocks, enable_gqa=grouped)
         else:
-            y = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=pattern.mask,
-                dropout_p=self.dropout if self.training else 0.0,
-                is_causal=pattern.causal,
-                enable_gqa=grouped,
-            )
+            short = q.device.type == "cpu" and k.shape[2] <= SHORT
+            if short:
+                q, k, v = q.float(), k.float(), v.float()
+            with torch.autocast("cpu", enabled=False) if short else nullcontext():
+                y = F.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=pattern.mask,
+                    dropout_p=self.dropout if self.training else 0.0,
+                    is_causal=pattern.causal,
+                    enable_gqa=grouped,
+                )
         return self.output(y.transpose(1, 2).reshape(B, T, self.heads * self.dim))

@@ -1,6 +1,6 @@
 """The linear layer, by the library that is fastest on the processor: the same sums in the same precision.
 
-torch gives products of fp32 matrices on a CPU to MKL, which knows the widest instructions of its own maker's
+torch gives products of fp32 matrices on a CPU to MKL, which uses the widest instructions on its own maker's
 processors only. On others oneDNN, which torch brings too, takes half the time.
 """
 
@@ -38,9 +38,20 @@ def _faster(*matrices: Tensor) -> bool:
     )
 
 
+def _now(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+# For the compiler, which knows oneDNN's operator with constant weights only, one that it does not look into.
+_LIBRARY = torch.library.Library("lm", "FRAGMENT")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.impl("linear", _now, "CPU")
+_LIBRARY.impl("linear", lambda x, weight, bias: x.new_empty(len(x), len(weight)), "Meta")
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias of matrices, in whatever order they lie in memory."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return (torch.ops.lm.linear if torch.compiler.is_compiling() else _now)(x, weight, bias)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

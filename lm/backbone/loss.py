@@ -74,7 +74,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, _grad_hits: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, *grad_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
-        scaled = grad_weight.new_empty(grad_weight.shape, dtype=weight_dtype)  # rows in order, as the weight's
+        scaled = grad_weight.new_empty(
+            grad_weight.shape, dtype=weight_dtype
+        )  # rows in order, as the weight's
         torch.mul(grad_weight, grad_total, out=scaled)
         return (
             grad_hidden * grad_total.to(grad_hidden.dtype),

@@ -71,10 +71,12 @@ class Block(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Map (B, T, hidden_size) to the same shape."""
+        # Without a cache no number of the layer's own: a compiled block then serves all layers.
+        layer = 0 if cache is None else self.layer
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), pattern, rotary, cache, self.layer))
+            x = x + self.dropout(self.attention(self.attention_norm(x), pattern, rotary, cache, layer))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, pattern, rotary, cache, self.layer)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, pattern, rotary, cache, layer)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 

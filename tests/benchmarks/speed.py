@@ -17,12 +17,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.inference.generate import Sampling, generate
@@ -363,7 +362,9 @@ def show(found: dict[str, Any]) -> None:
     speeds = "  ".join(f"{name} {speed:,.0f}" for name, speed in found["tokens_per_second"].items())
     ratios = "  ".join(f"/ {name} {ratio:.2f}" for name, ratio in found["ratio"].items())
     share = found.get("share_of_peak", {}).get("lm")
-    print(f"{found['row']:28} {speeds}  lm {ratios}" + (f"  of peak {share:.0%}" if share else ""), flush=True)
+    print(
+        f"{found['row']:28} {speeds}  lm {ratios}" + (f"  of peak {share:.0%}" if share else ""), flush=True
+    )
 
 
 def main() -> None:
