@@ -241,6 +241,7 @@ TINY = (
     "--model.init_args.backbone.hidden_size=32",
     "--model.init_args.backbone.num_layers=2",
     "--trainer.accelerator=cpu",
+    "--trainer.precision=32-true",  # the same on every machine
     "--trainer.max_steps=6",
     "--trainer.val_check_interval=6",
     "--trainer.limit_val_batches=4",

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lm.backbone.config import BackboneConfig
 from lm.backbone.linear import Linear
 
-
 SHORT = 512  # keys up to which a CPU's attention is slower in bf16 than in fp32, twice at 128
 
 
@@ -176,6 +175,14 @@ class KVCache:
         return k, v
 
 
+class HeadNorm(nn.RMSNorm):
+    """Of each head's queries or keys, in the precision of its weight: autocast brings bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to the same shape."""
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Multi-head attention with grouped key/value heads. Separate projections, because Muon
     orthogonalises each by itself and other projects store them so."""
@@ -189,8 +196,8 @@ class Attention(nn.Module):
         self.key = Linear(width, self.kv_heads * self.dim, bias=bias)
         self.value = Linear(width, self.kv_heads * self.dim, bias=bias)
         self.output = Linear(self.heads * self.dim, width, bias=config.has_bias("attention_output"))
-        self.query_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.query_norm = HeadNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = HeadNorm(self.dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self,

@@ -3,10 +3,13 @@ a name of Lightning's that begins with an underscore."""
 
 from typing import Any
 
+from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lm.errors import UserError
+
+Precision = _PRECISION_INPUT  # what a trainer takes, as the type of an option that takes one word more
 
 
 def within_step(trainer: Trainer) -> bool:

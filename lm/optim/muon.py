@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
+from lm.backbone.linear import multiplies_bf16_fast
+
 # The quintic whose iteration drives singular values towards 1 fastest; from Muon's write-up
 # (https://kellerjordan.github.io/posts/muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -17,11 +19,11 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: Newton-Schulz iteration on a batch (N, rows, columns).
 
-    Singular values end between about 0.7 and 1.2. bf16 on a GPU, where it is exact enough and fastest;
-    fp32 on a CPU, where bf16 products are a hundred times slower.
+    Singular values end between about 0.7 and 1.2. bf16 is exact enough, and fastest on most GPUs and some
+    CPUs; on others fp32 is.
     """
     a, b, c = QUINTIC
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = matrices.to(torch.bfloat16 if multiplies_bf16_fast(matrices.device) else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT

@@ -36,7 +36,7 @@ class Opening(Callback):
         say(
             f"run {self.folder} {verb}: {pl_module.net.num_parameters():,} parameters, {steps} steps, "
             f"on {trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}"
-            f" ({trainer.world_size} process{'es' if trainer.world_size > 1 else ''})"
+            f" ({trainer.world_size} process{'es' if trainer.world_size > 1 else ''}, {trainer.precision})"
         )
         if warmup >= steps > 1:
             say(

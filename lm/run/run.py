@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, seed_everything
 
-from lm.callbacks import Progress, RandomState, RunCheckpoints, Summary
+from lm.callbacks import CompileWhenWorthwhile, Progress, RandomState, RunCheckpoints, Summary
 from lm.run.folder import claim, look, refuse_a_mixture
+from lm.run.machine import decide
 from lm.run.report import Opening
 from lm.run.resume import Resumed
 from lm.run.trainer import make_trainer
@@ -44,6 +45,7 @@ class Run:
         if config.seed_everything is not False:
             seed = None if config.seed_everything is True else config.seed_everything
             config.seed_everything = seed_everything(seed, workers=True)
+        decide(config, self.folder)
         self.configuration = words.plain()
         self.resumed: Resumed | None = None
         states: list[Path] = []
@@ -72,7 +74,8 @@ class Run:
         callbacks: list[Callback] = [Progress(self.monitor)]
         if training:
             opening = Opening(self.folder, self.configuration, self.resumed)
-            callbacks = [self.monitor, *callbacks, self.samples, self.summary, RandomState()]
+            callbacks = [self.monitor, CompileWhenWorthwhile(self.monitor), *callbacks]
+            callbacks += [self.samples, self.summary, RandomState()]
             callbacks += [opening, self.checkpoints]
         step = self.resumed.step if self.resumed else 0
         self.trainer = make_trainer(made.trainer, callbacks, self.folder, self.configuration, step, training)

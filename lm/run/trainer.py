@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -12,8 +12,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lm.callbacks.checkpoints import RunCheckpointIO
+from lm.engine.lightning import Precision
 from lm.errors import UserError
 from lm.run.folder import RUNS
+
+
+class TrainerOptions(Trainer):
+    """The trainer's options: `precision` may be auto, too. See `lm.run.machine`."""
+
+    def __init__(self, *, precision: Precision | Literal["auto"] | None = None, **kwargs: Any) -> None:
+        super().__init__(precision=None if precision == "auto" else precision, **kwargs)
 
 
 def quiet() -> None:

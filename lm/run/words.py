@@ -20,7 +20,6 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCL
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 
 from lm.backbone import BackboneConfig
 from lm.callbacks import Monitor, RunCheckpoints, Samples
@@ -32,6 +31,7 @@ from lm.run.configs import find, is_configuration
 from lm.run.folder import RUNS, folder_beside
 from lm.run.given import Given, elsewhere
 from lm.run.names import in_words, options_in, renewed
+from lm.run.trainer import TrainerOptions
 from lm.run.usage import Configuration, Parser, UnknownOption, explain, our_own
 from lm.tasks import Task
 
@@ -65,7 +65,7 @@ def make_parser(command: str) -> Parser:
     parser.add_argument(
         "--seed_everything", type=bool | int, default=0, help="of every generator; true: a random one"
     )
-    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(TrainerOptions, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER.items()})
     parser.add_lightning_class_args(Task, "model", subclass_mode=True)
     parser.add_lightning_class_args(Data, "data", subclass_mode=True)

@@ -3,7 +3,7 @@ in the checkpoint. What a task learns from its batches it says itself."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ class Task(LightningModule, ABC):
         backbone: the shape of the Transformer.
         optimizer: any torch optimizer.
         schedule: learning-rate factors over `trainer.max_steps`.
-        compile: compile each block with torch.compile; worth it on a GPU.
+        compile: compile each block with torch.compile; auto: where the first steps say that the run is long
+            enough to win the time back.
     """
 
     net: Network
@@ -62,13 +63,13 @@ class Task(LightningModule, ABC):
         backbone: BackboneConfig,
         optimizer: OptimizerCallable = Muon,
         schedule: Schedule | None = None,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__()
         self.config = backbone
         self.optimizer = optimizer
         self.schedule = schedule or WarmupStableDecay()
-        self.compiled = self.compile_blocks = compile
+        self.compiled, self.compile_blocks = compile, compile is True
         self.processor: Processor | None = None
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self.logs_figures = True  # by Lightning; a monitor does it itself, at the optimizer step
@@ -177,8 +178,12 @@ class Task(LightningModule, ABC):
             self._sharded = True
         if self.compile_blocks:
             self.compile_blocks = False
-            for block in self.net.backbone.blocks:
-                block.compile()  # in place: the names of the weights stay as they are
+            self.compile_now()
+
+    def compile_now(self) -> None:
+        """Compile each block, in place: the names of the weights stay as they are."""
+        for block in self.net.backbone.blocks:
+            block.compile()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer is made with; a group's `lr_scale` multiplies its learning rate."""

@@ -3,10 +3,10 @@
     python tests/benchmarks/speed.py --peers litgpt=DIR nanogpt=DIR --json speed.json --picture speed.png
 
 Every contestant of a row is the same network (blocks, widths, vocabulary, tied or not) with fused AdamW in a
-bare loop: forward, loss, backward, step. `lm` is ours in fp32 and eager, like for like; `lm auto` is ours as it
-ships: the precision and the compiling that the machine decides. A peer takes part where its package or folder
-is there. Rounds alternate and medians are taken, since the machine's speed drifts; a row's peak is that of a
-product of two large fp32 matrices in the same round.
+bare loop: forward, loss, backward, step. `lm` is ours in fp32 and eager, like for like; `lm auto` is ours as
+it ships, in the precision that the machine decides. A peer takes part where its package or folder is there.
+Rounds alternate and medians are taken, since the machine's speed drifts; a row's peak is that of a product of
+two large fp32 matrices in the same round, by the fastest library that torch has.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from lm.backbone import BackboneConfig, LanguageModel
+from lm.backbone.linear import multiplies_bf16_fast, product
 from lm.inference.generate import Sampling, generate
 
 
@@ -253,7 +254,7 @@ def peak(device: str, dtype: torch.dtype = torch.float32, size: int = 1536) -> f
     for _ in range(4):
         synchronize(device)
         start = time.perf_counter()
-        a @ b
+        product(a, b)
         synchronize(device)
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
@@ -322,10 +323,8 @@ def measure_training(row: Row, args: argparse.Namespace, names: list[str]) -> di
         name: Trained(name, row, args.device) for name in ("lm", *names) if takes_part(name, row)
     }
     if args.auto:
-        from lm.engine.machine import fastest_precision
-
-        bf16 = fastest_precision(torch.device(args.device)) == "bf16-mixed"
-        made["lm auto"] = Trained("lm", row, args.device, torch.bfloat16 if bf16 else None, compiled=True)
+        bf16 = multiplies_bf16_fast(torch.device(args.device))
+        made["lm auto"] = Trained("lm", row, args.device, torch.bfloat16 if bf16 else None, args.compile)
     seconds, best = alternate(made, args.rounds, args.seconds, args.device)
     count = row.batch * row.length
     flops = made["lm"].net.training_flops_per_token(row.length)
@@ -379,6 +378,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-auto", dest="auto", action="store_false", help="leave out ours as it ships")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of ours as it ships")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 32], help="of generation")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

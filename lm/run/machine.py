@@ -1,0 +1,34 @@
+"""What the machine decides: the precision of a run that says `auto`."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from lm.backbone.linear import multiplies_bf16_fast
+from lm.processes import say
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The kind of device that a trainer's `accelerator` means here."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    mps = accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available()
+    return torch.device("mps" if mps else "cpu")
+
+
+def decide(config: Namespace, folder: Path) -> None:
+    """Put a precision in the place of `trainer.precision: auto`: that with which the run in `folder` began,
+    or the faster one here."""
+    if config.trainer.precision != "auto":
+        return
+    fast = multiplies_bf16_fast(device_of(str(config.trainer.accelerator)))
+    config.trainer.precision = here = "bf16-mixed" if fast else "32-true"
+    try:
+        began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["precision"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return
+    config.trainer.precision = began
+    if (began or "32-true") != here:
+        say(f"precision stays {began or '32-true'}, as the run began; {here} is faster here")
