@@ -214,7 +214,8 @@ class Attention(nn.Module):
         v = self.value(x).view(B, T, self.kv_heads, self.dim).transpose(1, 2)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a norm gives fp32, a projection bf16
+        dtype = v.dtype
+        q, k = q.to(dtype), k.to(dtype)  # under autocast a norm gives fp32, a projection bf16
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         grouped = self.heads != self.kv_heads
@@ -234,4 +235,4 @@ class Attention(nn.Module):
                     is_causal=pattern.causal,
                     enable_gqa=grouped,
                 )
-        return self.output(y.transpose(1, 2).reshape(B, T, self.heads * self.dim))
+        return self.output(y.transpose(1, 2).reshape(B, T, self.heads * self.dim).to(dtype))

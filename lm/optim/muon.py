@@ -16,14 +16,15 @@ from lm.backbone.linear import multiplies_bf16_fast
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 5, bf16: bool = False) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: Newton-Schulz iteration on a batch (N, rows, columns).
 
-    Singular values end between about 0.7 and 1.2. bf16 is exact enough, and fastest on most GPUs and some
-    CPUs; on others fp32 is.
+    Singular values end between about 0.7 and 1.2. On a GPU in bf16, which is exact enough and fastest; on a
+    CPU in fp32, or with `bf16` where it multiplies fast so.
     """
     a, b, c = QUINTIC
-    x = matrices.to(torch.bfloat16 if multiplies_bf16_fast(matrices.device) else torch.float32)
+    half = matrices.is_cuda or (bf16 and multiplies_bf16_fast(matrices.device))
+    x = matrices.to(torch.bfloat16 if half else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -49,7 +50,12 @@ class Muon(torch.optim.Optimizer):
         eps: of AdamW.
         weight_decay: decoupled, times the learning rate; a group's own wins.
         steps: Newton-Schulz iterations.
+
+    Attributes:
+        bf16: orthogonalise in bf16 on a CPU, too: a task whose products are in bf16 says so.
     """
+
+    bf16 = False
 
     def __init__(
         self,
@@ -110,7 +116,7 @@ class Muon(torch.optim.Optimizer):
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
             # A sharded matrix has to be whole to be orthogonalised: every rank gathers it and keeps its part.
             whole = torch.stack([u.full_tensor() if isinstance(u, DTensor) else u for u in updates])
-            updates = orthogonalize(whole, group["steps"]).unbind()
+            updates = orthogonalize(whole, group["steps"], self.bf16).unbind()
             updates = [
                 distribute_tensor(u, p.device_mesh, p.placements) if isinstance(p, DTensor) else u
                 for u, p in zip(updates, members, strict=True)

@@ -199,6 +199,8 @@ class Task(LightningModule, ABC):
         if total < 1:
             raise UserError("give `trainer.max_steps`: the learning-rate schedule ends there", status=2)
         optimizer = self.optimizer(self.parameter_groups())
+        if isinstance(optimizer, Muon):
+            optimizer.bf16 = str(self.trainer.precision).startswith("bf16")
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
         scheduler = self.schedule.scheduler(optimizer, total)

@@ -80,7 +80,8 @@ def test_merged_equals_unmerged_after_training(adapted, adapter, learn, kind, tm
     learn(task, [task.collate(task.data.features("train"))], count=5)
     after = outputs(task.net, task)
     assert (after - before).abs().max() > 1e-3, "nothing was learned"
-    assert (outputs(plain(task), task) - after).abs().max() <= 1e-5
+    merged = plain(task).double()  # in double precision the two differ by what merging rounds, no more
+    assert (outputs(merged, task) - outputs(task.net.double(), task)).abs().max() <= 1e-5
     made = checkpoints.make_record("lm.tasks.any", task.config, task.tokenizer)
     state = {f"net.{name}": tensor for name, tensor in task.net.state_dict().items()}
     checkpoints.write({"lm": {**made, **task.record()}, "state_dict": state}, tmp_path / "best.ckpt")
