@@ -6,10 +6,12 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import KVCache, LanguageModel
 from lm.errors import UserError
+from lm.inference.decoder import Decoder, can_be_prepared
 from lm.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -52,31 +54,38 @@ class Sampling:
         """The next token of each of N samples: (N,) from logits (N, V) and the tokens so far (N, T), drawn by
         one generator or by N, one for each."""
         logits = logits.float()
-        if not bool(logits.isfinite().all()):
-            raise UserError("the model's logits are not finite: its training has diverged")
         if self.repetition_penalty != 1:
             seen = logits.gather(1, context)
             seen = torch.where(seen > 0, seen / self.repetition_penalty, seen * self.repetition_penalty)
             logits = logits.scatter(1, context, seen)
+        # A token that is not a number is the largest, so that the largest tells of all.
         if self.temperature == 0:
-            return logits.argmax(dim=-1)
-        logits = logits / self.temperature
-        if self.top_k:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
+            best, chosen = logits.max(dim=-1)
+            self._check(best)
+            return chosen
+        kept = min(self.top_k or logits.shape[-1], logits.shape[-1])
+        order: Tensor | None = None
+        if self.top_k or self.top_p < 1:  # the few that are left, the likeliest first
+            logits, order = logits.topk(kept, dim=-1)
+        self._check(logits[:, 0] if order is not None else logits)
+        probabilities = (logits / self.temperature).softmax(dim=-1)
         if self.top_p < 1:
-            ordered, order = logits.sort(dim=-1, descending=True)
-            before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-            dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= self.top_p)
-            logits = logits.masked_fill(dropped, float("-inf"))
-        probabilities = logits.softmax(dim=-1)
+            before = probabilities.cumsum(dim=-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
         if self.min_p:
-            least = probabilities.max(dim=-1, keepdim=True).values * self.min_p
+            least = probabilities.amax(dim=-1, keepdim=True) * self.min_p
             probabilities = probabilities.masked_fill(probabilities < least, 0)
         if isinstance(generator, Sequence):
             rows = zip(probabilities, generator, strict=True)
-            return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in rows])
+        else:
+            drawn = torch.multinomial(probabilities, 1, generator=generator)
+        return (drawn if order is None else order.gather(1, drawn)).squeeze(1)
+
+    @staticmethod
+    def _check(logits: Tensor) -> None:
+        if not bool(logits.isfinite().all()):
+            raise UserError("the model's logits are not finite: its training has diverged")
 
 
 class Sample(NamedTuple):
@@ -129,29 +138,36 @@ def write(
     limit, stops = model.config.max_seq_len, torch.tensor(ends, dtype=text.dtype, device=text.device)
     room = min(limit, text.shape[1] + tokens)
     ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    written = torch.cat((text, text.new_empty(len(text), tokens)), dim=1)
+    prepared = use_cache and can_be_prepared(model)
     cache: KVCache | None = None
+    decoder: Decoder | None = None
     cached_from = -1
     was_training = model.training
     model.eval()
     try:
-        for _ in range(tokens):
-            start = context_start(text.shape[1], limit)
+        for length in range(text.shape[1], text.shape[1] + tokens):
+            text = written[:, :length]
+            start = context_start(length, limit)
             if not use_cache:
                 logits = model(text[:, start:])[:, -1]
+            elif decoder is not None and start == cached_from:
+                logits = decoder(text[:, -1])
             else:
                 if cache is None or start != cached_from:
                     dtype = model.head.weight.dtype
                     cache, cached_from = KVCache(model.config, len(text), room, text.device, dtype), start
                 logits = model(text[:, start + cache.length :], documents, cache=cache)[:, -1]
+                decoder = Decoder(model, cache, documents) if prepared else None
             piece = sampling.choose(logits[:, :vocab_size], text, generator)
             if len(stops):
                 piece = torch.where(ended, stops[0], piece)
                 ended |= torch.isin(piece, stops)
-            text = torch.cat((text, piece[:, None]), dim=1)
+            written[:, length] = piece
             if documents is not None:
-                documents = torch.cat((documents, torch.zeros_like(documents[:, :1])), dim=1)
+                documents = F.pad(documents, (0, 1))
             yield piece
-            if bool(ended.all()):
+            if len(stops) and bool(ended.all()):
                 return
     finally:
         model.train(was_training)

@@ -1,0 +1,93 @@
+"""The prepared steps against the model's own forward pass, for every kind of block."""
+
+import pytest
+import torch
+
+from lm.backbone import BackboneConfig, KVCache, LanguageModel
+from lm.inference import decoder as decoders
+from lm.inference.decoder import Decoder, can_be_prepared
+
+KINDS = {
+    "gpt2": {"positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh"},
+    "llama": {
+        "mlp": "swiglu",
+        "num_kv_heads": 2,
+        "tie_embeddings": False,
+        "rope_type": "linear",
+        "rope_factor": 2.0,
+    },
+    "qwen3": {"qk_norm": True, "num_kv_heads": 1, "head_dim": 16},
+    "modernbert, causal": {
+        "mlp": "geglu",
+        "norm": "layer",
+        "window": 5,
+        "global_every": 2,
+        "local_rope_theta": 100.0,
+        "embedding_norm": True,
+        "first_attention_norm": False,
+    },
+    "bert, causal": {
+        "positions": "learned",
+        "norm": "layer",
+        "norm_position": "after",
+        "bias": True,
+        "segments": 2,
+        "embedding_norm": True,
+    },
+    "after, rms": {"norm_position": "after", "mlp": "relu2", "attention_bias": True},
+}
+
+
+def make(changes: dict) -> LanguageModel:
+    """A model with weights large enough, and norms uneven enough, that every detail shows."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "vocab_size": 61, "max_seq_len": 24}
+    model = LanguageModel(BackboneConfig(**shape, **changes)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.mul_(5) if p.ndim == 2 else p.add_(torch.randn_like(p) / 3)
+            assert "norm" not in name or p.ndim == 1
+    return model
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 17])
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+@torch.no_grad()
+def test_each_step_is_the_models_own(changes, rows, padded):
+    model = make(changes)
+    assert can_be_prepared(model)
+    tokens = torch.randint(61, (rows, 20))
+    documents = torch.zeros_like(tokens)
+    documents[0, :3] = -1  # the first text is shorter
+    documents = documents if padded else None
+    cache = KVCache(model.config, rows, 20, torch.device("cpu"), torch.float32)
+    begun = None if documents is None else documents[:, :7]
+    model(tokens[:, :7], begun, cache=cache)
+    step = Decoder(model, cache, begun)
+    for at in range(7, 20):
+        seen = None if documents is None else documents[:, : at + 1]
+        expected = model(tokens[:, : at + 1], seen)[:, -1]
+        torch.testing.assert_close(step(tokens[:, at]), expected, rtol=1e-4, atol=1e-4)
+        assert cache.length == at + 1
+
+
+@torch.no_grad()
+def test_bf16_weights():
+    model = make(KINDS["qwen3"]).to(torch.bfloat16)
+    tokens = torch.randint(61, (2, 12))
+    cache = KVCache(model.config, 2, 12, torch.device("cpu"), torch.bfloat16)
+    model(tokens[:, :8], cache=cache)
+    step = Decoder(model, cache, None)
+    for at in range(8, 12):
+        ours, expected = step(tokens[:, at]).float(), model(tokens[:, : at + 1])[:, -1].float()
+        assert (ours - expected).norm() < 0.05 * expected.norm()
+
+
+def test_what_is_no_plain_model_stays_as_it_is(monkeypatch):
+    model = make(KINDS["llama"])
+    assert can_be_prepared(model)
+    model.backbone.blocks[1].mlp.up = torch.nn.Linear(32, 128)  # some other library's
+    assert not can_be_prepared(model)
+    monkeypatch.setattr(decoders, "MOST", 1000)
+    assert not can_be_prepared(make(KINDS["llama"])), "large: a copy costs more than it wins"
