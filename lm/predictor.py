@@ -14,7 +14,7 @@ not depend on the others, but for rounding. What a model can't do is an `lm.User
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
@@ -52,22 +52,34 @@ class WritingOptions(SamplingOptions, total=False):
     stop: str | Sequence[str]
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", base: str | Path | None = None) -> "Predictor":
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    base: str | Path | None = None,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+) -> "Predictor":
     """Open a model.
 
     Args:
         path: a checkpoint, a run's folder (its best.ckpt), an adapter.ckpt, or a Hugging Face folder.
         device: where it works: cpu, cuda, cuda:1, mps.
         base: what an adapter was trained beside, where it is no longer where it was.
+        dtype: of the weights. bf16 halves the memory, and writes faster on a GPU, and on a CPU that has
+            instructions for it; it rounds to three digits.
 
     Raises:
-        UserError: there is none, or more than one, it is damaged, or there is no such device.
+        UserError: there is none, or more than one, it is damaged, or there is no such device or type.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"`device` {device}: there is none here", status=2) from error
-    return Predictor(open_model(path, device, base, check=False))
+    if dtype not in ("fp32", "bf16"):
+        raise UserError(f"`dtype` {dtype}: it can be fp32, bf16", status=2)
+    model = open_model(path, device, base, check=False)
+    if dtype == "bf16":
+        model.weights = {name: value.to(torch.bfloat16) for name, value in model.weights.items()}
+    return Predictor(model)
 
 
 class Predictor:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW = 16  # rows below which preparing oneDNN's product takes longer than it saves
-LARGE = 1 << 20  # weights from which it is worth it for a single row
+# Weights, and these times rows, from which it is worth it with a weight that is laid out beforehand.
+LARGE, MUCH = 300_000, 1 << 20
 
 
 @cache
@@ -105,9 +106,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def fastest_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
-    """x · weightᵀ + bias of (rows, in), without a gradient, by what is the fastest for so many rows."""
-    if _faster(weight) and (rows >= FEW or weight.numel() >= LARGE):
-        return lambda x: _now(x, weight, bias)
+    """x · weightᵀ + bias of (rows, in), without a gradient and with the weight as it is now, by what is the
+    fastest for so many rows."""
+    bf16 = weight.dtype == torch.bfloat16 and multiplies_bf16_fast(weight.device)
+    if bf16 or (_faster(weight) and (weight.numel() >= LARGE or weight.numel() * rows >= MUCH)):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # as the product wants it
+        return lambda x: _now(x, packed, bias)
     return lambda x: F.linear(x, weight, bias)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from lm.commands.shared import MODEL, add_device, add_sampling, sampling
+from lm.commands.shared import MODEL, add_device, add_dtype, add_sampling, sampling
 from lm.errors import UserError, spelling
 from lm.inference.lines import read_lines, well_formed, write_rows
 from lm.options import OptionParser
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     add("--tokens", type=int, help="tokens of an answer at most (default: 512, at most half of what it sees)")
     add_sampling(parser, 0.7, 0.95)
     add_device(parser)
+    add_dtype(parser)
     args = parser.parse(argv)
     if args.message is not None and not well_formed(args.message, "the message").strip():
         raise UserError("the message is empty", status=2)
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     from lm.predictor import load
 
     with spelling(lambda: vars(args)):
-        talk = load(args.model, args.device).dialogue(
+        talk = load(args.model, args.device, dtype=args.dtype).dialogue(
             args.system,
             args.tokens,
             seed=args.seed,

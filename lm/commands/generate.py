@@ -5,6 +5,7 @@ import sys
 from lm.commands.shared import (
     MODEL,
     add_device,
+    add_dtype,
     add_sampling,
     at_least_one,
     given_text,
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="end before it; repeatable")
     add("--no_cache", action="store_true", help="compute every step anew: slow, for comparison")
     add_device(parser)
+    add_dtype(parser)
     args = parser.parse(argv)
     at_least_one(args, "tokens", "samples")
     if args.text is not None and args.prompt is not None:
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> None:
     from lm.predictor import load
 
     with spelling(lambda: vars(args)):
-        model = load(args.model, args.device)
+        model = load(args.model, args.device, dtype=args.dtype)
         options = {"seed": args.seed, "stop": [s for s in args.stop if s], **sampling(args)}
         if args.samples > 1:
             texts = model.generate([prompt] * args.samples, args.tokens, **options)

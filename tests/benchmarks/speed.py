@@ -225,7 +225,7 @@ class Generated:
         self, name: str, row: Row, device: str, batch: int, tokens: int, dtype: str | None = None
     ) -> None:
         torch.manual_seed(0)
-        self.net = MAKERS[name](row)[0].to(device).eval()
+        self.net = MAKERS[name](row)[0].to(device, torch.bfloat16 if dtype == "bf16" else None).eval()
         self.name, self.tokens = name, tokens
         torch.manual_seed(1)
         self.prompt = torch.randint(3, row.vocab, (1, 16), device=device).expand(batch, 16).contiguous()
@@ -346,6 +346,8 @@ def measure_generation(row: Row, args: argparse.Namespace, names: list[str], bat
         for name in ("lm", *names)
         if name != "litgpt" and takes_part(name, row)
     }
+    if args.auto:
+        made["lm bf16"] = Generated("lm", row, args.device, batch, tokens, "bf16")
     seconds, best = alternate(made, args.rounds, args.seconds, args.device)
     speeds = {name: batch * tokens / each for name, each in seconds.items()}
     return {
