@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 COMMANDS = ["lm fit gpt-nano", 'lm generate checkpoints/gpt-nano "def parse" --tokens 60']
-KEPT = ("corpus", "run ", "step ", "validation", "716,800", "run folder")
+KEPT = ("corpus", "run ", "step ", "validation", "1,433,600", "run folder")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Tiny Shakespeare, ours against nanoGPT's documented run on a CPU, one after the other on the same machine.
 
-    python tests/benchmarks/shakespeare.py --text input.txt --peer NANOGPT_FOLDER [--rounds 3]
+    python tests/benchmarks/shakespeare.py --text input.txt --peer NANOGPT_FOLDER [--rounds 3] [--steps 100]
 
 `--text` is the 1,115,394 characters of tiny Shakespeare. `--peer` is a checkout of nanoGPT; the text is laid
 where its preparing script looks for it. Both are timed as whole commands, preparing included, in turn (ours,
@@ -29,10 +29,11 @@ PEER = (
 )
 
 
-def ours(text: Path) -> tuple[float, float]:
-    """Wall seconds and bits per byte of a whole fit in an empty folder."""
+def ours(text: Path, steps: int | None) -> tuple[float, float]:
+    """Wall seconds and bits per byte of a whole fit in an empty folder, of as many steps as are given."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["fit", "--config", str(CONFIG), "--data.corpus", str(text), "--name", "shakespeare"]
+        words += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"] if steps else []
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", "lm", *words], cwd=folder, check=True, capture_output=True)
         seconds = time.perf_counter() - begin
@@ -63,12 +64,15 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--steps", type=int, help="of ours; what the configuration says where it is not given"
+    )
     args = parser.parse_args()
     rows: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
     for _ in range(args.rounds):
         for name in ("ours", "theirs") if args.peer else ("ours",):
             text = args.text.resolve()
-            rows[name].append(ours(text) if name == "ours" else theirs(text, args.peer.resolve()))
+            rows[name].append(ours(text, args.steps) if name == "ours" else theirs(text, args.peer.resolve()))
             seconds, bits = rows[name][-1]
             print(f"{name:7} {seconds:6.1f} s  {bits:.4f} bits per byte", flush=True)
     for name, figures in rows.items():
