@@ -128,7 +128,18 @@ def test_a_text_beside_several(gpt):
 
 
 def test_no_such_model_or_device(trained, tmp_path):
+    with pytest.raises(package.UserError, match="`dtype` int3: it can be fp32, bf16"):
+        package.load("nothing", dtype="int3")
     with pytest.raises(package.UserError, match="no such checkpoint or folder"):
         package.load(tmp_path / "nothing")
     with pytest.raises(package.UserError, match="`device` cuda:7: there is none here"):
         package.load(trained / "checkpoints/gpt", device="cuda:7")
+
+
+def test_weights_in_bf16_write_too(trained):
+    model = package.load(trained / "checkpoints/gpt", dtype="bf16")
+    assert {p.dtype for p in model.writer().parameters()} == {torch.bfloat16}
+    written = model.generate("def ", 8, temperature=0)
+    assert written == package.load(trained / "checkpoints/gpt", dtype="bf16").generate(
+        "def ", 8, temperature=0
+    )

@@ -222,7 +222,8 @@ class Attention(nn.Module):
         if pattern.blocks is not None:
             y = _flex_attention()(q, k, v, block_mask=pattern.blocks, enable_gqa=grouped)
         else:
-            short = q.device.type == "cpu" and k.shape[2] <= SHORT
+            half = dtype in (torch.bfloat16, torch.float16)
+            short = half and q.device.type == "cpu" and k.shape[2] <= SHORT
             if short:
                 q, k, v = q.float(), k.float(), v.float()
             with torch.autocast("cpu", enabled=False) if short else nullcontext():

@@ -5,7 +5,6 @@ processors only. On others oneDNN, which torch brings too, takes half the time.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,12 +16,14 @@ FEW = 16  # rows below which preparing oneDNN's product takes longer than it sav
 LARGE, MUCH = 300_000, 1 << 20
 
 
-@cache
 def prefers_onednn() -> bool:
     """Whether products of fp32 matrices go to oneDNN: on an x86 processor that is not Intel's."""
     known = torch.cpu.get_capabilities()
-    theirs = known["architecture"] == "x86_64" and "Intel" not in known["cpu_name"]
-    return theirs and known["avx2"] and torch.backends.mkldnn.is_available()
+    theirs = known.get("architecture") == "x86_64" and "Intel" not in known.get("cpu_name", "Intel")
+    return theirs and known.get("avx2", False) and torch.backends.mkldnn.is_available()
+
+
+ONEDNN = prefers_onednn()  # asked once: the compiler can't look into it
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:
@@ -35,13 +36,13 @@ def multiplies_bf16_fast(device: torch.device) -> bool:
 
 
 def _faster(*matrices: Tensor) -> bool:
-    """Whether oneDNN is to multiply these; also while the compiler looks at what only describes them."""
-    return prefers_onednn() and all(
-        each.ndim == 2
+    """Whether oneDNN is to multiply these."""
+    return ONEDNN and all(
+        each.device.type == "cpu"
         and each.dtype == torch.float32
-        and each.device.type == "cpu"
+        and each.ndim == 2
         and type(each) in (Tensor, nn.Parameter)
-        and len(each) >= FEW
+        and each.shape[0] >= FEW
         for each in matrices
     )
 
@@ -54,7 +55,7 @@ def _now(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 _LIBRARY = torch.library.Library("lm", "FRAGMENT")
 _LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _LIBRARY.impl("linear", _now, "CPU")
-_LIBRARY.impl("linear", lambda x, weight, bias: x.new_empty(len(x), len(weight)), "Meta")
+_LIBRARY.impl("linear", lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]), "Meta")
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -94,21 +95,22 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: x · weightᵀ + bias of (..., in), (out, in) and (out,)."""
-    rows = x.flatten(0, -2)
-    if torch.is_autocast_enabled("cpu") or not _faster(rows, weight):
+    """`F.linear`: x · weightᵀ + bias of (..., in), (out, in) and (out,). oneDNN gives first derivatives."""
+    if x.ndim < 2 or torch.is_autocast_enabled("cpu") or not _faster(weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        y = _OneDnnLinear.apply(rows, weight, bias)
-    else:
-        y = _onednn(rows, weight, bias)
-    return y.view(*x.shape[:-1], len(weight))
+    rows = x.flatten(0, -2)
+    if not _faster(rows):
+        return F.linear(x, weight, bias)
+    trained = any(each is not None and each.requires_grad for each in (x, weight, bias))
+    multiply = _OneDnnLinear.apply if trained and torch.is_grad_enabled() else _onednn
+    return multiply(rows, weight, bias).view(*x.shape[:-1], weight.shape[0])
 
 
 def fastest_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
     """x · weightᵀ + bias of (rows, in), without a gradient and with the weight as it is now, by what is the
     fastest for so many rows."""
-    bf16 = weight.dtype == torch.bfloat16 and multiplies_bf16_fast(weight.device)
+    cpu = weight.device.type == "cpu"
+    bf16 = cpu and weight.dtype == torch.bfloat16 and multiplies_bf16_fast(weight.device)
     if bf16 or (_faster(weight) and (weight.numel() >= LARGE or weight.numel() * rows >= MUCH)):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # as the product wants it
         return lambda x: _now(x, packed, bias)

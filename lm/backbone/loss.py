@@ -34,7 +34,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         matrix = weight.to(hidden.dtype)
         on_cpu = hidden.device.type == "cpu"
         all_count = on_cpu and bool((targets >= 0).all())  # on a GPU looking would wait for it
-        if hidden.dtype != torch.float32:
+        if hidden.dtype != torch.float32 and bias is None:
             scratch = hidden.new_empty((min(rows, len(hidden)), len(weight)), dtype=torch.float32)
         if train:
             grad_hidden = torch.empty_like(hidden)

@@ -40,17 +40,19 @@ class CompileWhenWorthwhile(Callback):
         self._decided = state_dict["decided"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.compiled == "auto" and self._decided:
+        if pl_module.compiled == "auto" and self._decided and can_compile(pl_module.device):
             self._compile(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._decided is not None or trainer.global_step < LOOK_AT or within_step(trainer):
+        if pl_module.compiled != "auto" or self._decided is not None:
+            return
+        if trainer.global_step < LOOK_AT or within_step(trainer):
             return
         batches = statistics.median(seconds for seconds, _ in self.monitor.history)
         left = batches * trainer.accumulate_grad_batches * (trainer.max_steps - trainer.global_step)
-        worth = pl_module.compiled == "auto" and left > WORTH and can_compile(pl_module.device)
+        worth = left > WORTH and can_compile(pl_module.device)
         self._decided = trainer.strategy.broadcast(worth)
         if self._decided:
             say(f"the rest takes about {left / 60:.0f} minutes: compiling the blocks")

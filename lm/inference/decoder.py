@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.backbone import Block, KVCache, LanguageModel
+from lm.backbone import Block, KVCache, LanguageModel, TokenInput
 from lm.backbone.inputs import positions
 from lm.backbone.linear import Linear, fastest_linear
 from lm.backbone.transformer import ACTIVATIONS
@@ -29,6 +29,8 @@ def can_be_prepared(model: LanguageModel) -> bool:
     projections = [layer for layer in layers if isinstance(layer, nn.Linear) or hasattr(layer, "lora_A")]
     return (
         model.num_parameters() <= MOST
+        and type(model.backbone.embeddings) is TokenInput
+        and model.head.dense is None
         and all(type(layer) is Linear for layer in projections)
         and all(type(parameter) is nn.Parameter for parameter in model.parameters())
     )

@@ -139,7 +139,8 @@ def write(
     room = min(limit, text.shape[1] + tokens)
     ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     written = torch.cat((text, text.new_empty(len(text), tokens)), dim=1)
-    prepared = use_cache and can_be_prepared(model)
+    autocast = torch.is_autocast_enabled(text.device.type)  # rounds each product for itself
+    prepared = use_cache and not autocast and can_be_prepared(model)
     cache: KVCache | None = None
     decoder: Decoder | None = None
     cached_from = -1
@@ -151,14 +152,16 @@ def write(
             start = context_start(length, limit)
             if not use_cache:
                 logits = model(text[:, start:])[:, -1]
-            elif decoder is not None and start == cached_from:
+            elif prepared and cache is not None and start == cached_from:
+                # What is written belongs to the document of the last position.
+                decoder = decoder or Decoder(model, cache, None if documents is None else documents[:, :-1])
                 logits = decoder(text[:, -1])
             else:
+                decoder = None
                 if cache is None or start != cached_from:
                     dtype = model.head.weight.dtype
                     cache, cached_from = KVCache(model.config, len(text), room, text.device, dtype), start
                 logits = model(text[:, start + cache.length :], documents, cache=cache)[:, -1]
-                decoder = Decoder(model, cache, documents) if prepared else None
             piece = sampling.choose(logits[:, :vocab_size], text, generator)
             if len(stops):
                 piece = torch.where(ended, stops[0], piece)

@@ -7,6 +7,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lm.backbone.linear import multiplies_bf16_fast
+from lm.callbacks.files import states
 from lm.processes import say
 
 
@@ -25,10 +26,12 @@ def decide(config: Namespace, folder: Path) -> None:
         return
     fast = multiplies_bf16_fast(device_of(str(config.trainer.accelerator)))
     config.trainer.precision = here = "bf16-mixed" if fast else "32-true"
+    if not states(folder) and not (folder / "best.ckpt").exists():
+        return  # nothing is kept of what may have begun there
     try:
         began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["precision"]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return
     config.trainer.precision = began
     if (began or "32-true") != here:
-        say(f"precision stays {began or '32-true'}, as the run began; {here} is faster here")
+        say(f"precision stays {began or '32-true'}, as the run began; here {here} would be chosen")

@@ -333,7 +333,7 @@ def measure_training(row: Row, args: argparse.Namespace, names: list[str]) -> di
         "row": row.name,
         "tokens_per_second": speeds,
         "peak_gflops": best / 1e9,
-        "share_of_peak": {name: flops * speed / best for name, speed in speeds.items()},
+        "share_of_peak": {"lm": flops * speeds["lm"] / best},
         "ratio": {name: speeds["lm"] / speed for name, speed in speeds.items() if name != "lm"},
     }
 

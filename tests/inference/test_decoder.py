@@ -5,6 +5,7 @@ import torch
 
 from lm.backbone import BackboneConfig, KVCache, LanguageModel
 from lm.inference import decoder as decoders
+from lm.inference.batch import complete
 from lm.inference.decoder import Decoder, can_be_prepared
 
 KINDS = {
@@ -84,10 +85,19 @@ def test_bf16_weights():
         assert (ours - expected).norm() < 0.05 * expected.norm()
 
 
+def test_under_autocast_the_model_itself_writes():
+    """As a task does while it is validated in bf16: each product is rounded for itself there."""
+    model = make(KINDS["qwen3"])
+    with torch.autocast("cpu", torch.bfloat16):
+        written = complete(model, [[1, 2, 3], [4, 5]], 6, [0])
+    assert [len(row) <= 6 for row in written] == [True, True]
+
+
 def test_what_is_no_plain_model_stays_as_it_is(monkeypatch):
     model = make(KINDS["llama"])
     assert can_be_prepared(model)
     model.backbone.blocks[1].mlp.up = torch.nn.Linear(32, 128)  # some other library's
     assert not can_be_prepared(model)
+    assert not can_be_prepared(make({"causal": False})), "a BERT's head has more"
     monkeypatch.setattr(decoders, "MOST", 1000)
     assert not can_be_prepared(make(KINDS["llama"])), "large: a copy costs more than it wins"

@@ -63,7 +63,7 @@ def test_they_are_listed_with_a_line_each_and_printed(lm):
 def test_configurations_without_their_option_compose(lm):
     result = lm("fit", "gpt-nano", "trainer/cpu", "--name", "n", "--print_config")
     tree = yaml.safe_load(result.out)
-    assert (tree["name"], tree["trainer"]["accelerator"], tree["trainer"]["max_steps"]) == ("n", "cpu", 700)
+    assert (tree["name"], tree["trainer"]["accelerator"], tree["trainer"]["max_steps"]) == ("n", "cpu", 1400)
 
 
 def test_a_wheel_brings_the_configurations(tmp_path):

@@ -32,16 +32,15 @@ def test_a_run_keeps_the_precision_that_it_began_with(lm, tiny_gpt, tmp_path, mo
     said = first.out.partition("validation loss ")[2].partition(",")[0]
     assert f"loss {said}" in lm("validate", "checkpoints/gpt-nano").out, "measured as it was trained"
     device(False)
-    words = (
-        "checkpoints/gpt-nano/config.yaml",
-        "--ckpt_path",
-        "checkpoints/gpt-nano/last.ckpt",
-        "--name=gpt-nano",
-    )
-    (tmp_path / "checkpoints/gpt-nano/summary.json").unlink()
+    run = tmp_path / "checkpoints/gpt-nano"
+    (run / "summary.json").unlink()
     again = lm("fit", *tiny_gpt, AUTO, "--trainer.max_steps=2")
-    assert again.status == 0, words
-    assert "precision stays bf16-mixed, as the run began; 32-true is faster here" in again.err
+    assert again.status == 0
+    assert "precision stays bf16-mixed, as the run began; here 32-true would be chosen" in again.err
+    for name in ("summary.json", "last.ckpt", "best.ckpt"):
+        (run / name).unlink()
+    anew = lm("fit", *tiny_gpt, AUTO, "--trainer.max_steps=2")
+    assert "(1 process, 32-true)" in anew.err, "nothing was kept of what began"
     other = lm("fit", *tiny_gpt, AUTO, "--trainer.max_steps=2", "--name=other")
     assert "(1 process, 32-true)" in other.err
     assert precision_of(tmp_path / "checkpoints/other") == "32-true"
@@ -87,3 +86,7 @@ def test_long_runs_are_compiled_once(monkeypatch, wish, steps, seconds, compiler
     later.load_state_dict(callback.state_dict())
     later.on_train_start(trainer, resumed)
     assert resumed.times == times, "decided once for the whole run"
+    if wish is False:  # and where it was never asked, whoever asks later is heard
+        later.monitor, resumed.compiled = monitor, "auto"
+        later.on_train_batch_end(trainer, resumed, None, None, 0)
+        assert resumed.times == 1
