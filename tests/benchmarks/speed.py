@@ -368,6 +368,26 @@ def show(found: dict[str, Any]) -> None:
     )
 
 
+def draw(found: dict[str, Any], path: Path) -> None:
+    """How many times as fast as each peer ours is, a group of bars a row."""
+    from matplotlib.figure import Figure
+
+    rows = [row for kind in ("training", "generation") for row in found[kind]]
+    peers = sorted({name for row in rows for name in row["ratio"] if not name.startswith("lm")})
+    figure = Figure(figsize=(8, 0.5 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for i, peer in enumerate(peers):
+        places = [(at, row["ratio"][peer]) for at, row in enumerate(rows) if peer in row["ratio"]]
+        heights, ratios = zip(*places, strict=True)
+        axes.barh([at + 0.27 * i for at in heights], ratios, height=0.25, label=f"lm / {peer}")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlim(0, 4)
+    axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(
@@ -383,6 +403,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the blocks of ours as it ships")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 32], help="of generation")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="a PNG of ours / theirs, fp32 like for like")
     args = parser.parse_args()
     names = [name for name in add_peers(args.peers) if name != "lm"]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags()}", flush=True)
@@ -397,6 +418,8 @@ def main() -> None:
             show(found["generation"][-1])
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if args.picture:
+        draw(found, args.picture)
 
 
 if __name__ == "__main__":
