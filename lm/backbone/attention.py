@@ -166,6 +166,10 @@ class KVCache:
         self.entries = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0  # positions filled, moved on by the backbone once every layer has stored its part
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the sequences: those where `rows` (batch,) is True."""
+        self.entries = self.entries[:, :, rows]
+
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new `keys` and `values` (B, K, T, D) of a layer; return all of them so far (B, K, S, D)."""
         end = self.length + keys.shape[2]

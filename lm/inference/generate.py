@@ -110,6 +110,51 @@ def context_start(length: int, limit: int) -> int:
     return -(-(length - limit) // step) * step
 
 
+class _Reader:
+    """What comes next after each of B texts: the model reads their beginning, a decoder goes on from there.
+
+    Args:
+        room: positions that a cache needs.
+        documents: (B, T), of texts that are padded on the left.
+    """
+
+    def __init__(self, model: LanguageModel, room: int, documents: Tensor | None, use_cache: bool) -> None:
+        self.model, self.room, self.documents, self.use_cache = model, room, documents, use_cache
+        device = model.head.weight.device
+        autocast = torch.is_autocast_enabled(device.type)  # rounds each product for itself
+        self.prepared = use_cache and not autocast and can_be_prepared(model)
+        self.cache: KVCache | None = None
+        self.decoder: Decoder | None = None
+        self.begun = -1  # where the context starts that is in the cache
+
+    def __call__(self, text: Tensor) -> Tensor:
+        """Logits (B, V) behind texts (B, T), a token longer than at the last call."""
+        config, start = self.model.config, context_start(text.shape[1], self.model.config.max_seq_len)
+        if not self.use_cache:
+            return self.model(text[:, start:])[:, -1]
+        if self.documents is not None:  # what is written belongs to the text
+            self.documents = F.pad(self.documents, (0, text.shape[1] - self.documents.shape[1]))
+        if self.cache is None or start != self.begun:
+            self.decoder, self.begun = None, start
+            dtype = self.model.head.weight.dtype
+            self.cache = KVCache(config, len(text), self.room, text.device, dtype)
+        elif self.prepared:
+            before = None if self.documents is None else self.documents[:, :-1]
+            self.decoder = self.decoder or Decoder(self.model, self.cache, before)
+            return self.decoder(text[:, -1])
+        unread = text[:, start + self.cache.length :]
+        if self.prepared:  # the head is for the last position alone
+            return self.model.head(self.model.backbone(unread, self.documents, self.cache)[:, -1])
+        return self.model(unread, self.documents, cache=self.cache)[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the texts where `rows` (B,) is True."""
+        self.decoder = None
+        self.documents = None if self.documents is None else self.documents[rows]
+        if self.cache is not None:
+            self.cache.keep(rows)
+
+
 @torch.no_grad()
 def write(
     model: LanguageModel,
@@ -133,45 +178,35 @@ def write(
         vocab_size: tokens of the tokenizer, where the model has room for more; no others are chosen.
 
     Yields:
-        The next token of each text (B,).
+        The next token of each text (B,). Where half of them have ended, these are computed no longer.
     """
-    limit, stops = model.config.max_seq_len, torch.tensor(ends, dtype=text.dtype, device=text.device)
-    room = min(limit, text.shape[1] + tokens)
-    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-    written = torch.cat((text, text.new_empty(len(text), tokens)), dim=1)
-    autocast = torch.is_autocast_enabled(text.device.type)  # rounds each product for itself
-    prepared = use_cache and not autocast and can_be_prepared(model)
-    cache: KVCache | None = None
-    decoder: Decoder | None = None
-    cached_from = -1
+    stops = torch.tensor(ends, dtype=text.dtype, device=text.device)
+    reader = _Reader(model, min(model.config.max_seq_len, text.shape[1] + tokens), documents, use_cache)
+    texts, rows = len(text), torch.arange(len(text), device=text.device)  # that are still written
+    ended = torch.zeros(texts, dtype=torch.bool, device=text.device)
+    written = torch.cat((text, text.new_empty(texts, tokens)), dim=1)
+    # Nobody's draws hang on those that have ended.
+    alone = reader.prepared and (sampling.temperature == 0 or isinstance(generator, Sequence))
     was_training = model.training
     model.eval()
     try:
         for length in range(text.shape[1], text.shape[1] + tokens):
             text = written[:, :length]
-            start = context_start(length, limit)
-            if not use_cache:
-                logits = model(text[:, start:])[:, -1]
-            elif prepared and cache is not None and start == cached_from:
-                # What is written belongs to the document of the last position.
-                decoder = decoder or Decoder(model, cache, None if documents is None else documents[:, :-1])
-                logits = decoder(text[:, -1])
-            else:
-                decoder = None
-                if cache is None or start != cached_from:
-                    dtype = model.head.weight.dtype
-                    cache, cached_from = KVCache(model.config, len(text), room, text.device, dtype), start
-                logits = model(text[:, start + cache.length :], documents, cache=cache)[:, -1]
-            piece = sampling.choose(logits[:, :vocab_size], text, generator)
+            piece = sampling.choose(reader(text)[:, :vocab_size], text, generator)
             if len(stops):
                 piece = torch.where(ended, stops[0], piece)
                 ended |= torch.isin(piece, stops)
             written[:, length] = piece
-            if documents is not None:
-                documents = F.pad(documents, (0, 1))
-            yield piece
-            if len(stops) and bool(ended.all()):
+            yield piece if len(rows) == texts else stops[0].repeat(texts).index_copy(0, rows, piece)
+            left = len(rows) if not len(stops) else int((~ended).sum())
+            if left == 0:
                 return
+            if alone and 2 * left <= len(rows):
+                going = ~ended
+                reader.keep(going)
+                if isinstance(generator, Sequence):
+                    generator = [own for own, goes in zip(generator, going.tolist(), strict=True) if goes]
+                rows, written, ended = rows[going], written[going], ended[going]
     finally:
         model.train(was_training)
 

@@ -7,6 +7,7 @@ from lm.backbone import BackboneConfig, KVCache, LanguageModel
 from lm.inference import decoder as decoders
 from lm.inference.batch import complete
 from lm.inference.decoder import Decoder, can_be_prepared
+from lm.inference.generate import Sampling
 
 KINDS = {
     "gpt2": {"positions": "learned", "norm": "layer", "bias": True, "mlp": "gelu_tanh"},
@@ -101,3 +102,22 @@ def test_what_is_no_plain_model_stays_as_it_is(monkeypatch):
     assert not can_be_prepared(make({"causal": False})), "a BERT's head has more"
     monkeypatch.setattr(decoders, "MOST", 1000)
     assert not can_be_prepared(make(KINDS["llama"])), "large: a copy costs more than it wins"
+
+
+def test_texts_that_have_ended_leave_the_batch(monkeypatch):
+    """What the others get is what they get alone, greedily and by a generator of one's own."""
+    model = make(KINDS["qwen3"])
+    rows, step, lengths = [], Decoder.__call__, set()
+    monkeypatch.setattr(
+        Decoder, "__call__", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens)
+    )
+    prompts = [[number, number + 1] for number in range(12)]
+    for sampling in (Sampling(temperature=0), Sampling(temperature=1.5)):
+        ends = list(range(20))  # a third of the tokens: texts end soon, and at different times
+        together = complete(model, prompts, 16, ends, sampling, seed=5)
+        assert rows == sorted(rows, reverse=True) and rows[-1] <= 6, "fewer and fewer"
+        alone = [complete(model, [p], 16, ends, sampling, seed=5 + i)[0] for i, p in enumerate(prompts)]
+        assert together == alone
+        lengths |= {len(text) for text in together}
+        rows.clear()
+    assert len(lengths) > 3, "they end at different times"
