@@ -158,7 +158,7 @@ def test_each_layer_learns_more_slowly_than_the_one_above(ready, made, starts, o
     )
 
     class Trainer:
-        max_steps = 10
+        max_steps, precision = 10, "32-true"
 
     task._trainer = Trainer()
     configured = task.configure_optimizers()["optimizer"]
