@@ -78,3 +78,9 @@ def test_a_reader_that_leaves_early_is_no_error(trained):
     )
     assert result.returncode == 0
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(lm, command):
+    result = lm(command, "--help")
+    assert (result.status, f"usage: lm {command}" in result.out) == (0, True), result.err

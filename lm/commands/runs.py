@@ -17,8 +17,8 @@ def main(argv: list[str]) -> None:
     """The command `lm runs`."""
     parser = OptionParser("runs", "List the runs of a folder, how far they are and how good.")
     add = parser.add_argument
-    add("folder", type=Path, nargs="?", default=Path("checkpoints"), help="where runs lie (%(default)s)")
-    add("--sort", choices=SORTS, default="when", help="the column to sort by (%(default)s)")
+    add("folder", type=Path, nargs="?", default=Path("checkpoints"), help="where runs lie (checkpoints)")
+    add("--sort", choices=SORTS, default="when", help="the column to sort by (when)")
     add("--reverse", action="store_true", help="the other way round")
     add("--json", action="store_true", help="as JSON, for scripts")
     args = parser.parse(argv)
