@@ -78,9 +78,7 @@ def load(
         raise UserError(f"`dtype` {dtype}: it can be fp32, bf16", status=2)
     model = open_model(path, device, base, check=False)
     if dtype == "bf16":
-        model.__dict__.pop("network", None)  # of an adapter, where it is looked at early
-        for name in model.weights:
-            model.weights[name] = model.weights[name].to(torch.bfloat16)
+        model.to(torch.bfloat16)
     return Predictor(model)
 
 

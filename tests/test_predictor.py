@@ -143,3 +143,10 @@ def test_weights_in_bf16_write_too(trained):
     assert written == package.load(trained / "checkpoints/gpt", dtype="bf16").generate(
         "def ", 8, temperature=0
     )
+
+
+def test_weights_in_bf16_of_an_adapter_whose_network_was_made_already(trained):
+    model = package.load(trained / "checkpoints/gpt").model
+    _ = model.network
+    model.to(torch.bfloat16)
+    assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}

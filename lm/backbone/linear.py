@@ -47,20 +47,20 @@ def _faster(*matrices: Tensor) -> bool:
     )
 
 
-def _now(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 # For the compiler, which knows oneDNN's operator with constant weights only, one that it does not look into.
 _LIBRARY = torch.library.Library("lm", "FRAGMENT")
 _LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.impl("linear", _now, "CPU")
+_LIBRARY.impl("linear", _kernel, "CPU")
 _LIBRARY.impl("linear", lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]), "Meta")
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias of matrices, in whatever order they lie in memory."""
-    return (torch.ops.lm.linear if torch.compiler.is_compiling() else _now)(x, weight, bias)
+    return (torch.ops.lm.linear if torch.compiler.is_compiling() else _kernel)(x, weight, bias)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def fastest_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[
     bf16 = cpu and weight.dtype == torch.bfloat16 and multiplies_bf16_fast(weight.device)
     if bf16 or (_faster(weight) and (weight.numel() >= LARGE or weight.numel() * rows >= MUCH)):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # as the product wants it
-        return lambda x: _now(x, packed, bias)
+        return lambda x: _kernel(x, packed, bias)
     return lambda x: F.linear(x, weight, bias)
 
 

@@ -106,6 +106,12 @@ class Model:
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))
         return network.eval()
 
+    def to(self, dtype: torch.dtype) -> None:
+        """Keep the weights in a type of fewer digits, one after the other."""
+        self.__dict__.pop("network", None)  # where it has been made, it holds them too
+        for name in self.weights:
+            self.weights[name] = self.weights[name].to(dtype)
+
     def checked(self) -> Self:
         """The model itself, if its weights fit; they are looked at when they are first used otherwise.
 

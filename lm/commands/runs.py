@@ -17,8 +17,9 @@ def main(argv: list[str]) -> None:
     """The command `lm runs`."""
     parser = OptionParser("runs", "List the runs of a folder, how far they are and how good.")
     add = parser.add_argument
+    # In words: argparse forgets the default of what has no dash while it reads the options and --help.
     add("folder", type=Path, nargs="?", default=Path("checkpoints"), help="where runs lie (checkpoints)")
-    add("--sort", choices=SORTS, default="when", help="the column to sort by (when)")
+    add("--sort", choices=SORTS, default="when", help="the column to sort by (%(default)s)")
     add("--reverse", action="store_true", help="the other way round")
     add("--json", action="store_true", help="as JSON, for scripts")
     args = parser.parse(argv)

@@ -12,26 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.backbone import Block, KVCache, LanguageModel, TokenInput
+from lm.backbone import BackboneConfig, Block, KVCache, LanguageModel, TokenInput
+from lm.backbone.attention import Attention, HeadNorm
 from lm.backbone.inputs import positions
 from lm.backbone.linear import Linear, fastest_linear
-from lm.backbone.transformer import ACTIVATIONS
+from lm.backbone.transformer import ACTIVATIONS, MLP
 
 Step = Callable[[Tensor], Tensor]
-
-
+# What a block is made of; an adapter's layers, or another library's, are none of these.
+KNOWN = {Block, Attention, MLP, Linear, HeadNorm, nn.RMSNorm, nn.LayerNorm, nn.Identity, nn.Dropout}
 MOST = 1 << 28  # parameters: of a larger model the products are what a token costs, and a copy costs memory
 
 
 def can_be_prepared(model: LanguageModel) -> bool:
     """Whether it is worth it, and the model is whole and plain: not sharded, without adapters."""
-    layers = [layer for block in model.backbone.blocks for layer in block.modules()]
-    projections = [layer for layer in layers if isinstance(layer, nn.Linear) or hasattr(layer, "lora_A")]
     return (
         model.num_parameters() <= MOST
         and type(model.backbone.embeddings) is TokenInput
         and model.head.dense is None
-        and all(type(layer) is Linear for layer in projections)
+        and KNOWN.issuperset(type(part) for block in model.backbone.blocks for part in block.modules())
         and all(type(parameter) is nn.Parameter for parameter in model.parameters())
     )
 
@@ -46,16 +45,16 @@ class _Prepared:
     """A norm and the projections behind it, as one.
 
     Args:
-        norm: of the block; None where there is none before these.
+        norm: before these.
         layers: that read the same input.
         rows: texts side by side.
     """
 
-    def __init__(self, norm: nn.Module | None, layers: list[Any], rows: int) -> None:
+    def __init__(self, norm: nn.Module, layers: list[Any], rows: int) -> None:
         weight = torch.cat([layer.weight for layer in layers])
         biases = [layer.bias for layer in layers]
         bias = None if biases[0] is None else torch.cat(biases)
-        self.norm: Step | None = norm
+        self.norm: Step | None = None if isinstance(norm, nn.Identity) else norm
         if isinstance(norm, nn.RMSNorm):
             weight, eps = weight * norm.weight, float(norm.eps)
             self.norm = lambda x: _unit(x, eps)
@@ -66,23 +65,26 @@ class _Prepared:
 
 
 class _Layer:
-    """A block's step: hidden states (B, hidden_size) to the same shape."""
+    """A block's step: hidden states (B, hidden_size) to the same shape.
 
-    def __init__(self, block: Block, decoder: "Decoder", layer: int) -> None:
-        self.block, self.decoder, config = block, decoder, decoder.model.config
-        attention, mlp, rows = block.attention, block.mlp, decoder.rows
+    Args:
+        cache: whose entries of this layer it reads and writes.
+    """
+
+    def __init__(self, block: Block, config: BackboneConfig, cache: KVCache) -> None:
+        attention, mlp, rows = block.attention, block.mlp, cache.entries.shape[2]
+        self.block = block
         self.first = block.norm_first
-        before = [block.attention_norm, block.mlp_norm] if self.first else [None, None]
-        before = [None if isinstance(norm, nn.Identity) else norm for norm in before]
+        before = [block.attention_norm, block.mlp_norm] if self.first else [nn.Identity(), nn.Identity()]
         self.qkv = _Prepared(before[0], [attention.query, attention.key, attention.value], rows)
         self.out = fastest_linear(attention.output.weight, attention.output.bias, rows)
         self.up = _Prepared(before[1], [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up], rows)
         self.down = fastest_linear(mlp.down.weight, mlp.down.bias, rows)
         self.gated, self.activate = mlp.gate is not None, ACTIVATIONS[mlp.kind]
         self.heads, self.kv_heads, self.dim = attention.heads, attention.kv_heads, attention.dim
-        self.windowed = config.windowed(layer)
+        self.windowed = config.windowed(block.layer)
         self.window = config.window if self.windowed else None
-        self.keys, self.values = decoder.cache.entries[layer]
+        self.keys, self.values = cache.entries[block.layer]
         self.head_norm: Tensor | None = None
         if config.qk_norm:  # queries and keys in one
             both = ((attention.query_norm, self.heads), (attention.key_norm, self.kv_heads))
@@ -141,10 +143,8 @@ class Decoder:
 
     def __init__(self, model: LanguageModel, cache: KVCache, documents: Tensor | None) -> None:
         self.model, self.cache = model, cache
-        self.rows = cache.entries.shape[2]
-        self.layers = [_Layer(block, self, layer) for layer, block in enumerate(model.backbone.blocks)]
-        norm = model.backbone.norm
-        self.head = _Prepared(None if isinstance(norm, nn.Identity) else norm, [model.head], self.rows)
+        self.layers = [_Layer(block, model.config, cache) for block in model.backbone.blocks]
+        self.head = _Prepared(model.backbone.norm, [model.head], cache.entries.shape[2])
         self.mask: Tensor | None = None  # (B, 1, 1, L): the positions that are seen, as they come
         device, length = cache.entries.device, cache.entries.shape[4]
         self.places = positions(1, None, cache.length, device)
@@ -153,16 +153,15 @@ class Decoder:
             seen[:, : documents.shape[1]] = documents == documents[:, -1:]
             self.mask = seen[:, None, None]
             self.places = positions(1, documents, documents.shape[1] - 1, device)[:, 0] + 1
-        backbone = model.backbone
         self.tables = {
-            kind: None if backbone.rotary is None else self._table(length, kind)
+            kind: None if model.backbone.rotary is None else self._table(length, kind)
             for kind in {layer.windowed for layer in self.layers}
         }
 
     def _table(self, length: int, windowed: bool) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with their signs, of all positions: (length, D) each."""
-        angles = self.model.backbone.angles(positions(length, None, 0, self.places.device), length, windowed)
-        cos, sin = angles
+        every = positions(length, None, 0, self.places.device)
+        cos, sin = self.model.backbone.angles(every, length, windowed)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
     def __call__(self, tokens: Tensor) -> Tensor:
