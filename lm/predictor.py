@@ -43,6 +43,7 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    lookup: int
 
 
 class WritingOptions(SamplingOptions, total=False):

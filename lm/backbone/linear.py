@@ -114,7 +114,8 @@ def fastest_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[
     if bf16 or (_faster(weight) and (weight.numel() >= LARGE or weight.numel() * rows >= MUCH)):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # as the product wants it
         return lambda x: _kernel(x, packed, bias)
-    return lambda x: F.linear(x, weight, bias)
+    columns = weight.t()
+    return (lambda x: torch.mm(x, columns)) if bias is None else lambda x: torch.addmm(bias, x, columns)
 
 
 class Linear(nn.Linear):

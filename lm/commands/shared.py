@@ -69,6 +69,14 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
         help="drop tokens less likely than this share of the likeliest one (%(default)s)",
     )
     add("--repetition_penalty", type=float, default=1.0, help="above 1: repeat less (%(default)s)")
+    add(
+        "--lookup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draft up to N tokens by looking up what followed the last time: the same text, sooner where "
+        "it repeats itself; for one text (%(default)s)",
+    )
     add("--seed", type=int, default=0, help="the same seed writes the same text (%(default)s)")
 
 
@@ -80,6 +88,7 @@ def sampling(args: argparse.Namespace) -> "SamplingOptions":
         "top_p": args.top_p,
         "min_p": args.min_p,
         "repetition_penalty": args.repetition_penalty,
+        "lookup": args.lookup,
     }
 
 

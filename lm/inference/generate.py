@@ -12,6 +12,7 @@ from torch import Tensor
 from lm.backbone import KVCache, LanguageModel
 from lm.errors import UserError
 from lm.inference.decoder import Decoder, can_be_prepared
+from lm.inference.lookup import Lookup
 from lm.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -26,6 +27,8 @@ class Sampling:
         min_p: only tokens at least this many times as likely as the likeliest (arXiv:2407.01082); 0 for all.
         repetition_penalty: logits of tokens that stand in the context are divided by it where positive and
             multiplied where negative (arXiv:1909.05858); 1 for none.
+        lookup: where one text is written, read up to this many tokens at once that followed the last time,
+            and keep those that would have been chosen anyway: the same text, sooner where it repeats itself.
     """
 
     temperature: float = 1.0
@@ -33,6 +36,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    lookup: int = 0
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
@@ -41,6 +45,7 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("lookup", self.lookup >= 0, "0 or more"),
         ):
             if not good:
                 raise UserError(f"`{name}` {getattr(self, name)}: it must be {wanted}", status=2)
@@ -127,25 +132,36 @@ class _Reader:
         self.decoder: Decoder | None = None
         self.begun = -1  # where the context starts that is in the cache
 
-    def __call__(self, text: Tensor) -> Tensor:
-        """Logits (B, V) behind texts (B, T), a token longer than at the last call."""
-        config, start = self.model.config, context_start(text.shape[1], self.model.config.max_seq_len)
+    def __call__(self, text: Tensor, drafted: int = 0) -> Tensor:
+        """Logits (B, 1 + drafted, V) behind texts (B, T) and behind each token of a draft at their end. Without
+        the draft they are longer than at the last call."""
+        config, known = self.model.config, text.shape[1] - drafted
+        start = context_start(known, config.max_seq_len)
         if not self.use_cache:
-            return self.model(text[:, start:])[:, -1]
+            return self.model(text[:, start:])[:, -1 - drafted :]
         if self.documents is not None:  # what is written belongs to the text
             self.documents = F.pad(self.documents, (0, text.shape[1] - self.documents.shape[1]))
         if self.cache is None or start != self.begun:
             self.decoder, self.begun = None, start
-            dtype = self.model.head.weight.dtype
+            # A decoder's products are fastest in fp32 on a CPU, whatever the weights are in.
+            fp32 = self.prepared and text.device.type == "cpu"
+            dtype = torch.float32 if fp32 else self.model.head.weight.dtype
             self.cache = KVCache(config, len(text), self.room, text.device, dtype)
-        elif self.prepared:
-            before = None if self.documents is None else self.documents[:, :-1]
-            self.decoder = self.decoder or Decoder(self.model, self.cache, before)
-            return self.decoder(text[:, -1])
+        else:
+            self.cache.length = known - 1 - start  # a draft that did not stand is forgotten
+            if self.prepared:
+                before = None if self.documents is None else self.documents[:, : known - 1]
+                self.decoder = self.decoder or Decoder(self.model, self.cache, before)
+                return self.decoder(text[:, known - 1 :])
         unread = text[:, start + self.cache.length :]
-        if self.prepared:  # the head is for the last position alone
-            return self.model.head(self.model.backbone(unread, self.documents, self.cache)[:, -1])
-        return self.model(unread, self.documents, cache=self.cache)[:, -1]
+        if self.prepared:  # the head is for the last positions alone
+            last = self.model.backbone(unread, self.documents, self.cache)[:, -1 - drafted :]
+            return self.model.head(last)
+        return self.model(unread, self.documents, cache=self.cache)[:, -1 - drafted :]
+
+    def ahead(self, known: int) -> int:
+        """Tokens that a draft behind a text of `known` tokens can have."""
+        return self.room - (known - context_start(known, self.model.config.max_seq_len))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the texts where `rows` (B,) is True."""
@@ -182,6 +198,7 @@ def write(
     """
     stops = torch.tensor(ends, dtype=text.dtype, device=text.device)
     reader = _Reader(model, min(model.config.max_seq_len, text.shape[1] + tokens), documents, use_cache)
+    drafts = Lookup(reader, reader.ahead, sampling.lookup) if sampling.lookup and len(text) == 1 else None
     texts, rows = len(text), torch.arange(len(text), device=text.device)  # that are still written
     ended = torch.zeros(texts, dtype=torch.bool, device=text.device)
     written = torch.cat((text, text.new_empty(texts, tokens)), dim=1)
@@ -192,7 +209,8 @@ def write(
     try:
         for length in range(text.shape[1], text.shape[1] + tokens):
             text = written[:, :length]
-            piece = sampling.choose(reader(text)[:, :vocab_size], text, generator)
+            logits = drafts(text) if drafts else reader(text)[:, -1]
+            piece = sampling.choose(logits[:, :vocab_size], text, generator)
             if len(stops):
                 piece = torch.where(ended, stops[0], piece)
                 ended |= torch.isin(piece, stops)

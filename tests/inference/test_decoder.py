@@ -70,8 +70,23 @@ def test_each_step_is_the_models_own(changes, rows, padded):
     for at in range(7, 20):
         seen = None if documents is None else documents[:, : at + 1]
         expected = model(tokens[:, : at + 1], seen)[:, -1]
-        torch.testing.assert_close(step(tokens[:, at]), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(step(tokens[:, at : at + 1])[:, 0], expected, rtol=1e-4, atol=1e-4)
         assert cache.length == at + 1
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+@torch.no_grad()
+def test_several_tokens_in_one_step(changes, rows):
+    model = make(changes)
+    tokens = torch.randint(61, (rows, 20))
+    cache = KVCache(model.config, rows, 20, torch.device("cpu"), torch.float32)
+    model(tokens[:, :7], cache=cache)
+    step, whole = Decoder(model, cache, None), model(tokens)
+    for begin, end in ((7, 10), (10, 11), (11, 19)):
+        torch.testing.assert_close(step(tokens[:, begin:end]), whole[:, begin:end], rtol=1e-4, atol=1e-4)
+    cache.length = 12  # the rest is forgotten
+    torch.testing.assert_close(step(tokens[:, 12:20]), whole[:, 12:20], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -82,7 +97,7 @@ def test_bf16_weights():
     model(tokens[:, :8], cache=cache)
     step = Decoder(model, cache, None)
     for at in range(8, 12):
-        ours, expected = step(tokens[:, at]).float(), model(tokens[:, : at + 1])[:, -1].float()
+        ours, expected = step(tokens[:, at : at + 1])[:, 0].float(), model(tokens[:, : at + 1])[:, -1].float()
         assert (ours - expected).norm() < 0.05 * expected.norm()
 
 
