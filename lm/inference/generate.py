@@ -133,8 +133,8 @@ class _Reader:
         self.begun = -1  # where the context starts that is in the cache
 
     def __call__(self, text: Tensor, drafted: int = 0) -> Tensor:
-        """Logits (B, 1 + drafted, V) behind texts (B, T) and behind each token of a draft at their end. Without
-        the draft they are longer than at the last call."""
+        """Logits (B, 1 + drafted, V) behind texts (B, T) and each token of a draft at their end. Without the
+        draft they are longer than at the last call."""
         config, known = self.model.config, text.shape[1] - drafted
         start = context_start(known, config.max_seq_len)
         if not self.use_cache:

@@ -16,8 +16,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ GPU_ROWS = [
     Row("llama 124M, T 1024", "llama", 768, 12, 12, 2048, 50257, 1024, 32),
     Row("llama 124M, T 4096", "llama", 768, 12, 12, 2048, 50257, 4096, 8),
 ]
+
+BASE = Row("llama", "llama", 192, 4, 6, 512, 8192, 256, 4)
+GROWTH = {  # of one side of it
+    "length": (64, 128, 256, 512, 1024, 2048),
+    "batch": (1, 2, 4, 8, 16, 32),
+    "layers": (2, 4, 8, 16),
+    "vocab": (512, 2048, 8192, 32768, 131072),
+}
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -358,6 +366,12 @@ def measure_generation(row: Row, args: argparse.Namespace, names: list[str], bat
     }
 
 
+def grown() -> Iterator[Row]:
+    """Rows that differ from the base in one side."""
+    for side, values in GROWTH.items():
+        yield from (replace(BASE, name=f"{side} {value}", **{side: value}) for value in values)
+
+
 def show(found: dict[str, Any]) -> None:
     """A row in a line."""
     speeds = "  ".join(f"{name} {speed:,.0f}" for name, speed in found["tokens_per_second"].items())
@@ -395,7 +409,9 @@ def main() -> None:
     )
     parser.add_argument("--peers", nargs="*", default=["transformers"], help="NAME or NAME=DIR")
     parser.add_argument("--rows", default="", help="those whose name has this in it")
-    parser.add_argument("--what", nargs="*", default=["training", "generation"])
+    parser.add_argument(
+        "--what", nargs="*", default=["training", "generation"], help="training, generation, growth"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -408,7 +424,8 @@ def main() -> None:
     names = [name for name in add_peers(args.peers) if name != "lm"]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags()}", flush=True)
     rows = [row for row in ROWS + GPU_ROWS * (args.device == "cuda") if args.rows in row.name]
-    found: dict[str, Any] = {"torch": torch.__version__, "flags": flags(), "training": [], "generation": []}
+    found: dict[str, Any] = {"torch": torch.__version__, "flags": flags()}
+    found |= {"training": [], "generation": [], "growth": []}
     for row in rows:
         if "training" in args.what:
             found["training"].append(measure_training(row, args, names))
@@ -416,6 +433,9 @@ def main() -> None:
         for batch in args.batches if "generation" in args.what and "124M" not in row.name else ():
             found["generation"].append(measure_generation(row, args, names, batch))
             show(found["generation"][-1])
+    for row in grown() if "growth" in args.what else ():
+        found["growth"].append(measure_training(row, args, names))
+        show(found["growth"][-1])
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if args.picture:
