@@ -4,8 +4,8 @@
     python tests/benchmarks/step.py gpt-nano --model.backbone.hidden_size 320 --data.batch_size 16
 
 Whatever follows is a configuration and options of `lm fit`. The bare loop has the same network, optimizer,
-schedule, clipping, precision and data loader, within the same process: forward, backward, clip, step. Turns of
-100 steps alternate; the figure is the median of the ratios of neighbours.
+schedule, clipping, precision and data loader, within the same process: forward, backward, clip, step. Turns
+of 100 steps alternate; the figure is the median of the ratios of neighbours.
 """
 
 import os
