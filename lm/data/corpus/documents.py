@@ -1,4 +1,4 @@
-"""What a corpus is made of and how: documents, the sources they come from, and the steps that they go through.
+"""What a corpus is made of and how: documents, their sources, and the steps that they go through.
 
 A source reads files into texts. A step looks at one document: it changes it, or says why it is left out. A
 reduction looks at all of them, as duplicates can only be found so: it notes something of each document and,
