@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("predictions of the test part, into a file", "lm.commands.fit", "predict"),
     "configs": ("list the configurations that ship, or print one", "lm.commands.configs", "main"),
     "prepare": ("turn text into a corpus of token shards, without training", "lm.commands.prepare", "main"),
+    "data": ("look into a corpus: what is in it, where from, and what is not", "lm.commands.data", "main"),
     "generate": ("continue a prompt", "lm.commands.generate", "main"),
     "fill": ("guess what a <mask> hides", "lm.commands.fill", "main"),
     "chat": ("talk with a fine-tuned model", "lm.commands.chat", "main"),

@@ -1,8 +1,11 @@
 """`lm prepare`: documents to token shards, ahead of a run. `lm fit` with the same settings finds them."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from lm.data.corpus.prepare import CorpusSettings, prepare
+from lm.data.corpus.prepare import CorpusSettings, prepare, prepare_recipe
+from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.sources import STDLIB
 from lm.errors import spelling
 from lm.options import OptionParser
@@ -31,11 +34,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         default = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, default=default, help=what)
-    options = vars(parser.parse(argv))
-    with spelling(lambda: options):
-        folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
+    words = list(sys.argv[1:] if argv is None else argv)
+    path = next((word for word in words if is_recipe(word)), None)
+    if path is not None:  # whatever else is given are options of the recipe
+        words.remove(path)
+        folder = _by_recipe(path, words)
+    else:
+        options = vars(parser.parse(words))
+        with spelling(lambda: options):
+            folder = prepare(CorpusSettings(**options | {"corpus": options["corpus"] or STDLIB}))
     print(folder)
     return 0
+
+
+def _by_recipe(path: str, words: list[str]) -> Path:
+    """The folder that a recipe makes, with options as its fields are called: --engine.workers 4."""
+    data_dir = "data"
+    if "--data_dir" in words[:-1]:
+        at = words.index("--data_dir")
+        data_dir = words[at + 1]
+        del words[at : at + 2]
+    return prepare_recipe(RecipeFile(path, words), data_dir)
 
 
 if __name__ == "__main__":

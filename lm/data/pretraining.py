@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
+from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.shards import MANIFEST, Corpus
 from lm.data.loading import Data, ResumableLoader, at_least
 from lm.data.windows import TrainingWindows, ValidationWindows
@@ -21,8 +22,8 @@ class PretrainingData(Data):
 
     Args:
         corpus: what to learn from: "stdlib" (the standard library of the Python that runs), a text, code,
-            JSON lines or Parquet file, a folder or a glob of them, a list of these, or a corpus that `lm
-            prepare` made.
+            JSON lines or Parquet file, a folder or a glob of them, a list of these, a corpus that `lm
+            prepare` made, or the recipe of one (YAML), whose own vocabulary and held-out share count.
         seq_len: tokens that a window predicts.
         batch_size: windows in a batch, on each device.
         vocab_size: tokens of the tokenizer that is trained on the corpus.
@@ -57,6 +58,8 @@ class PretrainingData(Data):
         if isinstance(corpus, str) and (Path(corpus).expanduser() / MANIFEST).is_file():
             self._folder = Path(corpus).expanduser()
             self.vocab_size = Corpus.open(self._folder, verify=False).vocab_size
+        elif is_recipe(corpus):
+            self.vocab_size = RecipeFile(str(corpus)).vocab_size
         else:
             self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 

@@ -1,5 +1,6 @@
 """Documents to token ids, in several processes where there is enough text for that to pay."""
 
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -7,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +19,22 @@ PARALLEL_BYTES = 20_000_000  # below this, starting processes takes longer than 
 _MOST_PROCESSES = 8
 _BATCH = 1_000_000  # characters that a process gets at once
 
-Part = tuple[str, str]  # split, text
-Encoded = tuple[str, np.ndarray, int]  # split, ids `(n,)`, uint16 or uint32, bytes of text
+
+class Part(NamedTuple):
+    """A document, or what of it belongs to a split."""
+
+    split: str
+    text: str
+    origin: dict[str, str] = {}  # that is kept of the document
+
+
+class Encoded(NamedTuple):
+    """A part as it is stored: ids `(n,)`, uint16 or uint32, and the UTF-8 bytes of the text."""
+
+    split: str
+    ids: np.ndarray
+    size: int
+    origin: dict[str, str]
 
 
 def encoded(
@@ -59,7 +75,7 @@ def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
     batch, size = [], 0
     for part in parts:
         batch.append(part)
-        size += len(part[1])
+        size += len(part.text)
         if size >= _BATCH:
             yield batch
             batch, size = [], 0
@@ -68,11 +84,12 @@ def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 
 def _encode(tokenizer: Tokenizer, part: Part) -> Encoded:
-    split, text = part
-    ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    ids = [tokenizer.bos_id, *tokenizer.encode(part.text), tokenizer.eos_id]
     if tokenizer.bos_id is None or tokenizer.eos_id is None:
         ids = [id for id in ids if id is not None]
-    return split, np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(text.encode())
+    data = part.text.encode()
+    origin = part.origin | {"sha256": hashlib.sha256(data).hexdigest()}
+    return Encoded(part.split, np.array(ids, dtype=token_dtype(tokenizer.vocab_size)), len(data), origin)
 
 
 _worker_tokenizer: Tokenizer

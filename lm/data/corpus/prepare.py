@@ -6,18 +6,22 @@ which are held out), the tokenizer's training on the training part, and the enco
 
 import hashlib
 import json
-import sys
-import time
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import lm
-from lm.data.corpus.encoding import encoded
-from lm.data.corpus.files import plain_name
+from lm.data.corpus.cleaned import Cleaned
+from lm.data.corpus.documents import Document
+from lm.data.corpus.encoding import Part, encoded
+from lm.data.corpus.progress import Progress
+from lm.data.corpus.provenance import OriginWriter
+from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, ShardWriter, token_dtype
-from lm.data.corpus.sources import STDLIB, Source, Warnings, documents, resolve
+from lm.data.corpus.sources import STDLIB, Given, Warnings, resolve
 from lm.errors import UserError
 from lm.files import make_once, write_atomically
 from lm.processes import say
@@ -27,7 +31,6 @@ _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sampl
 _SAMPLED_CHUNK = 16_000  # characters
 _FEW = 20  # with fewer documents than this, the held-out part is the end of the text
 _HASHES = 1 << 64
-_AT_A_TERMINAL, _IN_A_LOG = 0.2, 15.0  # seconds between two updates on stderr
 
 
 @dataclass(frozen=True)
@@ -55,35 +58,30 @@ class CorpusSettings:
             raise UserError(f"`vocab_size` {self.vocab_size} is not a number of tokens", status=2)
 
 
-class Stage:
-    """One stage of the work: "reading: 12.3 MB", rewritten at a terminal, a few plain lines in a log.
+class Collection(Protocol):
+    """Documents that a corpus is made of."""
 
-    Args:
-        total: bytes that there are to do, None if that is not known yet.
-    """
+    @property
+    def name(self) -> str:
+        """Of the corpus's folder."""
 
-    def __init__(self, name: str, total: int | None = None) -> None:
-        self._name, self._total, self._done = name, total, 0
-        self._terminal = sys.stderr.isatty()
-        self._start = self._said = time.monotonic()
+    def state(self) -> list[Any]:
+        """Plain values that change with what the documents are made of."""
 
-    def advance(self, size: int) -> None:
-        """Counts `size` more bytes, and says so now and then."""
-        self._done += size
-        now = time.monotonic()
-        if now - self._said >= (_AT_A_TERMINAL if self._terminal else _IN_A_LOG):
-            self._said = now
-            self._say("", "" if self._terminal else "\n")
+    def documents(self, warn: Callable[[str], object] = ...) -> Iterator[Document]:
+        """All of them, in order, as often as it is asked."""
 
-    def finish(self, note: str = "") -> None:
-        """Says the stage's last line, with the seconds it took."""
-        note = note and f" ({note})"
-        self._say(f"{note} in {time.monotonic() - self._start:.1f} s", "\n")
+    def records(self, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+        """What the manifest says of each source; `counts`: documents by the source's name."""
 
-    def _say(self, rest: str, end: str) -> None:
-        share = f" of {self._total / 1e6:.1f} MB, {self._done / self._total:.0%}" if self._total else " MB"
-        line = f"{self._name}: {self._done / 1e6:.1f}{share}{rest}"
-        print(f"\r\x1b[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
+    def make(self) -> None:
+        """Whatever has to be done before they can be read."""
+
+    def accompany(self, folder: Path) -> None:
+        """Write what else is known of them into the corpus's folder."""
+
+    def tidy(self) -> None:
+        """The corpus is made: nothing else is needed."""
 
 
 @dataclass
@@ -93,41 +91,36 @@ class Survey:
     Attributes:
         threshold: documents whose hash is below it are held out.
         cut: with few documents instead: the character of the joined text where the held-out part begins.
-        records: name, files, bytes on disk and documents of each source, for the manifest.
+        sources: documents of each, by its name.
     """
 
-    sources: list[Source]
-    text_field: str
+    collection: Collection
     documents: int = 0
     characters: int = 0
     bytes: int = 0
     threshold: int = 0
     cut: int | None = None
-    records: list[dict] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def take(cls, sources: list[Source], text_field: str, val_fraction: float | None) -> "Survey":
+    def take(cls, collection: Collection, val_fraction: float | None) -> "Survey":
         """Reads every document once, and says so on stderr.
 
         Raises:
             UserError: there is no text, or nothing that could be held out.
         """
-        survey = cls(sources, text_field)
+        survey = cls(collection)
         warn = Warnings()
-        progress = Stage("reading")
+        progress = Progress("reading")
         least, greatest = _HASHES, -1
-        for source in sources:
-            before = survey.documents
-            for document in documents([source], text_field, warn):
-                data = document.text.encode()
-                least, greatest = min(least, _hash(data)), max(greatest, _hash(data))
-                survey.documents += 1
-                survey.characters += len(document.text)
-                survey.bytes += len(data)
-                progress.advance(len(data))
-            size = sum(path.stat().st_size for path in source.files)
-            record = {"name": source.name, "files": len(source.files), "bytes_on_disk": size}
-            survey.records.append(record | {"documents": survey.documents - before})
+        for document in collection.documents(warn):
+            data = document.text.encode()
+            least, greatest = min(least, _hash(data)), max(greatest, _hash(data))
+            survey.documents += 1
+            survey.sources[document.source] += 1
+            survey.characters += len(document.text)
+            survey.bytes += len(data)
+            progress.advance(len(data))
         warn.finish()
         progress.finish(f"documents: {survey.documents:,}")
         survey._divide(val_fraction, least, greatest)
@@ -146,20 +139,21 @@ class Survey:
             fraction = 0.05 if val_fraction is None else val_fraction
             self.threshold = min(max(int(fraction * _HASHES), least + 1), greatest)
 
-    def parts(self) -> Iterator[tuple[str, str]]:
-        """Every document, as ("train" or "val", text); the one across the cut comes as two."""
+    def parts(self) -> Iterator[Part]:
+        """Every document, as a part of "train" or "val"; the one across the cut comes as two."""
         position = 0
-        for document in documents(self.sources, self.text_field):
+        for document in self.collection.documents():
             text = document.text
+            origin = {"id": document.id, "source": document.source, "licence": document.licence}
             if self.cut is None:
-                yield ("val" if _hash(text.encode()) < self.threshold else "train"), text
+                yield Part("val" if _hash(text.encode()) < self.threshold else "train", text, origin)
                 continue
             kept = min(max(self.cut - position, 0), len(text))
             position += len(text)
             if kept:
-                yield "train", text[:kept]
+                yield Part("train", text[:kept], origin)
             if kept < len(text):
-                yield "val", text[kept:]
+                yield Part("val", text[kept:], origin)
 
 
 def _hash(data: bytes) -> int:
@@ -177,18 +171,49 @@ def prepare(settings: CorpusSettings) -> Path:
         UserError: a source cannot be read, there is too little text, or the disk is full; nothing is left
             behind.
     """
-    sources = resolve(settings.corpus)
-    folder = _folder(settings, sources)
+    settings, collection = _meant(settings)
+    return _prepare(settings, collection)
+
+
+def prepare_recipe(file: RecipeFile, data_dir: str = "data") -> Path:
+    """The same for a recipe with options of its own."""
+    return _prepare(*_of_recipe(file, data_dir))
+
+
+def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
+    folder = _folder(settings, collection)
     try:
-        made = make_once(folder, lambda partial: _make(partial, settings, sources), MANIFEST)
+        made = make_once(folder, lambda partial: _make(partial, settings, collection), MANIFEST)
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
     splits = Corpus.open(folder, verify=False).manifest["splits"].values()
     count, tokens, size = (sum(split[key] for split in splits) for key in ("documents", "tokens", "bytes"))
     ratio = f"{size / tokens:.2f} bytes per token"
     how = "prepared" if made else "found"
+    collection.tidy()
     say(f"corpus {how}: {count:,} documents, {tokens:,} tokens, {ratio}, in {folder}")
     return folder
+
+
+def _meant(settings: CorpusSettings) -> tuple[CorpusSettings, Collection]:
+    """The documents that are meant; a recipe has settings of its own."""
+    if is_recipe(settings.corpus):
+        return _of_recipe(RecipeFile(str(settings.corpus)), settings.data_dir)
+    return settings, Given(resolve(settings.corpus), settings.text_field)
+
+
+def _of_recipe(file: RecipeFile, data_dir: str) -> tuple[CorpusSettings, Collection]:
+    cleaned = Cleaned(file, Path(data_dir))
+    recipe = cleaned.recipe
+    settings = CorpusSettings(
+        recipe.name,
+        recipe.vocab_size,
+        recipe.tokenizer,
+        val_fraction=recipe.val_fraction,
+        data_dir=data_dir,
+        shard_tokens=recipe.shard_tokens,
+    )
+    return settings, cleaned
 
 
 def locate(settings: CorpusSettings) -> Path:
@@ -197,47 +222,40 @@ def locate(settings: CorpusSettings) -> Path:
     Raises:
         UserError: a source or the tokenizer does not exist.
     """
-    return _folder(settings, resolve(settings.corpus))
+    return _folder(*_meant(settings))
 
 
-def _folder(settings: CorpusSettings, sources: list[Source]) -> Path:
-    """Named after the first source, and by a fingerprint."""
-    name = plain_name(Path(sources[0].name).expanduser().resolve()) or "corpus"
-    slug = name if len(sources) == 1 else f"{name}-and-{len(sources) - 1}-more"
-    return Path(settings.data_dir) / f"{slug}-{_fingerprint(settings, sources)}"
+def _folder(settings: CorpusSettings, collection: Collection) -> Path:
+    return Path(settings.data_dir) / f"{collection.name}-{_fingerprint(settings, collection)}"
 
 
-def _fingerprint(settings: CorpusSettings, sources: list[Source]) -> str:
-    """12 hexadecimal digits that change with the settings, the format and each file's path, size and time."""
+def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
+    """12 hexadecimal digits that change with the settings, the format and what the documents are made of."""
     made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT}
     if settings.tokenizer:
         made_of |= {"vocab_size": None, "tokenizer": load_tokenizer(settings.tokenizer).fingerprint}
-    inputs = []
-    for source in sources:
-        if source.name == STDLIB:
-            # Not by time: the same Python installed twice gives the same corpus.
-            inputs.append([STDLIB, sys.version, *((path.name, path.stat().st_size) for path in source.files)])
-            continue
-        for path in source.files:
-            state = path.stat()
-            inputs.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
-    return hashlib.sha256(json.dumps([made_of, inputs], sort_keys=True).encode()).hexdigest()[:12]
+    words = json.dumps([made_of, collection.state()], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
-def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None:
-    survey = Survey.take(sources, settings.text_field, settings.val_fraction)
+def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> None:
+    collection.make()
+    survey = Survey.take(collection, settings.val_fraction)
     tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
     write_atomically(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
-    progress = Stage("encoding", survey.bytes)
+    progress = Progress("encoding", survey.bytes)
     try:
-        for split, ids, size in encoded(survey.parts(), tokenizer, survey.bytes):
-            writers[split].add(ids, size)
-            progress.advance(size)
+        with OriginWriter(folder) as origins:
+            for split, ids, size, origin in encoded(survey.parts(), tokenizer, survey.bytes):
+                writers[split].add(ids, size)
+                origins.add(split, origin)
+                progress.advance(size)
     finally:
         records = {split: writer.close() for split, writer in writers.items()}
     progress.finish()
+    collection.accompany(folder)
     manifest = {
         "format": FORMAT,
         "lm_version": lm.__version__,
@@ -245,7 +263,7 @@ def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None
         "dtype": dtype.name,
         "tokenizer_sha256": tokenizer.fingerprint,
         "settings": {key: value for key, value in asdict(settings).items() if key != "data_dir"},
-        "sources": survey.records,
+        "sources": collection.records(survey.sources),
         "splits": records,
     }
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
@@ -253,11 +271,11 @@ def _make(folder: Path, settings: CorpusSettings, sources: list[Source]) -> None
 
 def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
     """Trains the tokenizer on the training part; on an evenly spread sample of it where it is large."""
-    progress = Stage("training the tokenizer")
+    progress = Progress("training the tokenizer")
     share = min(1.0, _TRAINING_BYTES / survey.bytes)
 
     def sample() -> Iterator[str]:
-        for split, text in survey.parts():
+        for split, text, _ in survey.parts():
             if split != "train":
                 continue
             for chunk in [text] if share == 1 else split_lines(text, _SAMPLED_CHUNK):

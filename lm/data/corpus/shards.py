@@ -19,7 +19,7 @@ from lm.errors import UserError
 from lm.files import synced, write_atomically
 from lm.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 SPLITS = ("train", "val")
@@ -150,6 +150,17 @@ class TokenStream:
     @property
     def documents(self) -> int:
         return self._document_base[-1]
+
+    def document(self, number: int) -> tuple[int, int]:
+        """The first token of a document, and the one behind its last."""
+        shard = bisect_right(self._document_base, number) - 1
+        starts, own = self._starts[shard], number - self._document_base[shard]
+        end = starts[own + 1] if own + 1 < len(starts) else len(self._shards[shard])
+        return self._token_base[shard] + int(starts[own]), self._token_base[shard] + int(end)
+
+    def document_of(self, token: int) -> int:
+        """The number of the document that a token is from."""
+        return int(self.window(token, 1)[1][0])
 
     def window(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """A run of tokens, across documents and shards.

@@ -1,4 +1,4 @@
-"""Where documents come from: the standard library, text and code files, JSON lines and Parquet.
+"""Documents of files that are taken as they are: the standard library, text and code, JSON lines, Parquet.
 
 One file is one document; in JSON lines and Parquet each row is one.
 """
@@ -6,12 +6,14 @@ One file is one document; in JSON lines and Parquet each row is one.
 import glob
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from lm.data.corpus.files import decode, files_at, open_binary, plain_suffix
+from lm.data.corpus.documents import Document
+from lm.data.corpus.files import decode, files_at, open_binary, plain_name, plain_suffix
 from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
 from lm.errors import UserError
 
@@ -30,16 +32,8 @@ _NOT_LIBRARY |= {"pydoc_data", "encodings"}
 _MOST_WARNINGS = 5
 
 
-class Document(NamedTuple):
-    """One text that stands by itself, valid Unicode and never empty, with line ends as in the source; and the
-    entry of the corpus specification that it came from."""
-
-    text: str
-    source: str
-
-
 @dataclass(frozen=True)
-class Source:
+class Entry:
     """One entry of a corpus specification, resolved to files.
 
     Attributes:
@@ -71,7 +65,7 @@ class Warnings:
             self._to(f"warning: {self.count - _MOST_WARNINGS} more of this kind")
 
 
-def resolve(spec: str | list[str]) -> list[Source]:
+def resolve(spec: str | list[str]) -> list[Entry]:
     """The files that a corpus specification means, in the order in which they are read.
 
     Args:
@@ -87,16 +81,16 @@ def resolve(spec: str | list[str]) -> list[Source]:
     return [_stdlib() if entry == STDLIB else _resolve_path(str(entry)) for entry in entries]
 
 
-def _stdlib() -> Source:
+def _stdlib() -> Entry:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in root.rglob("*.py") if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)]
     if not files:
         what = f"this Python has no sources of its standard library in {root}"
         raise UserError(f"{what}: name files of your own")
-    return Source(STDLIB, tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())))
+    return Entry(STDLIB, tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())))
 
 
-def _resolve_path(entry: str) -> Source:
+def _resolve_path(entry: str) -> Entry:
     path = Path(entry).expanduser()
     files = files_at(path)
     if path.is_dir():
@@ -110,13 +104,13 @@ def _resolve_path(entry: str) -> Source:
         if not files:
             raise UserError(f"{entry} matches no file")
         files.sort()
-    return Source(entry, tuple(files), named=path.exists() and not path.is_dir())
+    return Entry(entry, tuple(files), named=path.exists() and not path.is_dir())
 
 
 def documents(
-    sources: list[Source], text_field: str = "text", warn: Callable[[str], object] = lambda _: None
+    entries: list[Entry], text_field: str = "text", warn: Callable[[str], object] = lambda _: None
 ) -> Iterator[Document]:
-    """The documents of all sources in order, one at a time in memory (a Parquet file: a row group's batch).
+    """The documents of all entries in order, one at a time in memory (a Parquet file: a row group's batch).
 
     Args:
         text_field: the key (JSON lines) or column (Parquet) that holds the text.
@@ -126,18 +120,19 @@ def documents(
         UserError: a file cannot be read, is no text although it was named, or has a broken line; names file
             and line.
     """
-    for source in sources:
+    for entry in entries:
         empty = True
-        texts = (text for path in source.files for text in _texts(path, text_field, source.named, warn))
-        for text in filter(None, texts):
-            empty = False
-            yield Document(text, source.name)
-        if source.name == STDLIB:
+        for path in entry.files:
+            for number, text in enumerate(_texts(path, text_field, entry.named, warn)):
+                if text:
+                    empty = False
+                    yield Document(text, f"{path}#{number}", entry.name)
+        if entry.name == STDLIB:
             from pydoc_data.topics import topics
 
-            yield from (Document(topics[key], STDLIB) for key in sorted(topics))
+            yield from (Document(topics[key], f"{STDLIB}/topics#{key}", STDLIB) for key in sorted(topics))
         elif empty:
-            raise UserError(f"nothing to read in {source.name}: it is empty")
+            raise UserError(f"nothing to read in {entry.name}: it is empty")
 
 
 def _texts(path: Path, text_field: str, named: bool, warn: Callable[[str], object]) -> Iterator[str]:
@@ -175,3 +170,66 @@ def _field(row: dict, name: str, where: str, kind: str) -> str:
     if not isinstance(row[name], str):
         raise UserError(f"{where}: the {kind} {name!r} is not text: give another `text_field`")
     return row[name]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A collection of documents as they are given, see `documents`.
+
+    Attributes:
+        entries: of the corpus specification.
+        text_field: the key (JSON lines) or column (Parquet) that holds the text.
+    """
+
+    entries: list[Entry]
+    text_field: str
+
+    @property
+    def name(self) -> str:
+        """Of the corpus's folder: after the first entry."""
+        first = plain_name(Path(self.entries[0].name).expanduser().resolve()) or "corpus"
+        return first if len(self.entries) == 1 else f"{first}-and-{len(self.entries) - 1}-more"
+
+    def state(self) -> list[Any]:
+        """Plain values that change with each file's path, size and time."""
+        inputs: list[Any] = []
+        for entry in self.entries:
+            if entry.name == STDLIB:
+                # Not by time: the same Python installed twice gives the same corpus.
+                sizes = ((path.name, path.stat().st_size) for path in entry.files)
+                inputs.append([STDLIB, sys.version, *sizes])
+                continue
+            for path in entry.files:
+                found = path.stat()
+                inputs.append([str(path.resolve()), found.st_size, found.st_mtime_ns])
+        return inputs
+
+    def documents(self, warn: Callable[[str], object] = lambda _: None) -> Iterator[Document]:
+        """All of them, in order."""
+        return documents(self.entries, self.text_field, warn)
+
+    def records(self, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Name, files, bytes on disk and documents of each entry.
+
+        Args:
+            counts: documents by name.
+        """
+        named = Counter(entry.name for entry in self.entries)
+        return [
+            {
+                "name": entry.name,
+                "files": len(entry.files),
+                "bytes_on_disk": sum(path.stat().st_size for path in entry.files),
+                "documents": counts.get(entry.name, 0) // named[entry.name],
+            }
+            for entry in self.entries
+        ]
+
+    def make(self) -> None:
+        """There is nothing to be done first."""
+
+    def accompany(self, folder: Path) -> None:
+        """Nothing more is known of them."""
+
+    def tidy(self) -> None:
+        """Nothing was made beside the corpus."""

@@ -15,7 +15,7 @@ import pytest
 
 from lm.commands.prepare import main
 from lm.data.corpus import encoding
-from lm.data.corpus.encoding import encoded
+from lm.data.corpus.encoding import Part, encoded
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.shards import Corpus
 from lm.errors import UserError
@@ -164,15 +164,15 @@ def test_progress_in_a_log_has_no_control_characters(tmp_path, capsys):
 
 
 def test_several_processes_give_the_same_bytes(monkeypatch):
-    rows = [("val" if number % 7 == 0 else "train", text) for number, text in enumerate(texts(60))]
-    tokenizer = train_tokenizer([text for _, text in rows], 400)
+    rows = [Part("val" if number % 7 == 0 else "train", text) for number, text in enumerate(texts(60))]
+    tokenizer = train_tokenizer([row.text for row in rows], 400)
     monkeypatch.setattr(encoding, "_BATCH", 3000)
     serial = list(encoded(rows, tokenizer, 0, processes=1))
     parallel = list(encoded(rows, tokenizer, 0, processes=2))
-    assert [(split, ids.tolist(), size) for split, ids, size in serial] == [
-        (split, ids.tolist(), size) for split, ids, size in parallel
+    assert [each._replace(ids=each.ids.tolist()) for each in serial] == [
+        each._replace(ids=each.ids.tolist()) for each in parallel
     ]
-    assert [ids.dtype for _, ids, _ in parallel] == [np.dtype("<u2")] * 60
+    assert [each.ids.dtype for each in parallel] == [np.dtype("<u2")] * 60
 
 
 def test_a_sample_of_a_large_corpus_trains_the_tokenizer(tmp_path, monkeypatch):

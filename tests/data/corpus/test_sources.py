@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from lm.data.corpus.files import decode
-from lm.data.corpus.sources import Document, Warnings, documents, resolve
+from lm.data.corpus.documents import Document
+from lm.data.corpus.sources import Warnings, documents, resolve
 from lm.errors import UserError
 
 TEXTS = ["first\r\nline  \n", "第二 😀", "third\x00\u2028"]
@@ -46,7 +47,7 @@ def test_a_folder_is_read_in_order_without_hidden_and_unknown_files(tmp_path):
     assert read(str(tmp_path)) == ["aa", "az", "b"]
     assert read(str(tmp_path / "**" / "*.md")) == ["az"]
     assert read([str(tmp_path / "b.txt"), str(tmp_path / "c.bin")]) == ["b", "-"]
-    assert next(documents(resolve(str(tmp_path)))) == Document("aa", str(tmp_path))
+    assert next(documents(resolve(str(tmp_path)))) == Document("aa", f"{tmp_path}/a/a.PY#0", str(tmp_path))
 
 
 @pytest.mark.parametrize("ending", PACKERS)

@@ -1,0 +1,81 @@
+"""`lm data`: what is in a corpus, where a token is from, and why a document is not there."""
+
+import random
+from collections.abc import Sequence
+
+from lm.data.corpus.provenance import find, origins, removed
+from lm.data.corpus.shards import SPLITS, Corpus
+from lm.errors import UserError
+from lm.options import OptionParser
+
+_SHOWN = 300  # characters of a document
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `lm data`."""
+    parser = OptionParser(
+        "data",
+        "Look into a prepared corpus: `show CORPUS` some of its documents, `where CORPUS TOKEN` is from, "
+        "`why CORPUS DOCUMENT` is not in it.",
+    )
+    add = parser.add_argument
+    add("what", choices=("show", "where", "why"), help="what to tell")
+    add("corpus", metavar="CORPUS", help="the folder of a prepared corpus")
+    add("of", metavar="TOKEN|DOCUMENT", nargs="?", help="the index of a token, or a document's id")
+    add("--sample", type=int, default=5, metavar="N", help="documents to show (%(default)s)")
+    add("--seed", type=int, default=0, help="decides which (%(default)s)")
+    add("--split", choices=SPLITS, default="train", help="part of the corpus (%(default)s)")
+    args = parser.parse(argv)
+    corpus = Corpus.open(args.corpus, verify=False)
+    if args.what == "show":
+        _show(corpus, args.split, args.sample, args.seed)
+    elif args.of is None:
+        of = "TOKEN" if args.what == "where" else "DOCUMENT"
+        raise UserError(f"say of what: lm data {args.what} {args.corpus} {of}", status=2)
+    elif args.what == "where":
+        _where(corpus, args.split, args.of)
+    else:
+        _why(corpus, args.of)
+
+
+def _text(corpus: Corpus, split: str, start: int, end: int) -> str:
+    tokens, _ = corpus.split(split).window(start, end - start)
+    return corpus.tokenizer.decode(tokens.tolist())
+
+
+def _show(corpus: Corpus, split: str, sample: int, seed: int) -> None:
+    stream = corpus.split(split)
+    chosen = set(random.Random(seed).sample(range(stream.documents), min(max(sample, 0), stream.documents)))
+    for number, origin in enumerate(origins(corpus.folder, split)):
+        if number not in chosen:
+            continue
+        start, end = stream.document(number)
+        licence = f", {origin['licence']}" if origin.get("licence") else ""
+        text = _text(corpus, split, start, min(end, start + _SHOWN)).strip()
+        print(f"--- {origin['id']} ({origin['source']}{licence}; {end - start:,} tokens)\n{text[:_SHOWN]}\n")
+
+
+def _where(corpus: Corpus, split: str, index: str) -> None:
+    stream = corpus.split(split)
+    if not index.lstrip("-").isdecimal() or not 0 <= int(index) < len(stream):
+        raise UserError(f"{index}: {split} has the tokens 0 to {len(stream) - 1:,}", status=2)
+    at = int(index)
+    number = stream.document_of(at)
+    start, end = stream.document(number)
+    origin = next(row for place, row in enumerate(origins(corpus.folder, split)) if place == number)
+    print(f"token {at:,} of {split}: {_text(corpus, split, at, at + 1)!r}")
+    print(f"document  {origin['id']}, its tokens {start:,} to {end - 1:,}")
+    print(f"source    {origin['source']}" + (f", {origin['licence']}" if origin.get("licence") else ""))
+    print(f"sha256    {origin['sha256']}")
+    print(f"text      … {_text(corpus, split, max(start, at - 20), min(end, at + 20))} …")
+
+
+def _why(corpus: Corpus, document: str) -> None:
+    row = next((row for row in removed(corpus.folder) if row["id"] == document), None)
+    if row is not None:
+        stands = f", as {row['kept']} stays" if row.get("kept") else ""
+        print(f"{document} was left out by {row['step']}: {row['reason']}{stands}\n{row['text']}")
+        return
+    split, number = find(corpus.folder, document)
+    start, end = corpus.split(split).document(number)
+    print(f"{document} is in the corpus: document {number:,} of {split}, tokens {start:,} to {end - 1:,}")

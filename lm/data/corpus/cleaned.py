@@ -1,0 +1,176 @@
+"""The documents that a recipe leaves: made stage by stage in a work folder, then read like any others."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lm.data.corpus.documents import Document
+from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
+from lm.data.corpus.progress import Progress
+from lm.data.corpus.provenance import REMOVED
+from lm.data.corpus.recipe import Recipe, RecipeFile
+from lm.files import synced, write_atomically
+from lm.processes import say
+
+REPORT = "report.json"
+
+
+class Cleaned:
+    """A collection of documents that a recipe leaves of its sources.
+
+    Args:
+        file: the recipe.
+        root: where work folders lie, beside the corpora.
+    """
+
+    def __init__(self, file: RecipeFile, root: Path) -> None:
+        self.file, self.root = file, root
+        self.recipe: Recipe = file.build()
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    def state(self) -> list[Any]:
+        """The recipe, and each file's path, size and time."""
+        files = []
+        for _, name, _ in self._plan["files"]:
+            path = Path(name)
+            found = path.stat() if path.exists() else None  # a name on a hub is no file
+            files.append([name, found and found.st_size, found and found.st_mtime_ns])
+        return [self.file.meaning, files]
+
+    @cached_property
+    def _plan(self) -> dict[str, Any]:
+        return plan(self.recipe)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the work; what a killed preparation has left there is gone on with."""
+        words = json.dumps(self.state(), sort_keys=True).encode()
+        return self.root / f"{self.name}-{hashlib.sha256(words).hexdigest()[:12]}.work"
+
+    def make(self) -> None:
+        """Do all stages that are not done. Says how far it is, on stderr.
+
+        Raises:
+            UserError: nothing is left of the documents, a process was killed, or the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "plan.json", json.dumps(self._plan, ensure_ascii=False))
+        stages, tasks = self.recipe.stages(), len(self._plan["tasks"])
+        sizes = [
+            sum(size for _, _, size in self._plan["files"][first:end]) for first, end in self._plan["tasks"]
+        ]
+        for number, (_, reduction) in enumerate(stages):
+            files = StageFiles(self.folder, number)
+            files.folder.mkdir(exist_ok=True)
+            progress = Progress(f"cleaning, stage {number + 1} of {len(stages)}", sum(sizes))
+
+            def done(rank: int, progress: Progress = progress) -> None:
+                progress.advance(sizes[rank])
+
+            clean = Cleaning(self.file, self.folder, number)
+            self.recipe.engine.run(clean, tasks, files.folder / "tasks", done)
+            if reduction is not None:
+                reduce = Reducing(self.file, self.folder, number, tasks)
+                self.recipe.engine.run(reduce, 1, files.folder / "reduction", lambda rank: None)
+            progress.finish()
+
+    @property
+    def _last(self) -> StageFiles:
+        return StageFiles(self.folder, len(self.recipe.stages()) - 1)
+
+    def documents(self, warn: Callable[[str], object] = lambda _: None) -> Iterator[Document]:
+        """What is left, in order, once it is made."""
+        for rank in range(len(self._plan["tasks"])):
+            yield from self._last.documents(rank)
+
+    def _facts(self) -> dict[str, Any]:
+        """What went through each step, and what the report says beside."""
+        steps: list[dict[str, Any]] = []
+        skipped: list[list[str]] = []
+        warnings, before = 0, ""
+        tally = Tally.of(1)
+        for number, (own, reduction) in enumerate(self.recipe.stages()):
+            tasks = range(len(self._plan["tasks"]))
+            tallies = (StageFiles(self.folder, number).tally(rank) for rank in tasks)
+            tally = sum(tallies, start=Tally.of(len(own) + 1))
+            skipped += tally.skipped
+            warnings += tally.warnings
+            names = [before or "reading", *(type(step).__name__ for step in own)]
+            entered = tally.entered
+            for name, left, reasons, counts in zip(
+                names, tally.left, tally.reasons, tally.counts, strict=True
+            ):
+                steps.append({"step": name, "in": entered, "out": left, "reasons": reasons, "counts": counts})
+                entered = left
+            before = "" if reduction is None else type(reduction).__name__
+        languages: dict[str, dict[str, list[int]]] = {}
+        for key, value in tally.languages.items():
+            source, _, language = key.partition("\t")
+            languages.setdefault(source, {})[language or "?"] = value
+        return {
+            "name": self.name,
+            "recipe": self.file.meaning,
+            "steps": steps,
+            "languages": languages,
+            "lengths": {str(bits): tally.lengths.get(str(bits), 0) for bits in range(32)},
+            "skipped": skipped,
+            "warnings": warnings,
+        }
+
+    def records(self, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+        """What the manifest says of each source; its `documents` are those that are left."""
+        rows = []
+        for number, source in enumerate(self.recipe.sources):
+            own = [size for of, _, size in self._plan["files"] if of == number]
+            row = {"name": source.name, "files": len(own), "bytes_on_disk": sum(own)}
+            rows.append(row | {"documents": counts.get(source.name, 0), "licence": source.licence})
+        return rows
+
+    def accompany(self, folder: Path) -> None:
+        """Write the report, and a line for each document that was left out."""
+        facts = self._facts()
+        write_atomically(folder / REPORT, json.dumps(facts, indent=1, ensure_ascii=False))
+        with synced(folder / REMOVED) as out:  # compressed files one after another are one
+            for number in range(len(self.recipe.stages())):
+                for rank in range(len(self._plan["tasks"])):
+                    with StageFiles(self.folder, number).part("removed", rank).open("rb") as file:
+                        shutil.copyfileobj(file, out)
+        say(table(facts))
+        for name, why in facts["skipped"][:5]:
+            say(f"warning: passed over {name}: {why}")
+        if len(facts["skipped"]) > 5:
+            say(f"warning: and {len(facts['skipped']) - 5} more, see {REPORT}")
+
+    def tidy(self) -> None:
+        """Remove the work folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """What went into each step and came out, for a person."""
+    rows = [("", "documents", "left", "MB", "left", "most often for")]
+    for step in facts["steps"]:
+        (n, size), (left, rest) = (_total(step[side]) for side in ("in", "out"))
+        why = max(step["reasons"].items(), key=lambda item: item[1], default=("", 0))
+        most = (
+            f"{why[0]} ({why[1]:,})" if why[1] else ", ".join(f"{k} {v:,}" for k, v in step["counts"].items())
+        )
+        rows.append((step["step"], f"{n:,}", f"{left:,}", f"{size / 1e6:.1f}", f"{rest / 1e6:.1f}", most))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = []
+    for row in rows:
+        numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:], strict=True))
+        lines.append(f"{row[0].ljust(widths[0])}  {numbers}  {row[5]}".rstrip())
+    return "\n".join(lines)
+
+
+def _total(of: dict[str, list[int]]) -> tuple[int, int]:
+    """Documents and bytes of all sources."""
+    return sum(each[0] for each in of.values()), sum(each[1] for each in of.values())

@@ -1,0 +1,349 @@
+"""The stages of a recipe: source files to cleaned documents, with a word on each that was left out.
+
+The files are shared out to tasks by their sizes alone. A task reads its files, or what the stage before has
+left of them, takes each document through the stage's steps and writes those that stay, what a reduction
+notes of them, those that go with the reason, and the counts. A reduction then looks at all notes in a task of
+its own, and the next stage drops what it names. A file has its name when it is whole: whoever is killed has
+left nothing that is taken for done.
+"""
+
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lm.data.corpus.documents import Document, Reduction, Step
+from lm.data.corpus.files import open_binary
+from lm.data.corpus.recipe import Recipe, RecipeFile
+from lm.errors import UserError, not_installed
+from lm.files import write_atomically
+
+TASK_BYTES, MOST_TASKS = 16_000_000, 1024  # of source files
+_EXCERPT = 300  # characters of a document that was left out
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """Which files there are, and who reads them.
+
+    Returns:
+        `files`: [number of the source, path, bytes] in the order of the corpus; `tasks`: [first, end] of the
+        files of each.
+    """
+    files = [
+        [number, str(path), path.stat().st_size if path.exists() else 0]
+        for number, source in enumerate(recipe.sources)
+        for path in source.files()
+    ]
+    share = max(TASK_BYTES, sum(size for _, _, size in files) // MOST_TASKS)
+    tasks, first, held = [], 0, 0
+    for end, (_, _, size) in enumerate(files, start=1):
+        held += size
+        if held >= share or end == len(files):
+            tasks.append([first, end])
+            first, held = end, 0
+    return {"files": files, "tasks": tasks}
+
+
+@dataclass
+class Tally:
+    """What went through a stage: all that the report says of it, added up over its tasks.
+
+    Attributes:
+        entered: documents and bytes of each source before the first step.
+        left: the same behind each step, by the step's number.
+        reasons: documents that a step left out, by reason.
+        counts: what else the steps counted.
+        languages: documents and bytes of each source and language, of those that stay.
+        lengths: documents that stay of 2^n to 2^(n + 1) characters, by n.
+        skipped: files that could not be read (any further), and why.
+        warnings: how many more things were passed over within files.
+        seconds: of work behind each step, reading first; not in the report, since it never is the same.
+    """
+
+    entered: dict[str, list[int]] = field(default_factory=dict)
+    left: list[dict[str, list[int]]] = field(default_factory=list)
+    reasons: list[dict[str, int]] = field(default_factory=list)
+    counts: list[dict[str, int]] = field(default_factory=list)
+    languages: dict[str, list[int]] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    skipped: list[list[str]] = field(default_factory=list)
+    warnings: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, steps: int) -> "Tally":
+        """An empty one."""
+        return cls(
+            left=[{} for _ in range(steps)],
+            reasons=[{} for _ in range(steps)],
+            counts=[{} for _ in range(steps)],
+            seconds=[0.0] * (steps + 1),
+        )
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(  # of every field the sum
+            _sum(self.entered, other.entered),
+            [_sum(a, b) for a, b in zip(self.left, other.left, strict=True)],
+            [_sum(a, b) for a, b in zip(self.reasons, other.reasons, strict=True)],
+            [_sum(a, b) for a, b in zip(self.counts, other.counts, strict=True)],
+            _sum(self.languages, other.languages),
+            _sum(self.lengths, other.lengths),
+            self.skipped + other.skipped,
+            self.warnings + other.warnings,
+            [a + b for a, b in zip(self.seconds, other.seconds, strict=True)],
+        )
+
+
+def _sum(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Of counts, or of lists of counts, by key."""
+    total = dict(a)
+    for key, value in b.items():
+        if key in total and isinstance(value, list):
+            total[key] = [x + y for x, y in zip(total[key], value, strict=True)]
+        else:
+            total[key] = total[key] + value if key in total else value
+    return total
+
+
+def _count(into: dict[str, list[int]], key: str, size: int) -> None:
+    held = into.setdefault(key, [0, 0])
+    held[0] += 1
+    held[1] += size
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[IO[bytes]]:
+    """A compressed file to write lines into, which gets its name when it is whole."""
+    try:
+        from backports import zstd
+    except ImportError as error:
+        raise not_installed("preparing a corpus by a recipe", "backports.zstd", "corpus") from error
+    # Two processes may write the same at once: one that was orphaned by a kill, and its successor.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zstd.open(partial, "wb", level=1) as file:
+            yield file
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _encoded(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+class StageFiles:
+    """The files of a stage in the work folder.
+
+    Args:
+        folder: of the work.
+        number: of the stage, from 0.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder = folder / f"stage-{number}"
+
+    def part(self, kind: str, rank: int) -> Path:
+        """A task's: documents, removed, notes, tally."""
+        endings = {"documents": "jsonl.zst", "removed": "jsonl.zst", "notes": "npy", "tally": "json"}
+        return self.folder / f"{kind}-{rank:05}.{endings[kind]}"
+
+    @property
+    def drops(self) -> Path:
+        """What its reduction has decided."""
+        return self.folder / "drops.json"
+
+    def rows(self, kind: str, rank: int) -> Iterator[dict[str, Any]]:
+        """The lines of a task's file."""
+        with open_binary(self.part(kind, rank)) as file:
+            for line in file:
+                yield json.loads(line)
+
+    def documents(self, rank: int) -> Iterator[Document]:
+        """Those that a task has kept."""
+        for row in self.rows("documents", rank):
+            yield Document(**row)
+
+    def tally(self, rank: int) -> Tally:
+        """A task's counts."""
+        return Tally(**json.loads(self.part("tally", rank).read_text(encoding="utf-8")))
+
+
+@dataclass
+class Cleaning:
+    """A stage's task; see the module.
+
+    Args:
+        recipe: as it was written.
+        folder: of the work, with its `plan.json`.
+        stage: its number.
+    """
+
+    recipe: RecipeFile
+    folder: Path
+    stage: int
+
+    def __call__(self, _: Any, rank: int, tasks: int) -> None:
+        recipe = self.recipe.build()
+        steps, reduction = recipe.stages()[self.stage]
+        files = StageFiles(self.folder, self.stage)
+        tally = Tally.of(len(steps) + 1)  # what the stage before has dropped comes first
+        notes: list[np.ndarray] = []
+        with ExitStack() as stack:
+            kept = stack.enter_context(_lines(files.part("documents", rank)))
+            removed = stack.enter_context(_lines(files.part("removed", rank)))
+            first = self.stage == 0
+            for document in self._read(recipe, rank, tally) if first else self._before(rank, removed, tally):
+                if (out := _through(document, steps, tally)) is not None:
+                    removed.write(_encoded(_removed(document, type(steps[out[0]]).__name__, out[1])))
+                    continue
+                size = len(document.text.encode())
+                _count(tally.languages, f"{document.source}\t{document.language}", size)
+                bucket = str(len(document.text).bit_length() - 1)
+                tally.lengths[bucket] = tally.lengths.get(bucket, 0) + 1
+                kept.write(_encoded(vars(document)))
+                if reduction is not None:
+                    notes.append(reduction.note(document))
+        for counts, step in zip(tally.counts[1:], steps, strict=True):
+            counts.update(step.counts())
+        if reduction is not None:
+            path = files.part("notes", rank)
+            partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+            np.save(partial, np.stack(notes) if notes else np.empty(0))
+            partial.replace(path)
+        write_atomically(files.part("tally", rank), json.dumps(vars(tally), ensure_ascii=False))
+
+    def _read(self, recipe: Recipe, rank: int, tally: Tally) -> Iterator[Document]:
+        """The documents of this task's source files."""
+        made = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+        first, end = made["tasks"][rank]
+        names = _names(made["files"])
+
+        def warn(_: str) -> None:
+            tally.warnings += 1
+
+        for number in range(first, end):
+            source, path = recipe.sources[made["files"][number][0]], Path(made["files"][number][1])
+            started = time.perf_counter()
+            try:
+                for count, (text, meta) in enumerate(source.read(path, warn)):
+                    tally.seconds[0] += time.perf_counter() - started
+                    identity = f"{source.name}/{names[number]}#{count}"
+                    document = Document(text, identity, source.name, source.licence, meta)
+                    size = len(text.encode())
+                    _count(tally.entered, source.name, size)
+                    _count(tally.left[0], source.name, size)
+                    yield document
+                    started = time.perf_counter()
+            except (UserError, OSError) as error:
+                if recipe.strict:
+                    raise
+                tally.skipped.append([f"{source.name}/{names[number]}", str(error)])
+
+    def _before(self, rank: int, removed: IO[bytes], tally: Tally) -> Iterator[Document]:
+        """What the stage before has kept, without those that its reduction drops."""
+        before = StageFiles(self.folder, self.stage - 1)
+        drops = json.loads(before.drops.read_text(encoding="utf-8"))
+        mine = {number: (reason, stands) for number, reason, stands in drops["tasks"][rank]}
+        for number, document in enumerate(before.documents(rank)):
+            size = len(document.text.encode())
+            _count(tally.entered, document.source, size)
+            if number in mine:
+                reason, stands = mine[number]
+                tally.reasons[0][reason] = tally.reasons[0].get(reason, 0) + 1
+                removed.write(_encoded(_removed(document, drops["step"], reason, stands)))
+                continue
+            _count(tally.left[0], document.source, size)
+            yield document
+
+
+def _through(document: Document, steps: list[Step], tally: Tally) -> tuple[int, str] | None:
+    """Take a document through the steps.
+
+    Returns:
+        the number of the step that leaves it out, and why; None where it stays.
+    """
+    for number, step in enumerate(steps):
+        started = time.perf_counter()
+        reason = step(document)
+        if reason is None and not document.text.strip():
+            reason = "nothing is left of it"
+        tally.seconds[number + 1] += time.perf_counter() - started
+        if reason is not None:
+            tally.reasons[number + 1][reason] = tally.reasons[number + 1].get(reason, 0) + 1
+            return number, reason
+        _count(tally.left[number + 1], document.source, len(document.text.encode()))
+    return None
+
+
+def _removed(document: Document, step: str, reason: str, stands: str = "") -> dict[str, Any]:
+    row = {"id": document.id, "source": document.source, "step": step, "reason": reason}
+    return row | ({"kept": stands} if stands else {}) | {"text": document.text[:_EXCERPT]}
+
+
+def _names(files: list[list[Any]]) -> list[str]:
+    """A name for each file that no other file of its source has: short where the last part is enough."""
+    paths: dict[int, list[Path]] = defaultdict(list)
+    for source, path, _ in files:
+        paths[source].append(Path(path))
+    shared = {
+        source: Path(os.path.commonpath([each.parent for each in own])) for source, own in paths.items()
+    }
+    names = []
+    seen: Counter[tuple[int, str]] = Counter()
+    for source, path, _ in files:
+        name = Path(path).relative_to(shared[source]).as_posix()
+        seen[source, name] += 1  # a file that was named twice
+        names.append(name if seen[source, name] == 1 else f"{name}~{seen[source, name]}")
+    return names
+
+
+@dataclass
+class Reducing:
+    """The task of a stage's reduction: reads all notes and writes what is dropped of whose documents."""
+
+    recipe: RecipeFile
+    folder: Path
+    stage: int
+    tasks: int
+
+    def __call__(self, _: Any, rank: int, tasks: int) -> None:
+        _, reduction = self.recipe.build().stages()[self.stage]
+        assert isinstance(reduction, Reduction)
+        files = StageFiles(self.folder, self.stage)
+        notes = [np.load(files.part("notes", task)) for task in range(self.tasks)]
+        starts = [0, *accumulate(len(part) for part in notes)]
+        filled = [part for part in notes if len(part)]
+        decided = reduction.decide(np.concatenate(filled)) if filled else []
+
+        def place(number: int) -> tuple[int, int]:
+            task = int(np.searchsorted(starts, number, side="right")) - 1
+            return task, number - starts[task]
+
+        # Only the names of those that stand for others are looked up.
+        wanted: dict[int, set[int]] = defaultdict(set)
+        for _number, _reason, stands in decided:
+            if stands >= 0:
+                task, number = place(stands)
+                wanted[task].add(number)
+        names = {
+            (task, number): row["id"]
+            for task, numbers in wanted.items()
+            for number, row in enumerate(files.rows("documents", task))
+            if number in numbers
+        }
+        dropped: list[list[list[Any]]] = [[] for _ in range(self.tasks)]
+        for number, reason, stands in sorted(decided):
+            task, own = place(number)
+            dropped[task].append([own, reason, names[place(stands)] if stands >= 0 else ""])
+        content = {"step": type(reduction).__name__, "tasks": dropped}
+        write_atomically(files.drops, json.dumps(content, ensure_ascii=False))

@@ -1,0 +1,131 @@
+"""A recipe: what a corpus is made of and how, as a YAML file says it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lm.data.corpus.documents import Reduction, Source, Step
+from lm.data.corpus.engine import Engine, Local
+from lm.errors import UserError
+from lm.tokenizer import load_tokenizer
+
+RECIPES = (".yaml", ".yml")
+
+
+def is_recipe(corpus: Any) -> bool:
+    """Whether a corpus is given by a recipe; other YAML files are text, and have no `sources`."""
+    path = Path(corpus) if isinstance(corpus, str) else None
+    if path is None or path.suffix.lower() not in RECIPES or not path.is_file():
+        return False
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "sources" in content
+
+
+@dataclass
+class Recipe:
+    """From sources through steps to token shards.
+
+    Args:
+        name: of the corpus's folder.
+        sources: where the documents come from, in the order of the corpus.
+        steps: what each document goes through, in this order.
+        vocab_size: tokens of the tokenizer that is trained on the result.
+        tokenizer: a model to use instead.
+        val_fraction: the share held out; by default 5% of the documents, or, of fewer than 20, the last 10%
+            of the text.
+        shard_tokens: a shard is closed after the document that reaches so many tokens.
+        strict: end at the first file that can't be read; by default it is passed over, counted and listed.
+        engine: what the work is done by. The corpus does not depend on it.
+    """
+
+    name: str
+    sources: list[Source]
+    steps: list[Step | Reduction] = field(default_factory=list)
+    vocab_size: int = 4096
+    tokenizer: str | None = None
+    val_fraction: float | None = None
+    shard_tokens: int = 100_000_000
+    strict: bool = False
+    engine: Engine = field(default_factory=Local)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UserError("the recipe has no `sources`", status=2)
+        names = [source.name for source in self.sources]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"two sources are called {twice!r}: give one of them another `name`", status=2)
+
+    def stages(self) -> list[tuple[list[Step], Reduction | None]]:
+        """The steps that go document by document, each time up to a reduction, which needs them all."""
+        stages: list[tuple[list[Step], Reduction | None]] = []
+        steps: list[Step] = []
+        for step in self.steps:
+            if isinstance(step, Step):
+                steps.append(step)
+            else:
+                stages.append((steps, step))
+                steps = []
+        return [*stages, (steps, None)]
+
+
+class RecipeFile:
+    """A recipe as it was written: what a worker process builds its own steps from.
+
+    Args:
+        path: of the YAML file.
+        options: more of it, as on a command line: `--vocab_size 8192`.
+
+    Raises:
+        UserError: there is no such class or option, or a value can't be.
+    """
+
+    def __init__(self, path: str | Path, options: list[str] | None = None) -> None:
+        self.path = str(path)
+        parser = _parser()
+        try:
+            config = parser.parse_args(["--config", self.path, *(options or [])])
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self.path}: {_in_a_line(error)}", status=2) from error
+        self.content = parser.dump(config, format="json", skip_none=False)
+
+    def build(self) -> Recipe:
+        """The sources and steps themselves."""
+        parser = _parser()
+        made = parser.instantiate_classes(parser.parse_string(self.content))
+        return Recipe(**{name: made[name] for name in Recipe.__dataclass_fields__})
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the corpus's tokenizer."""
+        asked = json.loads(self.content)
+        tokenizer = asked["tokenizer"]
+        return load_tokenizer(tokenizer).vocab_size if tokenizer else asked["vocab_size"]
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """All of it on which the corpus depends."""
+        return {key: value for key, value in json.loads(self.content).items() if key != "engine"}
+
+
+def _parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    import lm.data.corpus.readers
+    import lm.data.corpus.steps  # noqa: F401  (short class names are those of known classes)
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
