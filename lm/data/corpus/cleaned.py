@@ -8,15 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lm.data.corpus import report
 from lm.data.corpus.documents import Document
 from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
 from lm.data.corpus.progress import Progress
-from lm.data.corpus.provenance import REMOVED
+from lm.data.corpus.provenance import REMOVED, removed
 from lm.data.corpus.recipe import Recipe, RecipeFile
 from lm.files import synced, write_atomically
 from lm.processes import say
 
-REPORT = "report.json"
+# Of each source and language ("" where nobody has looked): documents, tokens, bytes.
+Shares = dict[str, dict[str, list[int]]]
 
 
 class Cleaned:
@@ -110,16 +112,11 @@ class Cleaned:
                 steps.append({"step": name, "in": entered, "out": left, "reasons": reasons, "counts": counts})
                 entered = left
             before = "" if reduction is None else type(reduction).__name__
-        languages: dict[str, dict[str, list[int]]] = {}
-        for key, value in tally.languages.items():
-            source, _, language = key.partition("\t")
-            languages.setdefault(source, {})[language or "?"] = value
         return {
             "name": self.name,
             "recipe": self.file.meaning,
             "steps": steps,
-            "languages": languages,
-            "lengths": {str(bits): tally.lengths.get(str(bits), 0) for bits in range(32)},
+            "lengths": dict(sorted(tally.lengths.items(), key=lambda item: int(item[0]))),
             "skipped": skipped,
             "warnings": warnings,
         }
@@ -133,20 +130,21 @@ class Cleaned:
             rows.append(row | {"documents": counts.get(source.name, 0), "licence": source.licence})
         return rows
 
-    def accompany(self, folder: Path) -> None:
+    def accompany(self, folder: Path, tokens: Shares) -> None:
         """Write the report, and a line for each document that was left out."""
-        facts = self._facts()
-        write_atomically(folder / REPORT, json.dumps(facts, indent=1, ensure_ascii=False))
+        documents = {source: sum(each[0] for each in by.values()) for source, by in tokens.items()}
+        facts = self._facts() | {"sources": self.records(documents), "tokens": tokens}
         with synced(folder / REMOVED) as out:  # compressed files one after another are one
             for number in range(len(self.recipe.stages())):
                 for rank in range(len(self._plan["tasks"])):
                     with StageFiles(self.folder, number).part("removed", rank).open("rb") as file:
                         shutil.copyfileobj(file, out)
+        report.write(folder, facts, removed(folder))
         say(table(facts))
         for name, why in facts["skipped"][:5]:
             say(f"warning: passed over {name}: {why}")
         if len(facts["skipped"]) > 5:
-            say(f"warning: and {len(facts['skipped']) - 5} more, see {REPORT}")
+            say(f"warning: and {len(facts['skipped']) - 5} more, see {report.PAGE}")
 
     def tidy(self) -> None:
         """Remove the work folder."""
@@ -155,9 +153,9 @@ class Cleaned:
 
 def table(facts: dict[str, Any]) -> str:
     """What went into each step and came out, for a person."""
-    rows = [("", "documents", "left", "MB", "left", "most often for")]
+    rows = [("", "documents", "left", "MB", "left", "")]
     for step in facts["steps"]:
-        (n, size), (left, rest) = (_total(step[side]) for side in ("in", "out"))
+        (n, size), (left, rest) = (report.total(step[side]) for side in ("in", "out"))
         why = max(step["reasons"].items(), key=lambda item: item[1], default=("", 0))
         most = (
             f"{why[0]} ({why[1]:,})" if why[1] else ", ".join(f"{k} {v:,}" for k, v in step["counts"].items())
@@ -169,8 +167,3 @@ def table(facts: dict[str, Any]) -> str:
         numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:], strict=True))
         lines.append(f"{row[0].ljust(widths[0])}  {numbers}  {row[5]}".rstrip())
     return "\n".join(lines)
-
-
-def _total(of: dict[str, list[int]]) -> tuple[int, int]:
-    """Documents and bytes of all sources."""
-    return sum(each[0] for each in of.values()), sum(each[1] for each in of.values())

@@ -26,7 +26,7 @@ from lm.data.corpus.recipe import Recipe, RecipeFile
 from lm.errors import UserError, not_installed
 from lm.files import write_atomically
 
-TASK_BYTES, MOST_TASKS = 16_000_000, 1024  # of source files
+_MOST_TASKS = 1024
 _EXCERPT = 300  # characters of a document that was left out
 
 
@@ -42,7 +42,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         for number, source in enumerate(recipe.sources)
         for path in source.files()
     ]
-    share = max(TASK_BYTES, sum(size for _, _, size in files) // MOST_TASKS)
+    share = max(recipe.task_bytes, sum(size for _, _, size in files) // _MOST_TASKS)
     tasks, first, held = [], 0, 0
     for end, (_, _, size) in enumerate(files, start=1):
         held += size
@@ -61,7 +61,6 @@ class Tally:
         left: the same behind each step, by the step's number.
         reasons: documents that a step left out, by reason.
         counts: what else the steps counted.
-        languages: documents and bytes of each source and language, of those that stay.
         lengths: documents that stay of 2^n to 2^(n + 1) characters, by n.
         skipped: files that could not be read (any further), and why.
         warnings: how many more things were passed over within files.
@@ -72,7 +71,6 @@ class Tally:
     left: list[dict[str, list[int]]] = field(default_factory=list)
     reasons: list[dict[str, int]] = field(default_factory=list)
     counts: list[dict[str, int]] = field(default_factory=list)
-    languages: dict[str, list[int]] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     skipped: list[list[str]] = field(default_factory=list)
     warnings: int = 0
@@ -94,7 +92,6 @@ class Tally:
             [_sum(a, b) for a, b in zip(self.left, other.left, strict=True)],
             [_sum(a, b) for a, b in zip(self.reasons, other.reasons, strict=True)],
             [_sum(a, b) for a, b in zip(self.counts, other.counts, strict=True)],
-            _sum(self.languages, other.languages),
             _sum(self.lengths, other.lengths),
             self.skipped + other.skipped,
             self.warnings + other.warnings,
@@ -206,8 +203,6 @@ class Cleaning:
                 if (out := _through(document, steps, tally)) is not None:
                     removed.write(_encoded(_removed(document, type(steps[out[0]]).__name__, out[1])))
                     continue
-                size = len(document.text.encode())
-                _count(tally.languages, f"{document.source}\t{document.language}", size)
                 bucket = str(len(document.text).bit_length() - 1)
                 tally.lengths[bucket] = tally.lengths.get(bucket, 0) + 1
                 kept.write(_encoded(vars(document)))

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lm
-from lm.data.corpus.cleaned import Cleaned
+from lm.data.corpus.cleaned import Cleaned, Shares
 from lm.data.corpus.documents import Document
 from lm.data.corpus.encoding import Part, encoded
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.provenance import OriginWriter
 from lm.data.corpus.recipe import RecipeFile, is_recipe
+from lm.data.corpus.report import PAGE
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, ShardWriter, token_dtype
 from lm.data.corpus.sources import STDLIB, Given, Warnings, resolve
 from lm.errors import UserError
@@ -77,7 +78,7 @@ class Collection(Protocol):
     def make(self) -> None:
         """Whatever has to be done before they can be read."""
 
-    def accompany(self, folder: Path) -> None:
+    def accompany(self, folder: Path, tokens: Shares) -> None:
         """Write what else is known of them into the corpus's folder."""
 
     def tidy(self) -> None:
@@ -144,7 +145,12 @@ class Survey:
         position = 0
         for document in self.collection.documents():
             text = document.text
-            origin = {"id": document.id, "source": document.source, "licence": document.licence}
+            origin = {
+                "id": document.id,
+                "source": document.source,
+                "licence": document.licence,
+                "language": document.language,
+            }
             if self.cut is None:
                 yield Part("val" if _hash(text.encode()) < self.threshold else "train", text, origin)
                 continue
@@ -191,6 +197,8 @@ def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
     ratio = f"{size / tokens:.2f} bytes per token"
     how = "prepared" if made else "found"
     collection.tidy()
+    if (folder / PAGE).exists():
+        say(f"report: {folder / PAGE}")
     say(f"corpus {how}: {count:,} documents, {tokens:,} tokens, {ratio}, in {folder}")
     return folder
 
@@ -246,16 +254,19 @@ def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> Non
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
     progress = Progress("encoding", survey.bytes)
+    shares: Shares = {}
     try:
         with OriginWriter(folder) as origins:
             for split, ids, size, origin in encoded(survey.parts(), tokenizer, survey.bytes):
                 writers[split].add(ids, size)
                 origins.add(split, origin)
+                share = shares.setdefault(origin["source"], {}).setdefault(origin["language"], [0, 0, 0])
+                share[:] = share[0] + 1, share[1] + len(ids), share[2] + size
                 progress.advance(size)
     finally:
         records = {split: writer.close() for split, writer in writers.items()}
     progress.finish()
-    collection.accompany(folder)
+    collection.accompany(folder, shares)
     manifest = {
         "format": FORMAT,
         "lm_version": lm.__version__,

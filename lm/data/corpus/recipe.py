@@ -40,6 +40,7 @@ class Recipe:
         val_fraction: the share held out; by default 5% of the documents, or, of fewer than 20, the last 10%
             of the text.
         shard_tokens: a shard is closed after the document that reaches so many tokens.
+        task_bytes: of source files that a task reads, whole files as they are.
         strict: end at the first file that can't be read; by default it is passed over, counted and listed.
         engine: what the work is done by. The corpus does not depend on it.
     """
@@ -51,6 +52,7 @@ class Recipe:
     tokenizer: str | None = None
     val_fraction: float | None = None
     shard_tokens: int = 100_000_000
+    task_bytes: int = 16_000_000
     strict: bool = False
     engine: Engine = field(default_factory=Local)
 

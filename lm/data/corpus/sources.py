@@ -228,7 +228,7 @@ class Given:
     def make(self) -> None:
         """There is nothing to be done first."""
 
-    def accompany(self, folder: Path) -> None:
+    def accompany(self, folder: Path, tokens: Any) -> None:
         """Nothing more is known of them."""
 
     def tidy(self) -> None:
