@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.corpus import report
-from lm.data.corpus.documents import Document
+from lm.data.corpus.documents import Document, Step
 from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.provenance import REMOVED, removed
@@ -40,10 +40,10 @@ class Cleaned:
     def state(self) -> list[Any]:
         """The recipe, and each file's path, size and time."""
         files = []
-        for _, name, _ in self._plan["files"]:
-            path = Path(name)
+        read = [path for step in self.recipe.steps if isinstance(step, Step) for path in step.reads()]
+        for path in [*(Path(name) for _, name, _ in self._plan["files"]), *read]:
             found = path.stat() if path.exists() else None  # a name on a hub is no file
-            files.append([name, found and found.st_size, found and found.st_mtime_ns])
+            files.append([str(path), found and found.st_size, found and found.st_mtime_ns])
         return [self.file.meaning, files]
 
     @cached_property
@@ -92,6 +92,17 @@ class Cleaned:
         for rank in range(len(self._plan["tasks"])):
             yield from self._last.documents(rank)
 
+    def _tallies(self, stage: int, steps: int) -> Tally:
+        """What went through a stage."""
+        tasks = range(len(self._plan["tasks"]))
+        tallies = (StageFiles(self.folder, stage).tally(rank) for rank in tasks)
+        return sum(tallies, start=Tally.of(steps + 1))
+
+    def _seconds(self) -> list[float]:
+        """Of each step's work, of all processes together."""
+        stages = enumerate(self.recipe.stages())
+        return [each for stage, (own, _) in stages for each in self._tallies(stage, len(own)).seconds]
+
     def _facts(self) -> dict[str, Any]:
         """What went through each step, and what the report says beside."""
         steps: list[dict[str, Any]] = []
@@ -99,9 +110,7 @@ class Cleaned:
         warnings, before = 0, ""
         tally = Tally.of(1)
         for number, (own, reduction) in enumerate(self.recipe.stages()):
-            tasks = range(len(self._plan["tasks"]))
-            tallies = (StageFiles(self.folder, number).tally(rank) for rank in tasks)
-            tally = sum(tallies, start=Tally.of(len(own) + 1))
+            tally = self._tallies(number, len(own))
             skipped += tally.skipped
             warnings += tally.warnings
             names = [before or "reading", *(type(step).__name__ for step in own)]
@@ -140,7 +149,7 @@ class Cleaned:
                     with StageFiles(self.folder, number).part("removed", rank).open("rb") as file:
                         shutil.copyfileobj(file, out)
         report.write(folder, facts, removed(folder))
-        say(table(facts))
+        say(table(facts, self._seconds()))
         for name, why in facts["skipped"][:5]:
             say(f"warning: passed over {name}: {why}")
         if len(facts["skipped"]) > 5:
@@ -151,19 +160,24 @@ class Cleaned:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def table(facts: dict[str, Any]) -> str:
-    """What went into each step and came out, for a person."""
-    rows = [("", "documents", "left", "MB", "left", "")]
-    for step in facts["steps"]:
+def table(facts: dict[str, Any], seconds: list[float]) -> str:
+    """What went into each step and came out, for a person.
+
+    Args:
+        seconds: of work of each step, of all processes together; 0 where nobody has looked.
+    """
+    rows = [("", "documents", "left", "MB", "left", "MB/s", "")]
+    for step, taken in zip(facts["steps"], seconds, strict=True):
         (n, size), (left, rest) = (report.total(step[side]) for side in ("in", "out"))
-        why = max(step["reasons"].items(), key=lambda item: item[1], default=("", 0))
-        most = (
-            f"{why[0]} ({why[1]:,})" if why[1] else ", ".join(f"{k} {v:,}" for k, v in step["counts"].items())
-        )
-        rows.append((step["step"], f"{n:,}", f"{left:,}", f"{size / 1e6:.1f}", f"{rest / 1e6:.1f}", most))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        why, most = max(step["reasons"].items(), key=lambda item: item[1], default=("", 0))
+        notes = [f"{why} ({most:,})"] if most else []
+        notes += [f"{name} {count:,}" for name, count in sorted(step["counts"].items()) if count]
+        speed = f"{size / taken / 1e6:.1f}" if taken else ""
+        numbers = (f"{n:,}", f"{left:,}", f"{size / 1e6:.1f}", f"{rest / 1e6:.1f}", speed)
+        rows.append((step["step"], *numbers, ", ".join(notes)))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = []
     for row in rows:
-        numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:], strict=True))
-        lines.append(f"{row[0].ljust(widths[0])}  {numbers}  {row[5]}".rstrip())
+        numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[1:6], widths[1:], strict=True))
+        lines.append(f"{row[0].ljust(widths[0])}  {numbers}  {row[6]}".rstrip())
     return "\n".join(lines)

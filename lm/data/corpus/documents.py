@@ -2,8 +2,8 @@
 
 A source reads files into texts. A step looks at one document: it changes it, or says why it is left out. A
 reduction looks at all of them, as duplicates can only be found so: it notes something of each document and,
-when all are noted, says which ones go. A corpus is a list of sources and a list of steps; any class of one's
-own takes part by its `class_path`.
+when all are noted, says which ones go, or which passages of them. A corpus is a list of sources and a list of
+steps; any class of one's own takes part by its `class_path`.
 """
 
 from abc import ABC, abstractmethod
@@ -93,7 +93,11 @@ class Source(ABC):
         """
 
 
-class Step(ABC):
+class AnyStep(ABC):  # noqa: B024 - what the three kinds have in common is their place in a recipe
+    """What a recipe's `steps` are made of: a `Step`, a `Reduction` or a `PassageReduction`."""
+
+
+class Step(AnyStep):
     """Something that is done to each document by itself."""
 
     @abstractmethod
@@ -105,8 +109,12 @@ class Step(ABC):
         """What else is to be counted in the report: how many of what were replaced, say."""
         return {}
 
+    def reads(self) -> list[Path]:
+        """Files that it goes by: where one of them changes, it is another corpus."""
+        return []
 
-class Reduction(ABC):
+
+class Reduction(AnyStep):
     """Something that can only be decided when all documents were seen."""
 
     @abstractmethod
@@ -123,3 +131,26 @@ class Reduction(ABC):
         Returns:
             (number of the document, reason as of a step, number of the document that stands for it or -1).
         """
+
+
+class PassageReduction(AnyStep):
+    """The same for passages: what is cut out of documents can only be decided when all were seen."""
+
+    @abstractmethod
+    def note(self, document: Document) -> np.ndarray:
+        """What has to be remembered of a document: as many numbers as it needs (K,)."""
+
+    @abstractmethod
+    def decide(self, notes: np.ndarray) -> np.ndarray:
+        """Which notes are of passages that go.
+
+        Args:
+            notes: of all documents, one after the other (F,).
+
+        Returns:
+            (F,) bool.
+        """
+
+    @abstractmethod
+    def cut(self, document: Document, gone: np.ndarray) -> str | None:
+        """Change the document by its part of the decision (K,). Returns what a step does."""

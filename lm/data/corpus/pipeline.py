@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lm.data.corpus.documents import Document, Reduction, Step
+from lm.data.corpus.documents import Document, PassageReduction, Step
 from lm.data.corpus.files import open_binary
 from lm.data.corpus.recipe import Recipe, RecipeFile
 from lm.errors import UserError, not_installed
@@ -83,7 +83,7 @@ class Tally:
             left=[{} for _ in range(steps)],
             reasons=[{} for _ in range(steps)],
             counts=[{} for _ in range(steps)],
-            seconds=[0.0] * (steps + 1),
+            seconds=[0.0] * steps,
         )
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -134,6 +134,12 @@ def _lines(path: Path) -> Iterator[IO[bytes]]:
             partial.unlink()
 
 
+def _save(path: Path, array: np.ndarray) -> None:
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    np.save(partial, array)
+    partial.replace(path)
+
+
 def _encoded(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
@@ -150,9 +156,9 @@ class StageFiles:
         self.folder = folder / f"stage-{number}"
 
     def part(self, kind: str, rank: int) -> Path:
-        """A task's: documents, removed, notes, tally."""
-        endings = {"documents": "jsonl.zst", "removed": "jsonl.zst", "notes": "npy", "tally": "json"}
-        return self.folder / f"{kind}-{rank:05}.{endings[kind]}"
+        """A task's: documents, removed, tally; of a reduction notes, lengths, gone."""
+        ending = {"documents": "jsonl.zst", "removed": "jsonl.zst", "tally": "json"}.get(kind, "npy")
+        return self.folder / f"{kind}-{rank:05}.{ending}"
 
     @property
     def drops(self) -> Path:
@@ -199,7 +205,8 @@ class Cleaning:
             kept = stack.enter_context(_lines(files.part("documents", rank)))
             removed = stack.enter_context(_lines(files.part("removed", rank)))
             first = self.stage == 0
-            for document in self._read(recipe, rank, tally) if first else self._before(rank, removed, tally):
+            read = self._read(recipe, rank, tally) if first else self._before(recipe, rank, removed, tally)
+            for document in read:
                 if (out := _through(document, steps, tally)) is not None:
                     removed.write(_encoded(_removed(document, type(steps[out[0]]).__name__, out[1])))
                     continue
@@ -210,11 +217,11 @@ class Cleaning:
                     notes.append(reduction.note(document))
         for counts, step in zip(tally.counts[1:], steps, strict=True):
             counts.update(step.counts())
-        if reduction is not None:
-            path = files.part("notes", rank)
-            partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-            np.save(partial, np.stack(notes) if notes else np.empty(0))
-            partial.replace(path)
+        if isinstance(reduction, PassageReduction):
+            _save(files.part("lengths", rank), np.array([len(note) for note in notes], dtype=np.int64))
+            _save(files.part("notes", rank), np.concatenate(notes) if notes else np.empty(0))
+        elif reduction is not None:
+            _save(files.part("notes", rank), np.stack(notes) if notes else np.empty(0))
         write_atomically(files.part("tally", rank), json.dumps(vars(tally), ensure_ascii=False))
 
     def _read(self, recipe: Recipe, rank: int, tally: Tally) -> Iterator[Document]:
@@ -244,14 +251,25 @@ class Cleaning:
                     raise
                 tally.skipped.append([f"{source.name}/{names[number]}", str(error)])
 
-    def _before(self, rank: int, removed: IO[bytes], tally: Tally) -> Iterator[Document]:
-        """What the stage before has kept, without those that its reduction drops."""
+    def _before(self, recipe: Recipe, rank: int, removed: IO[bytes], tally: Tally) -> Iterator[Document]:
+        """What the stage before has kept, without what its reduction drops."""
         before = StageFiles(self.folder, self.stage - 1)
         drops = json.loads(before.drops.read_text(encoding="utf-8"))
         mine = {number: (reason, stands) for number, reason, stands in drops["tasks"][rank]}
+        reduction = recipe.stages()[self.stage - 1][1]
+        passages = reduction if isinstance(reduction, PassageReduction) else None
+        if passages is not None:
+            gone = np.load(before.part("gone", rank))
+            ends = np.cumsum(np.load(before.part("lengths", rank)))
         for number, document in enumerate(before.documents(rank)):
             size = len(document.text.encode())
             _count(tally.entered, document.source, size)
+            if passages is not None:
+                reason = passages.cut(document, gone[ends[number - 1] if number else 0 : ends[number]])
+                mine = {number: (reason, "")} if reason else {}
+                cut = size - len(document.text.encode())
+                tally.counts[0]["bytes cut"] = tally.counts[0].get("bytes cut", 0) + cut
+                size -= cut
             if number in mine:
                 reason, stands = mine[number]
                 tally.reasons[0][reason] = tally.reasons[0].get(reason, 0) + 1
@@ -313,12 +331,17 @@ class Reducing:
 
     def __call__(self, _: Any, rank: int, tasks: int) -> None:
         _, reduction = self.recipe.build().stages()[self.stage]
-        assert isinstance(reduction, Reduction)
         files = StageFiles(self.folder, self.stage)
         notes = [np.load(files.part("notes", task)) for task in range(self.tasks)]
         starts = [0, *accumulate(len(part) for part in notes)]
         filled = [part for part in notes if len(part)]
-        decided = reduction.decide(np.concatenate(filled)) if filled else []
+        decided: Sequence[tuple[int, str, int]] = []
+        if isinstance(reduction, PassageReduction):
+            gone = reduction.decide(np.concatenate(filled)) if filled else np.empty(0, bool)
+            for task in range(self.tasks):
+                _save(files.part("gone", task), gone[starts[task] : starts[task + 1]])
+        elif reduction is not None and filled:
+            decided = reduction.decide(np.concatenate(filled))
 
         def place(number: int) -> tuple[int, int]:
             task = int(np.searchsorted(starts, number, side="right")) - 1

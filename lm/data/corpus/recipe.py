@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lm.data.corpus.documents import Reduction, Source, Step
+from lm.data.corpus.documents import AnyStep, PassageReduction, Reduction, Source, Step
 from lm.data.corpus.engine import Engine, Local
 from lm.errors import UserError
 from lm.tokenizer import load_tokenizer
@@ -47,7 +47,7 @@ class Recipe:
 
     name: str
     sources: list[Source]
-    steps: list[Step | Reduction] = field(default_factory=list)
+    steps: list[AnyStep] = field(default_factory=list)
     vocab_size: int = 4096
     tokenizer: str | None = None
     val_fraction: float | None = None
@@ -63,16 +63,16 @@ class Recipe:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two sources are called {twice!r}: give one of them another `name`", status=2)
 
-    def stages(self) -> list[tuple[list[Step], Reduction | None]]:
+    def stages(self) -> list[tuple[list[Step], Reduction | PassageReduction | None]]:
         """The steps that go document by document, each time up to a reduction, which needs them all."""
-        stages: list[tuple[list[Step], Reduction | None]] = []
+        stages: list[tuple[list[Step], Reduction | PassageReduction | None]] = []
         steps: list[Step] = []
         for step in self.steps:
-            if isinstance(step, Step):
-                steps.append(step)
-            else:
+            if isinstance(step, Reduction | PassageReduction):
                 stages.append((steps, step))
                 steps = []
+            elif isinstance(step, Step):
+                steps.append(step)
         return [*stages, (steps, None)]
 
 

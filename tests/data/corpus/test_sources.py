@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lm.data.corpus.files import decode
 from lm.data.corpus.documents import Document
+from lm.data.corpus.files import decode
 from lm.data.corpus.sources import Warnings, documents, resolve
 from lm.errors import UserError
 

@@ -1,0 +1,69 @@
+"""Text, Markdown and code: a file is a document, or some are, one after another."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm.data.corpus.documents import Source, Warn
+from lm.data.corpus.files import open_binary
+from lm.data.corpus.readers.opening import decoded, open_text
+from lm.data.corpus.sources import _TEXT_ENDINGS
+from lm.errors import UserError
+
+_LONGEST_MARK = 1000  # characters of a line that can stand between documents: a longer one is text
+
+
+class Texts(Source):
+    """Files of text in any encoding.
+
+    Args:
+        path: a file, a folder, a glob, or a list of these.
+        name: of the source; by default that of the path.
+        licence: of its texts.
+        separator: a line that stands between two documents, such as `<|endoftext|>`; white space alone, such
+            as "\\n", is a blank line. Empty: nothing does, a file is a document.
+        heading: a regular expression for the beginning of a line that is a document's first, such as
+            ` = [^=]+ = $` in WikiText.
+    """
+
+    suffixes = frozenset(_TEXT_ENDINGS.split())
+
+    def __init__(
+        self,
+        path: str | list[str],
+        name: str = "",
+        licence: str = "",
+        separator: str = "",
+        heading: str | None = None,
+    ) -> None:
+        super().__init__(path, name, licence)
+        self._separator = separator.strip() if separator else None
+        try:
+            self._heading = re.compile(heading) if heading else None
+        except re.error as error:
+            raise UserError(f"`heading` is no regular expression: {error}: {heading}", status=2) from error
+
+    def read(self, path: Path, warn: Warn) -> Iterator[tuple[str, dict[str, Any]]]:
+        for text in self._texts(path, warn):
+            if text and not text.isspace():
+                yield text, {}
+
+    def _texts(self, path: Path, warn: Warn) -> Iterator[str]:
+        if self._separator is None and self._heading is None:
+            with open_binary(path) as file:
+                yield decoded(self, path, file.read(), warn)
+            return
+        lines: list[str] = []
+        with open_text(self, path, warn) as text:
+            for line in text:
+                short = len(line) <= _LONGEST_MARK
+                if short and self._separator is not None and line.strip() == self._separator:
+                    yield "".join(lines)
+                    lines = []
+                    continue
+                if short and self._heading and self._heading.match(line.rstrip("\r\n")):
+                    yield "".join(lines)
+                    lines = []
+                lines.append(line)
+        yield "".join(lines)
