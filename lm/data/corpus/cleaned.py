@@ -113,14 +113,14 @@ class Cleaned:
             tally = self._tallies(number, len(own))
             skipped += tally.skipped
             warnings += tally.warnings
-            names = [before or "reading", *(type(step).__name__ for step in own)]
+            names = [before or "reading", *(step.title() for step in own)]
             entered = tally.entered
             for name, left, reasons, counts in zip(
                 names, tally.left, tally.reasons, tally.counts, strict=True
             ):
                 steps.append({"step": name, "in": entered, "out": left, "reasons": reasons, "counts": counts})
                 entered = left
-            before = "" if reduction is None else type(reduction).__name__
+            before = "" if reduction is None else reduction.title()
         return {
             "name": self.name,
             "recipe": self.file.meaning,

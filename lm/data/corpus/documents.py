@@ -96,6 +96,10 @@ class Source(ABC):
 class AnyStep(ABC):  # noqa: B024 - what the three kinds have in common is their place in a recipe
     """What a recipe's `steps` are made of: a `Step`, a `Reduction` or a `PassageReduction`."""
 
+    def title(self) -> str:
+        """What the report calls it."""
+        return type(self).__name__
+
 
 class Step(AnyStep):
     """Something that is done to each document by itself."""

@@ -208,7 +208,7 @@ class Cleaning:
             read = self._read(recipe, rank, tally) if first else self._before(recipe, rank, removed, tally)
             for document in read:
                 if (out := _through(document, steps, tally)) is not None:
-                    removed.write(_encoded(_removed(document, type(steps[out[0]]).__name__, out[1])))
+                    removed.write(_encoded(_removed(document, steps[out[0]].title(), out[1])))
                     continue
                 bucket = str(len(document.text).bit_length() - 1)
                 tally.lengths[bucket] = tally.lengths.get(bucket, 0) + 1
@@ -363,5 +363,5 @@ class Reducing:
         for number, reason, stands in sorted(decided):
             task, own = place(number)
             dropped[task].append([own, reason, names[place(stands)] if stands >= 0 else ""])
-        content = {"step": type(reduction).__name__, "tasks": dropped}
+        content = {"step": reduction.title() if reduction else "", "tasks": dropped}
         write_atomically(files.drops, json.dumps(content, ensure_ascii=False))

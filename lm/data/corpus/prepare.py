@@ -149,7 +149,7 @@ class Survey:
                 "id": document.id,
                 "source": document.source,
                 "licence": document.licence,
-                "language": document.language,
+                "language": document.language or ("code" if document.meta.get("code") else ""),
             }
             if self.cut is None:
                 yield Part("val" if _hash(text.encode()) < self.threshold else "train", text, origin)

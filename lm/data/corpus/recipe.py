@@ -62,6 +62,10 @@ class Recipe:
         names = [source.name for source in self.sources]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two sources are called {twice!r}: give one of them another `name`", status=2)
+        named = {name for step in self.steps for name in getattr(step, "named", [])}
+        if strange := named.difference(names):
+            what = f"a step speaks of the source {min(strange)!r}, which is not there"
+            raise UserError(f"{what}: only {', '.join(names)}", status=2)
 
     def stages(self) -> list[tuple[list[Step], Reduction | PassageReduction | None]]:
         """The steps that go document by document, each time up to a reduction, which needs them all."""

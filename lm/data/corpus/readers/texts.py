@@ -11,7 +11,7 @@ from lm.data.corpus.readers.opening import decoded, open_text
 from lm.data.corpus.sources import _TEXT_ENDINGS
 from lm.errors import UserError
 
-_LONGEST_MARK = 1000  # characters of a line that can stand between documents: a longer one is text
+_LOOKED_AT = 1000  # characters of a line, to tell whether it stands between documents
 
 
 class Texts(Source):
@@ -24,7 +24,7 @@ class Texts(Source):
         separator: a line that stands between two documents, such as `<|endoftext|>`; white space alone, such
             as "\\n", is a blank line. Empty: nothing does, a file is a document.
         heading: a regular expression for the beginning of a line that is a document's first, such as
-            ` = [^=]+ = $` in WikiText.
+            ` = [^=]+ = $` in WikiText; `\\S` where each line is a document.
     """
 
     suffixes = frozenset(_TEXT_ENDINGS.split())
@@ -57,12 +57,12 @@ class Texts(Source):
         lines: list[str] = []
         with open_text(self, path, warn) as text:
             for line in text:
-                short = len(line) <= _LONGEST_MARK
-                if short and self._separator is not None and line.strip() == self._separator:
+                begins = line[:_LOOKED_AT]
+                if self._separator is not None and begins.strip() == self._separator:
                     yield "".join(lines)
                     lines = []
                     continue
-                if short and self._heading and self._heading.match(line.rstrip("\r\n")):
+                if self._heading and self._heading.match(begins.rstrip("\r\n")):
                     yield "".join(lines)
                     lines = []
                 lines.append(line)

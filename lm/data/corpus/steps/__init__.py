@@ -4,6 +4,7 @@ from lm.data.corpus.steps.contamination import Contamination
 from lm.data.corpus.steps.duplicates import Duplicates, RepeatedPassages
 from lm.data.corpus.steps.language import Language
 from lm.data.corpus.steps.normalise import Normalise
+from lm.data.corpus.steps.only import Only
 from lm.data.corpus.steps.personal import PersonalData
 from lm.data.corpus.steps.quality import Quality
 
@@ -12,6 +13,7 @@ __all__ = [
     "Duplicates",
     "Language",
     "Normalise",
+    "Only",
     "PersonalData",
     "Quality",
     "RepeatedPassages",
