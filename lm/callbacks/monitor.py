@@ -47,9 +47,13 @@ def figures_of(trainer: Trainer, part: str = "val") -> dict[str, float]:
 
 def validation_tags(trainer: Trainer) -> dict[str, float]:
     """The last validation's figures by their names on TensorBoard, where a figure of training and the same of
-    validation stand side by side, and bits per byte and the loss first."""
+    validation stand side by side, and bits per byte and the loss first. So do those of a mixture's corpora:
+    `loss_web` is `loss/val_web`."""
     figures = figures_of(trainer)
     tags = {"accuracy": "token_accuracy/val"} if "perplexity" in figures else {}
+    for figure in ("loss", "bits_per_byte"):
+        start = f"{figure}_"
+        tags |= {n: f"{figure}/val_{n.removeprefix(start)}" for n in figures if n.startswith(start)}
     return {tags.get(name, f"{name}/val"): value for name, value in figures.items()}
 
 

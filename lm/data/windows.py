@@ -114,9 +114,12 @@ class TrainingWindows(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
         epoch, first = place
-        samples = np.arange(first, first + self.batch_size)
-        tokens = np.empty((self.batch_size, self.seq_len + 1), dtype=np.int64)
-        documents = np.empty((self.batch_size, self.seq_len + 1), dtype=np.int64)
+        return self.batch(epoch, np.arange(first, first + self.batch_size))
+
+    def batch(self, epoch: int, samples: np.ndarray) -> dict[str, Tensor]:
+        """A batch of any samples (n,) of an epoch."""
+        tokens = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
+        documents = np.empty_like(tokens)
         for row, start in enumerate(self.starts(epoch, samples).tolist()):
             self.stream.window_into(start, tokens[row], documents[row])
         keys = mix(stream_hash(self.seed, epoch, _KEYS) ^ samples.astype(np.uint64))

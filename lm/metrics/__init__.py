@@ -11,6 +11,7 @@ __getattr__, __dir__ = lazy(
     {
         "AnswerScores": "answers",
         "ClassificationScores": "classification",
+        "CorpusLosses": "language",
         "EntityScores": "entities",
         "MeanLoss": "language",
         "PreferenceScores": "preferences",

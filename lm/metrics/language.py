@@ -1,11 +1,12 @@
 """Losses that stay exact however many tokens or examples they are summed over."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lm.metrics.base import Sums, exact
+from lm.metrics.base import Sums, exact, ratio
 
 
 class TokenLoss(Sums):
@@ -38,6 +39,41 @@ class TokenLoss(Sums):
             "perplexity": loss.exp(),
             "bits_per_byte": self.nats / self.bytes / math.log(2),
             "accuracy": self.hits / self.tokens,
+        }
+
+
+class CorpusLosses(Sums):
+    """The loss and the bits per byte of each of several corpora.
+
+    Args:
+        names: of the corpora, in their order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.add_sums("nats", shape=(len(self.names),), dtype=torch.float32)
+        self.add_sums("tokens", "bytes", shape=(len(self.names),))
+
+    def update(self, corpus: Tensor, nats: Tensor, tokens: Tensor, bytes_: Tensor) -> None:
+        """Add a batch of one corpus.
+
+        Args:
+            corpus: which, a scalar; it may stay on the device.
+            nats, tokens, bytes_: as for `TokenLoss`.
+        """
+        here = torch.arange(len(self.names), device=corpus.device) == corpus
+        values = {"nats": nats, "tokens": tokens, "bytes": bytes_}
+        self.increase(**{name: torch.where(here, value, 0) for name, value in values.items()})
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss_<name>` and `bits_per_byte_<name>` of each; not a number without tokens."""
+        figures = {"loss": ratio(self.nats, self.tokens)}
+        figures["bits_per_byte"] = ratio(self.nats, self.bytes) / math.log(2)
+        return {
+            f"{figure}_{name}": value
+            for figure, values in figures.items()
+            for name, value in zip(self.names, values, strict=True)
         }
 
 

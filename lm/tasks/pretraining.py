@@ -9,7 +9,7 @@ from torch import Tensor
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.errors import UserError
-from lm.metrics import TokenLoss
+from lm.metrics import CorpusLosses, TokenLoss
 from lm.tasks.base import Task, Work
 from lm.tokenizer import Tokenizer
 
@@ -45,6 +45,7 @@ class Pretraining(Task):
         super().__init__(backbone, **kwargs)
         self.net = LanguageModel(backbone)
         self.validation_loss = TokenLoss()
+        self.corpus_losses: CorpusLosses | None = None  # beside it, where the data are a mixture
         self.register_buffer(
             "byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False
         )
@@ -73,6 +74,8 @@ class Pretraining(Task):
                 status=2,
             )
         self.processor = data.processor
+        if names := getattr(data, "mixed", ()):
+            self.corpus_losses = CorpusLosses(names)
         if record is not None and checkpoints.processor_of(record).fingerprint != self.processor.fingerprint:
             raise UserError(
                 f"{self.trainer.ckpt_path} was trained with another tokenizer than {data.source} has: "
@@ -104,6 +107,8 @@ class Pretraining(Task):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         nats, hits, tokens, bytes_, _ = self.sums(batch, training=False)
         self.validation_loss.update(nats, tokens, bytes_, hits)
+        if self.corpus_losses is not None:
+            self.corpus_losses.update(batch["corpus"], nats, tokens, bytes_)
 
     def held_out(self, length: int) -> list[int]:
         """The first tokens of the held-out part, at most `length`."""

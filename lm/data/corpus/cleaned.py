@@ -66,7 +66,8 @@ class Cleaned:
         write_atomically(self.folder / "plan.json", json.dumps(self._plan, ensure_ascii=False))
         stages, tasks = self.recipe.stages(), len(self._plan["tasks"])
         sizes = [
-            sum(size for _, _, size in self._plan["files"][first:end]) for first, end in self._plan["tasks"]
+            sum(size for _, _, size in self._plan["files"][first:end]) // parts
+            for first, end, _, parts in self._plan["tasks"]
         ]
         for number, (_, reduction) in enumerate(stages):
             files = StageFiles(self.folder, number)

@@ -27,6 +27,8 @@ from lm.errors import UserError, not_installed
 from lm.files import write_atomically
 
 _MOST_TASKS = 1024
+_MOST_PARTS = 16  # of a file
+_BLOCK = 64  # documents in a row that one part has
 _EXCERPT = 300  # characters of a document that was left out
 
 
@@ -34,8 +36,8 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     """Which files there are, and who reads them.
 
     Returns:
-        `files`: [number of the source, path, bytes] in the order of the corpus; `tasks`: [first, end] of the
-        files of each.
+        `files`: [number of the source, path, bytes] in the order of the corpus; `tasks`: [first, end, part,
+        parts] of each: its files, and of a large file which part of the documents.
     """
     files = [
         [number, str(path), path.stat().st_size if path.exists() else 0]
@@ -45,9 +47,16 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     share = max(recipe.task_bytes, sum(size for _, _, size in files) // _MOST_TASKS)
     tasks, first, held = [], 0, 0
     for end, (_, _, size) in enumerate(files, start=1):
+        # Each part's task reads the whole file, which is quick beside what is done to its documents.
+        parts = min(round(size / share), _MOST_PARTS)
+        if parts > 1 and held:
+            tasks.append([first, end - 1, 0, 1])
+        if parts > 1:
+            tasks += ([end - 1, end, part, parts] for part in range(parts))
         held += size
-        if held >= share or end == len(files):
-            tasks.append([first, end])
+        if parts <= 1 and (held >= share or end == len(files)):
+            tasks.append([first, end, 0, 1])
+        if parts > 1 or held >= share:
             first, held = end, 0
     return {"files": files, "tasks": tasks}
 
@@ -227,17 +236,19 @@ class Cleaning:
     def _read(self, recipe: Recipe, rank: int, tally: Tally) -> Iterator[Document]:
         """The documents of this task's source files."""
         made = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
-        first, end = made["tasks"][rank]
+        first, end, part, parts = made["tasks"][rank]
         names = _names(made["files"])
 
         def warn(_: str) -> None:
-            tally.warnings += 1
+            tally.warnings += part == 0
 
         for number in range(first, end):
             source, path = recipe.sources[made["files"][number][0]], Path(made["files"][number][1])
             started = time.perf_counter()
             try:
                 for count, (text, meta) in enumerate(source.read(path, warn)):
+                    if count // _BLOCK % parts != part:
+                        continue
                     tally.seconds[0] += time.perf_counter() - started
                     identity = f"{source.name}/{names[number]}#{count}"
                     document = Document(text, identity, source.name, source.licence, meta)
@@ -249,7 +260,8 @@ class Cleaning:
             except (UserError, OSError) as error:
                 if recipe.strict:
                     raise
-                tally.skipped.append([f"{source.name}/{names[number]}", str(error)])
+                if part == 0:  # of several that read it one says so
+                    tally.skipped.append([f"{source.name}/{names[number]}", str(error)])
 
     def _before(self, recipe: Recipe, rank: int, removed: IO[bytes], tally: Tally) -> Iterator[Document]:
         """What the stage before has kept, without what its reduction drops."""

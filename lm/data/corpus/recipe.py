@@ -52,7 +52,7 @@ class Recipe:
     tokenizer: str | None = None
     val_fraction: float | None = None
     shard_tokens: int = 100_000_000
-    task_bytes: int = 16_000_000
+    task_bytes: int = 8_000_000
     strict: bool = False
     engine: Engine = field(default_factory=Local)
 
