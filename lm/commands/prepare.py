@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="*",
         metavar="CORPUS",
         help="text, Markdown or code files, JSON lines, Parquet (each plain or .gz, .bz2, .xz, .zst), "
-        "folders or globs of them, or stdlib, the default: the standard library of the Python that runs",
+        "folders or globs of them, or stdlib, the default: the standard library of the Python that runs; "
+        "or a recipe (YAML), whose fields are the options then",
     )
     for name, kind, metavar, what in (
         ("vocab_size", int, "N", "tokens of the tokenizer that is trained (%(default)s)"),
