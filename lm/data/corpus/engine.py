@@ -132,9 +132,11 @@ class Ray(Engine):
             cpus_per_task=self.cpus_per_task,
             logging_dir=str(folder),
         )
-        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
-        executor.run()
-        _all_done(executor, folder)
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+        with redirect_stderr(StringIO()):
+            executor.run()
+        _all_done(executor, folder, done)
 
 
 @dataclass
@@ -172,10 +174,12 @@ class Slurm(Engine):
             logging_dir=str(folder),
         )
         executor.run()
-        _all_done(executor, folder)
+        _all_done(executor, folder, done)
 
 
-def _all_done(executor: Any, folder: Path) -> None:
+def _all_done(executor: Any, folder: Path, done: Callable[[int], object]) -> None:
     left = len(executor.get_incomplete_ranks(skip_completed=True))
     if left:
         raise UserError(f"{left} of {executor.world_size} tasks are not done: {folder}/logs tells why")
+    for rank in range(executor.world_size):
+        done(rank)

@@ -137,6 +137,8 @@ def _lines(path: Path) -> Iterator[IO[bytes]]:
     try:
         with zstd.open(partial, "wb", level=1) as file:
             yield file
+        if not partial.stat().st_size:
+            partial.write_bytes(zstd.compress(b""))  # a whole file of no lines
         partial.replace(path)
     finally:
         with suppress(OSError):

@@ -15,6 +15,7 @@ import pytest
 from lm.commands.data import main as data
 from lm.commands.prepare import main
 from lm.data.corpus.prepare import CorpusSettings, prepare
+from lm.data.corpus.provenance import removed
 from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.shards import Corpus
 from lm.data.pretraining import PretrainingData
@@ -179,6 +180,19 @@ def test_each_document_tells_where_it_is_from(place, capsys):
     ):
         with pytest.raises(UserError, match=what):
             data(words)
+
+
+def test_a_task_of_which_nothing_stays(place):
+    """And a corpus of which nothing was left out."""
+    lines = "".join(json.dumps({"text": "short"}) + "\n" for _ in range(3000))
+    (place / "first" / "9.jsonl").write_text(lines)  # a task of its own
+    folder = made("--engine.workers", "1")
+    assert json.loads((folder / "report.json").read_text())["steps"][1]["out"]["first"][0] == 320
+    (place / "r.yaml").write_text(RECIPE[: RECIPE.index("steps:")] + "vocab_size: 400")
+    (place / "first" / "9.jsonl").unlink()
+    assert main(["r.yaml", "--data_dir", "all", "--engine.workers", "1"]) == 0
+    (folder,) = (path for path in Path("all").iterdir() if path.is_dir())
+    assert list(removed(folder)) == []
 
 
 def test_two_workers_give_the_same_bytes(place):

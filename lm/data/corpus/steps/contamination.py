@@ -5,8 +5,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Set
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,26 +161,39 @@ class Contamination(Step):
 
     @cached_property
     def _grams(self) -> dict[int, _Grams]:
-        """By their length in words."""
-        hashes: dict[int, list[np.ndarray]] = {}
-        files: dict[int, list[np.ndarray]] = {}
-        for number, file in enumerate(self.files):
-            before = sum(map(len, hashes.values()))
-            for text in _texts(file, self.fields):
-                words = words_of(text).hashes
-                chinese = 2 * len(_HAN.findall(text)) > len(words)
-                whole = self.characters if chinese else self.ngram
-                least = -(-self.shortest * whole // self.ngram)
-                if len(words) < least:
-                    continue
-                length = min(whole, len(words))
-                hashes.setdefault(length, []).append(shingles(words, length))
-                files.setdefault(length, []).append(np.full(len(words) - length + 1, number, np.int32))
-            if sum(map(len, hashes.values())) == before:
-                raise UserError(f"{file} has no text of {self.shortest} words to keep a corpus clean of")
-        return {
-            length: _table(np.concatenate(hashes[length]), np.concatenate(files[length])) for length in hashes
-        }
+        lengths = self.shortest, self.ngram, self.characters
+        return _read(tuple(self.files), lengths, frozenset(self.fields))
+
+
+@lru_cache(maxsize=8)  # a process does many tasks, each with a step of its own
+def _read(
+    paths: tuple[Path, ...], lengths: tuple[int, int, int], fields: frozenset[str]
+) -> dict[int, _Grams]:
+    """The n-grams of evaluation sets, by their length in words.
+
+    Args:
+        lengths: `shortest`, `ngram` and `characters` of `Contamination`.
+    """
+    shortest, ngram, characters = lengths
+    hashes: dict[int, list[np.ndarray]] = {}
+    files: dict[int, list[np.ndarray]] = {}
+    for number, file in enumerate(paths):
+        before = sum(map(len, hashes.values()))
+        for text in _texts(file, fields):
+            words = words_of(text).hashes
+            chinese = 2 * len(_HAN.findall(text)) > len(words)
+            whole = characters if chinese else ngram
+            least = -(-shortest * whole // ngram)
+            if len(words) < least:
+                continue
+            length = min(whole, len(words))
+            hashes.setdefault(length, []).append(shingles(words, length))
+            files.setdefault(length, []).append(np.full(len(words) - length + 1, number, np.int32))
+        if sum(map(len, hashes.values())) == before:
+            raise UserError(f"{file} has no text of {shortest} words to keep a corpus clean of")
+    return {
+        length: _table(np.concatenate(hashes[length]), np.concatenate(files[length])) for length in hashes
+    }
 
 
 def _table(hashes: np.ndarray, files: np.ndarray) -> _Grams:
@@ -202,7 +215,7 @@ def _files(entry: str) -> list[Path]:
     return files
 
 
-def _texts(path: Path, fields: set[str]) -> Iterator[str]:
+def _texts(path: Path, fields: Set[str]) -> Iterator[str]:
     """The texts of an evaluation set's file; those of some fields only, where it has fields."""
     suffix = plain_suffix(path)
     with open_binary(path) as file:
@@ -236,7 +249,7 @@ def _texts(path: Path, fields: set[str]) -> Iterator[str]:
         yield from paragraphs if len(paragraphs) > 1 else content.splitlines()
 
 
-def _strings(value: Any, fields: set[str], wanted: bool = False) -> Iterator[str]:
+def _strings(value: Any, fields: Set[str], wanted: bool = False) -> Iterator[str]:
     """The strings anywhere in a JSON value, or anywhere below these fields of it."""
     wanted = wanted or not fields
     if isinstance(value, str):
