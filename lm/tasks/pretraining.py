@@ -74,8 +74,8 @@ class Pretraining(Task):
                 status=2,
             )
         self.processor = data.processor
-        if names := getattr(data, "mixed", ()):
-            self.corpus_losses = CorpusLosses(names)
+        names = getattr(data, "mixed", ())
+        self.corpus_losses = CorpusLosses(names) if names else None
         if record is not None and checkpoints.processor_of(record).fingerprint != self.processor.fingerprint:
             raise UserError(
                 f"{self.trainer.ckpt_path} was trained with another tokenizer than {data.source} has: "

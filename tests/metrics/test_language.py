@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm.metrics import TokenLoss
+from lm.metrics import CorpusLosses, TokenLoss
 
 
 def counted(*numbers: int) -> tuple[Tensor, ...]:
@@ -41,6 +41,22 @@ def test_exact_beyond_what_fp32_counts(converted):
     figures = metric.compute()
     assert figures["loss"].item() == (3 * 2**25 + 0.75) / (3 * 2**24 + 3)
     assert figures["accuracy"].item() == pytest.approx((3 * 2**23 + 3) / (3 * 2**24 + 3), rel=1e-7)
+
+
+def test_each_corpus_has_figures_of_its_own():
+    """8 tokens for 20 bytes at 16 ln 2 nats as above, 4 for 5 at 10 ln 2 nats, and none; beyond 2^24 too."""
+    metric = CorpusLosses(["code", "web", "none"])
+    for corpus, nats, tokens, size in ((0, 10, 5, 13), (1, 10, 4, 5), (0, 6, 3, 7)):
+        metric.update(torch.tensor(corpus), torch.tensor(nats * math.log(2)), *counted(tokens, size))
+    figures = {name: value.item() for name, value in metric.compute().items()}
+    expected = {"loss_code": 2 * math.log(2), "bits_per_byte_code": 0.8}
+    expected |= {"loss_web": 2.5 * math.log(2), "bits_per_byte_web": 2.0}
+    none = {"loss_none": math.nan, "bits_per_byte_none": math.nan}
+    assert figures == pytest.approx(expected | none, rel=1e-7, nan_ok=True)
+    metric.reset()
+    for tokens in (2**25, 1, 1):
+        metric.update(torch.tensor(1), torch.tensor(float(tokens)), *counted(tokens, tokens))
+    assert metric.tokens.tolist() == [0, 2**25 + 2, 0] and metric.compute()["loss_web"] == 1
 
 
 def test_reset_forgets():
