@@ -47,9 +47,12 @@ def elsewhere(configuration: Path) -> list[str]:
     tree = yaml.safe_load(configuration.read_text(encoding="utf-8")) or {}
     for part, names in PATHS.items():
         options = (tree.get(part) or {}).get("init_args") or {}
-        for name in names:
-            value = _from(home, options.get(name))
-            if value != options.get(name):
+        named = {name: options.get(name) for name in names}
+        for name, share in (options.get("mixture") or {}).items():
+            named[f"mixture.{name}.corpus"] = share["corpus"]
+        for name, meant in named.items():
+            value = _from(home, meant)
+            if value != meant:
                 words.append(f"--{part}.{name}={value if isinstance(value, str) else json.dumps(value)}")
     return words
 
@@ -130,7 +133,8 @@ class Given:
                 said = f"{path} has no data of its own: give --data.test FILE (to validate --data.val)"
                 raise UserError(said, status=2)
             return ["--data", f"lm.data.{_DATA[task]}", "--data.train", "train"]
-        if not typed & {"--data.corpus", "--config", "-c"}:
+        mixed = any(word.startswith("--data.mixture") for word in typed)
+        if not mixed and not typed & {"--data.corpus", "--config", "-c"}:
             raise UserError(f"{path} has no text of its own: give --data.corpus PATH", status=2)
         words = ["--data", "lm.data.PretrainingData", "--data.batch_size", "8"]
         tokenizer = self._kept / "tokenizer.model"

@@ -27,7 +27,7 @@ def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[tuple[str, 
         place = f"{where}:{number}"
         try:
             text = line if isinstance(line, str) else line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
+            if text and not text.isspace():
                 yield place, json.loads(text)
         except UnicodeDecodeError as error:
             raise UserError(f"{place}: the line is not UTF-8") from error
@@ -72,7 +72,7 @@ def mended(value: Any) -> Any:
     """The same with halves of surrogate pairs, which JSON can spell and no UTF-8 can hold, replaced by
     U+FFFD; looks into lists and objects."""
     if isinstance(value, str):
-        if not _SURROGATE.search(value):
+        if value.isascii() or not _SURROGATE.search(value):
             return value
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):

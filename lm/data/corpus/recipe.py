@@ -1,11 +1,10 @@
 """A recipe: what a corpus is made of and how, as a YAML file says it."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lm.data.corpus.documents import AnyStep, PassageReduction, Reduction, Source, Step
 from lm.data.corpus.engine import Engine, Local
@@ -16,15 +15,12 @@ RECIPES = (".yaml", ".yml")
 
 
 def is_recipe(corpus: Any) -> bool:
-    """Whether a corpus is given by a recipe; other YAML files are text, and have no `sources`."""
+    """Whether a corpus is given by a recipe, be it a broken one; other YAML files are text, and have no
+    `sources`."""
     path = Path(corpus) if isinstance(corpus, str) else None
     if path is None or path.suffix.lower() not in RECIPES or not path.is_file():
         return False
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and "sources" in content
+    return re.search(rb"^[\"']?sources[\"']?\s*:", path.read_bytes(), re.MULTILINE) is not None
 
 
 @dataclass
