@@ -21,6 +21,10 @@ class UserError(Exception):
         self.status = status
 
 
+class SetupError(UserError):
+    """That something is not as it has to be for any file: a package is missing, a field has another name."""
+
+
 _options: list[Callable[[], Iterable[str]]] = []  # of the command that is at work
 
 
@@ -55,9 +59,9 @@ def spelled(message: str) -> str:
     return re.sub(r"`([\w.]+)`", lambda m: f"--{known[m[1]]}" if m[1] in known else m[0], message)
 
 
-def not_installed(what: str, package: str, extra: str) -> UserError:
+def not_installed(what: str, package: str, extra: str) -> SetupError:
     """That something needs a package of one of the project's extras."""
-    return UserError(f"{what} needs {package}: pip install -e '.[{extra}]' in the folder of lm")
+    return SetupError(f"{what} needs {package}: pip install -e '.[{extra}]' in the folder of lm")
 
 
 def some(names: Iterable[object], most: int = 3) -> str:

@@ -23,7 +23,7 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write into that gets its name when it is whole; until then, and where writing fails, what lay
     there before is untouched."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with synced(partial) as file:
             yield file

@@ -1,5 +1,6 @@
 """`lm prepare`: documents to token shards, ahead of a run. `lm fit` with the same settings finds them."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,12 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _by_recipe(path: str, words: list[str]) -> Path:
     """The folder that a recipe makes, with options as its fields are called: --engine.workers 4."""
-    data_dir = "data"
-    if "--data_dir" in words[:-1]:
-        at = words.index("--data_dir")
-        data_dir = words[at + 1]
-        del words[at : at + 2]
-    return prepare_recipe(RecipeFile(path, words), data_dir)
+    beside = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    beside.add_argument("--data_dir", default="data")
+    args, options = beside.parse_known_args(words)
+    return prepare_recipe(RecipeFile(path, options), args.data_dir)
 
 
 if __name__ == "__main__":

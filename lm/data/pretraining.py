@@ -89,7 +89,8 @@ class PretrainingData(Data):
         if self._folders:
             self.vocab_size = Corpus.open(next(iter(self._folders.values())), verify=False).vocab_size
         elif recipes:
-            self.vocab_size = RecipeFile(str(recipes[0])).vocab_size
+            options = ["--tokenizer", tokenizer] if tokenizer else []
+            self.vocab_size = RecipeFile(str(recipes[0]), options).vocab_size
         else:
             self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 

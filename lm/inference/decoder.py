@@ -58,7 +58,7 @@ def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> 
     """
     texts, heads, count, dim = q.shape
     batch = texts * keys.shape[1]
-    if batch < MANY:
+    if batch < MANY or q.dtype != torch.float32:  # the fused ones keep their scores in fp32
         return F.scaled_dot_product_attention(q, keys, values, bias, enable_gqa=heads != keys.shape[1])
     scores = torch.bmm((q * dim**-0.5).reshape(batch, -1, dim), keys.flatten(0, 1).mT)
     if bias is not None:

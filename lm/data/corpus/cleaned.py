@@ -3,17 +3,20 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import lm
 from lm.data.corpus import report
 from lm.data.corpus.documents import Document, Step
 from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.provenance import REMOVED, removed
 from lm.data.corpus.recipe import Recipe, RecipeFile
+from lm.errors import UserError
 from lm.files import synced, write_atomically
 from lm.processes import say
 
@@ -38,13 +41,20 @@ class Cleaned:
         return self.recipe.name
 
     def state(self) -> list[Any]:
-        """The recipe, and each file's path, size and time."""
+        """What the cleaned documents depend on: the recipe's sources and steps, each file's path, size and
+        time, the code of one's own classes, and which lm it is."""
         files = []
         read = [path for step in self.recipe.steps if isinstance(step, Step) for path in step.reads()]
         for path in [*(Path(name) for _, name, _ in self._plan["files"]), *read]:
             found = path.stat() if path.exists() else None  # a name on a hub is no file
             files.append([str(path), found and found.st_size, found and found.st_mtime_ns])
-        return [self.file.meaning, files]
+        own = {sys.modules[type(each).__module__] for each in (*self.recipe.sources, *self.recipe.steps)}
+        code = sorted(
+            hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+            for module in own
+            if module.__file__ and not module.__name__.startswith("lm.")
+        )
+        return [self.file.cleaning, files, code, lm.__version__]
 
     @cached_property
     def _plan(self) -> dict[str, Any]:
@@ -63,7 +73,7 @@ class Cleaned:
             UserError: nothing is left of the documents, a process was killed, or the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "plan.json", json.dumps(self._plan, ensure_ascii=False))
+        write_atomically(self.folder / "plan.json", json.dumps(self._plan))
         stages, tasks = self.recipe.stages(), len(self._plan["tasks"])
         sizes = [
             sum(size for _, _, size in self._plan["files"][first:end]) // parts
@@ -79,10 +89,19 @@ class Cleaned:
 
             clean = Cleaning(self.file, self.folder, number)
             self.recipe.engine.run(clean, tasks, files.folder / "tasks", done)
+            if number == 0:
+                self._check_read()
             if reduction is not None:
                 reduce = Reducing(self.file, self.folder, number, tasks)
                 self.recipe.engine.run(reduce, 1, files.folder / "reduction", lambda rank: None)
             progress.finish()
+
+    def _check_read(self) -> None:
+        tally = self._tallies(0, len(self.recipe.stages()[0][0]))
+        for source in self.recipe.sources:
+            if source.name not in tally.entered:
+                why = next((f": {why}" for name, why in tally.skipped if name.startswith(source.name)), "")
+                raise UserError(f"the source {source.name} gives no document{why}")
 
     @property
     def _last(self) -> StageFiles:
@@ -108,12 +127,14 @@ class Cleaned:
         """What went through each step, and what the report says beside."""
         steps: list[dict[str, Any]] = []
         skipped: list[list[str]] = []
+        warned: list[str] = []
         warnings, before = 0, ""
         tally = Tally.of(1)
         for number, (own, reduction) in enumerate(self.recipe.stages()):
             tally = self._tallies(number, len(own))
             skipped += tally.skipped
             warnings += tally.warnings
+            warned += tally.warned
             names = [before or "reading", *(step.title() for step in own)]
             entered = tally.entered
             for name, left, reasons, counts in zip(
@@ -129,6 +150,7 @@ class Cleaned:
             "lengths": dict(sorted(tally.lengths.items(), key=lambda item: int(item[0]))),
             "skipped": skipped,
             "warnings": warnings,
+            "warned": warned,
         }
 
     def records(self, counts: Mapping[str, int]) -> list[dict[str, Any]]:

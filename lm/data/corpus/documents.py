@@ -53,6 +53,7 @@ class Source(ABC):
         licence: of its texts, kept with each document.
     """
 
+    quick: ClassVar[bool] = False  # to read, beside what is done to the documents: several may read one file
     suffixes: ClassVar[frozenset[str]] = frozenset()  # that are looked for in a folder, without compression's
 
     def __init__(self, path: str | list[str], name: str = "", licence: str = "") -> None:

@@ -10,9 +10,15 @@ import sys
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError, not_installed
 
+_CODE = """.py .pyi .pyx .ipynb .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m .java .kt .scala .go .rs .swift
+.rb .php .pl .pm .lua .r .jl .hs .ml .ex .exs .erl .clj .lisp .el .scm .cs .fs .dart .zig .nim .sh .bash .zsh
+.fish .ps1 .bat .sql .proto .cmake .gradle .js .mjs .ts .jsx .tsx .vue .css .scss .html .htm .xml .yaml .yml
+.toml .ini .cfg .tex"""
+CODE = frozenset(_CODE.split())  # endings of programs and of other formal languages, as they are
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 _HAN = re.compile("[\u4e00-\u9fff]")
@@ -72,15 +78,26 @@ def open_binary(path: Path):
         raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
 
 
-@contextmanager
-def _open_zst(path: Path, mode: str):
+def zstd_for(what: str, extra: str) -> Any:
+    """The module for .zst, which Python has from 3.14 on.
+
+    Args:
+        what: is done with it, for the message where it is missing.
+        extra: of the project, that brings it.
+    """
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd
         else:
             from backports import zstd
     except ImportError as error:
-        raise not_installed(f"reading {path}", "backports.zstd", "zst") from error
+        raise not_installed(what, "backports.zstd", extra) from error
+    return zstd
+
+
+@contextmanager
+def _open_zst(path: Path, mode: str):
+    zstd = zstd_for(f"reading {path}", "zst")
     try:
         with zstd.open(path, mode) as file:
             yield file

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -14,28 +14,35 @@ PARQUET = {".parquet"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def json_lines(lines: Iterable[str | bytes], where: str) -> Iterator[tuple[str, Any]]:
+def json_lines(
+    lines: Iterable[str | bytes], where: str, warn: Callable[[str], object] | None = None
+) -> Iterator[tuple[str, Any]]:
     """The value of each line, and where it stands: `F:12`; empty lines are left out.
 
     Args:
         lines: as they stand in the file, with their ends; bytes are UTF-8.
+        warn: is told of a line that is broken, which is passed over then.
 
     Raises:
         UserError: a line is not JSON, or not UTF-8; names file and line.
     """
     for number, line in enumerate(lines, start=1):
         place = f"{where}:{number}"
+        text, problem = "", ""
         try:
             text = line if isinstance(line, str) else line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text and not text.isspace():
                 yield place, json.loads(text)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place}: the line is not UTF-8") from error
+        except UnicodeDecodeError:
+            problem = "the line is not UTF-8"
         except (ValueError, RecursionError) as error:
             whole = text.endswith("\n")  # only the last line has no end, and not always that
             cut = "the last line is not whole: was the file cut short?"
-            what = f"the line is not JSON: {getattr(error, 'msg', error)}" if whole else cut
-            raise UserError(f"{place}: {what}") from error
+            problem = f"the line is not JSON: {getattr(error, 'msg', error)}" if whole else cut
+        if problem and warn is None:
+            raise UserError(f"{place}: {problem}")
+        if problem and warn is not None:
+            warn(f"{place}: {problem}")
 
 
 def parquet_rows(

@@ -21,13 +21,16 @@ from typing import IO, Any
 import numpy as np
 
 from lm.data.corpus.documents import Document, PassageReduction, Step
-from lm.data.corpus.files import open_binary
+from lm.data.corpus.files import open_binary, zstd_for
 from lm.data.corpus.recipe import Recipe, RecipeFile
-from lm.errors import UserError, not_installed
+from lm.data.corpus.steps.personal import PersonalData
+from lm.errors import SetupError, UserError
 from lm.files import write_atomically
 
+_ENDINGS = {"documents": "jsonl.zst", "removed": "jsonl.zst", "tally": "json", "drops": "json"}
 _MOST_TASKS = 1024
 _MOST_PARTS = 16  # of a file
+_MOST_WARNED = 50  # messages that are kept
 _BLOCK = 64  # documents in a row that one part has
 _EXCERPT = 300  # characters of a document that was left out
 
@@ -46,9 +49,9 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     ]
     share = max(recipe.task_bytes, sum(size for _, _, size in files) // _MOST_TASKS)
     tasks, first, held = [], 0, 0
-    for end, (_, _, size) in enumerate(files, start=1):
-        # Each part's task reads the whole file, which is quick beside what is done to its documents.
-        parts = min(round(size / share), _MOST_PARTS)
+    for end, (number, _, size) in enumerate(files, start=1):
+        # Each part's task reads the whole file.
+        parts = min(round(size / share), _MOST_PARTS) if recipe.sources[number].quick else 1
         if parts > 1 and held:
             tasks.append([first, end - 1, 0, 1])
         if parts > 1:
@@ -72,7 +75,7 @@ class Tally:
         counts: what else the steps counted.
         lengths: documents that stay of 2^n to 2^(n + 1) characters, by n.
         skipped: files that could not be read (any further), and why.
-        warnings: how many more things were passed over within files.
+        warnings: how many more things were passed over within files; `warned` are the first ones.
         seconds: of work behind each step, reading first; not in the report, since it never is the same.
     """
 
@@ -83,6 +86,7 @@ class Tally:
     lengths: dict[str, int] = field(default_factory=dict)
     skipped: list[list[str]] = field(default_factory=list)
     warnings: int = 0
+    warned: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     @classmethod
@@ -104,6 +108,7 @@ class Tally:
             _sum(self.lengths, other.lengths),
             self.skipped + other.skipped,
             self.warnings + other.warnings,
+            (self.warned + other.warned)[:_MOST_WARNED],
             [a + b for a, b in zip(self.seconds, other.seconds, strict=True)],
         )
 
@@ -128,10 +133,7 @@ def _count(into: dict[str, list[int]], key: str, size: int) -> None:
 @contextmanager
 def _lines(path: Path) -> Iterator[IO[bytes]]:
     """A compressed file to write lines into, which gets its name when it is whole."""
-    try:
-        from backports import zstd
-    except ImportError as error:
-        raise not_installed("preparing a corpus by a recipe", "backports.zstd", "corpus") from error
+    zstd = zstd_for("preparing a corpus by a recipe", "corpus")
     # Two processes may write the same at once: one that was orphaned by a kill, and its successor.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -167,14 +169,9 @@ class StageFiles:
         self.folder = folder / f"stage-{number}"
 
     def part(self, kind: str, rank: int) -> Path:
-        """A task's: documents, removed, tally; of a reduction notes, lengths, gone."""
-        ending = {"documents": "jsonl.zst", "removed": "jsonl.zst", "tally": "json"}.get(kind, "npy")
+        """A task's: documents, removed, tally; of a reduction notes, lengths, gone, drops."""
+        ending = _ENDINGS.get(kind, "npy")
         return self.folder / f"{kind}-{rank:05}.{ending}"
-
-    @property
-    def drops(self) -> Path:
-        """What its reduction has decided."""
-        return self.folder / "drops.json"
 
     def rows(self, kind: str, rank: int) -> Iterator[dict[str, Any]]:
         """The lines of a task's file."""
@@ -212,6 +209,8 @@ class Cleaning:
         files = StageFiles(self.folder, self.stage)
         tally = Tally.of(len(steps) + 1)  # what the stage before has dropped comes first
         notes: list[np.ndarray] = []
+        # What is left out is kept as it begins, and no more personal data than what stays.
+        self._masks = [step for step in self.recipe.build().steps if isinstance(step, PersonalData)]
         with ExitStack() as stack:
             kept = stack.enter_context(_lines(files.part("documents", rank)))
             removed = stack.enter_context(_lines(files.part("removed", rank)))
@@ -219,7 +218,7 @@ class Cleaning:
             read = self._read(recipe, rank, tally) if first else self._before(recipe, rank, removed, tally)
             for document in read:
                 if (out := _through(document, steps, tally)) is not None:
-                    removed.write(_encoded(_removed(document, steps[out[0]].title(), out[1])))
+                    removed.write(self._removed(document, steps[out[0]].title(), out[1]))
                     continue
                 bucket = str(len(document.text).bit_length() - 1)
                 tally.lengths[bucket] = tally.lengths.get(bucket, 0) + 1
@@ -233,7 +232,14 @@ class Cleaning:
             _save(files.part("notes", rank), np.concatenate(notes) if notes else np.empty(0))
         elif reduction is not None:
             _save(files.part("notes", rank), np.stack(notes) if notes else np.empty(0))
-        write_atomically(files.part("tally", rank), json.dumps(vars(tally), ensure_ascii=False))
+        write_atomically(files.part("tally", rank), json.dumps(vars(tally)))
+
+    def _removed(self, document: Document, step: str, reason: str, stands: str = "") -> bytes:
+        excerpt = Document(document.text[:_EXCERPT])
+        for mask in self._masks:
+            mask(excerpt)
+        row = {"id": document.id, "source": document.source, "step": step, "reason": reason}
+        return _encoded(row | ({"kept": stands} if stands else {}) | {"text": excerpt.text})
 
     def _read(self, recipe: Recipe, rank: int, tally: Tally) -> Iterator[Document]:
         """The documents of this task's source files."""
@@ -241,8 +247,10 @@ class Cleaning:
         first, end, part, parts = made["tasks"][rank]
         names = _names(made["files"])
 
-        def warn(_: str) -> None:
+        def warn(message: str) -> None:
             tally.warnings += part == 0
+            if part == 0 and len(tally.warned) < _MOST_WARNED:
+                tally.warned.append(printable(message))
 
         for number in range(first, end):
             source, path = recipe.sources[made["files"][number][0]], Path(made["files"][number][1])
@@ -260,16 +268,16 @@ class Cleaning:
                     yield document
                     started = time.perf_counter()
             except (UserError, OSError) as error:
-                if recipe.strict:
+                if recipe.strict or isinstance(error, SetupError):
                     raise
                 if part == 0:  # of several that read it one says so
-                    tally.skipped.append([f"{source.name}/{names[number]}", str(error)])
+                    tally.skipped.append([f"{source.name}/{names[number]}", printable(str(error))])
 
     def _before(self, recipe: Recipe, rank: int, removed: IO[bytes], tally: Tally) -> Iterator[Document]:
         """What the stage before has kept, without what its reduction drops."""
         before = StageFiles(self.folder, self.stage - 1)
-        drops = json.loads(before.drops.read_text(encoding="utf-8"))
-        mine = {number: (reason, stands) for number, reason, stands in drops["tasks"][rank]}
+        drops = json.loads(before.part("drops", rank).read_text(encoding="utf-8"))
+        mine = {number: (reason, stands) for number, reason, stands in drops["documents"]}
         reduction = recipe.stages()[self.stage - 1][1]
         passages = reduction if isinstance(reduction, PassageReduction) else None
         if passages is not None:
@@ -287,7 +295,7 @@ class Cleaning:
             if number in mine:
                 reason, stands = mine[number]
                 tally.reasons[0][reason] = tally.reasons[0].get(reason, 0) + 1
-                removed.write(_encoded(_removed(document, drops["step"], reason, stands)))
+                removed.write(self._removed(document, drops["step"], reason, stands))
                 continue
             _count(tally.left[0], document.source, size)
             yield document
@@ -312,23 +320,23 @@ def _through(document: Document, steps: list[Step], tally: Tally) -> tuple[int, 
     return None
 
 
-def _removed(document: Document, step: str, reason: str, stands: str = "") -> dict[str, Any]:
-    row = {"id": document.id, "source": document.source, "step": step, "reason": reason}
-    return row | ({"kept": stands} if stands else {}) | {"text": document.text[:_EXCERPT]}
+def printable(name: str) -> str:
+    """A file's name as text: what is no UTF-8 in it is replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _names(files: list[list[Any]]) -> list[str]:
     """A name for each file that no other file of its source has: short where the last part is enough."""
     paths: dict[int, list[Path]] = defaultdict(list)
     for source, path, _ in files:
-        paths[source].append(Path(path))
+        paths[source].append(Path(path).absolute())
     shared = {
         source: Path(os.path.commonpath([each.parent for each in own])) for source, own in paths.items()
     }
     names = []
     seen: Counter[tuple[int, str]] = Counter()
     for source, path, _ in files:
-        name = Path(path).relative_to(shared[source]).as_posix()
+        name = printable(Path(path).absolute().relative_to(shared[source]).as_posix())
         seen[source, name] += 1  # a file that was named twice
         names.append(name if seen[source, name] == 1 else f"{name}~{seen[source, name]}")
     return names
@@ -377,5 +385,6 @@ class Reducing:
         for number, reason, stands in sorted(decided):
             task, own = place(number)
             dropped[task].append([own, reason, names[place(stands)] if stands >= 0 else ""])
-        content = {"step": reduction.title() if reduction else "", "tasks": dropped}
-        write_atomically(files.drops, json.dumps(content, ensure_ascii=False))
+        for task, mine in enumerate(dropped):
+            content = {"step": reduction.title() if reduction else "", "documents": mine}
+            write_atomically(files.part("drops", task), json.dumps(content))

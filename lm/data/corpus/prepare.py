@@ -6,6 +6,7 @@ which are held out), the tokenizer's training on the training part, and the enco
 
 import hashlib
 import json
+import multiprocessing
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -187,6 +188,9 @@ def prepare_recipe(file: RecipeFile, data_dir: str = "data") -> Path:
 
 
 def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        what = "a process that this script has started runs the script again"
+        raise UserError(f'{what}: put what it does under `if __name__ == "__main__":`')
     folder = _folder(settings, collection)
     try:
         made = make_once(folder, lambda partial: _make(partial, settings, collection), MANIFEST)
@@ -206,7 +210,8 @@ def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
 def _meant(settings: CorpusSettings) -> tuple[CorpusSettings, Collection]:
     """The documents that are meant; a recipe has settings of its own."""
     if is_recipe(settings.corpus):
-        return _of_recipe(RecipeFile(str(settings.corpus)), settings.data_dir)
+        options = ["--tokenizer", settings.tokenizer] if settings.tokenizer else []
+        return _of_recipe(RecipeFile(str(settings.corpus), options), settings.data_dir)
     return settings, Given(resolve(settings.corpus), settings.text_field)
 
 

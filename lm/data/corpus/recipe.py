@@ -8,6 +8,7 @@ from typing import Any
 
 from lm.data.corpus.documents import AnyStep, PassageReduction, Reduction, Source, Step
 from lm.data.corpus.engine import Engine, Local
+from lm.data.corpus.files import plain_name
 from lm.errors import UserError
 from lm.tokenizer import load_tokenizer
 
@@ -20,7 +21,8 @@ def is_recipe(corpus: Any) -> bool:
     path = Path(corpus) if isinstance(corpus, str) else None
     if path is None or path.suffix.lower() not in RECIPES or not path.is_file():
         return False
-    return re.search(rb"^[\"']?sources[\"']?\s*:", path.read_bytes(), re.MULTILINE) is not None
+    looks_so = rb"^[\"']?sources[\"']?\s*:|^\s*-\s+[{]?class_path:"
+    return re.search(looks_so, path.read_bytes(), re.MULTILINE) is not None
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("the recipe has no `sources`", status=2)
+        if plain_name(Path(self.name)) != self.name:
+            raise UserError(f"`name` {self.name!r} is to be a folder's: letters, digits, _ and -", status=2)
         names = [source.name for source in self.sources]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two sources are called {twice!r}: give one of them another `name`", status=2)
@@ -73,6 +77,8 @@ class Recipe:
                 steps = []
             elif isinstance(step, Step):
                 steps.append(step)
+            else:
+                raise UserError(f"{step.title()} is neither a Step nor a reduction", status=2)
         return [*stages, (steps, None)]
 
 
@@ -110,6 +116,11 @@ class RecipeFile:
         asked = json.loads(self.content)
         tokenizer = asked["tokenizer"]
         return load_tokenizer(tokenizer).vocab_size if tokenizer else asked["vocab_size"]
+
+    @property
+    def cleaning(self) -> dict[str, Any]:
+        """What of it the cleaned documents depend on."""
+        return {key: self.meaning[key] for key in ("sources", "steps", "task_bytes", "strict")}
 
     @property
     def meaning(self) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def _shown(facts: dict[str, Any], removed: Iterable[dict[str, Any]]) -> dict[str
         "lengths": _lengths(facts["lengths"]),
         "skipped": facts["skipped"],
         "warnings": facts["warnings"],
+        "warned": facts["warned"],
         "recipe": yaml.safe_dump(facts["recipe"], allow_unicode=True, sort_keys=False),
     }
 

@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.corpus.documents import Document
-from lm.data.corpus.files import decode, files_at, open_binary, plain_name, plain_suffix
+from lm.data.corpus.files import CODE, decode, files_at, open_binary, plain_name, plain_suffix
 from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
 from lm.errors import UserError
 
 STDLIB = "stdlib"
 # What a folder is searched for; a file that is named itself may have any ending.
-_TEXT_ENDINGS = """
-    .txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .yaml .yml .toml .ini .cfg .csv .tsv
-    .srt .py .pyi .pyx .ipynb .js .mjs .ts .jsx .tsx .vue .css .scss .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m
-    .java .kt .scala .go .rs .swift .rb .php .pl .pm .lua .r .jl .hs .ml .ex .exs .erl .clj .lisp .el .scm
-    .cs .fs .dart .zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .cmake .gradle
-"""
-_READABLE = {*_TEXT_ENDINGS.split(), *JSON_LINES, *PARQUET}
+_PROSE = {".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".json", ".csv", ".tsv", ".srt"}
+TEXT_ENDINGS = CODE | _PROSE
+_READABLE = {*TEXT_ENDINGS, *JSON_LINES, *PARQUET}
 # Tests, other people's packages, and what a program wrote: `encodings` is mostly tables of code points.
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _NOT_LIBRARY |= {"pydoc_data", "encodings"}

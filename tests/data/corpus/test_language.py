@@ -63,7 +63,7 @@ def test_keeps_and_leaves_out():
 
 
 def test_code_is_no_language_and_stays():
-    for document in Document(PYTHON, id="web/a#1"), Document("hello there", id="repo/src/main.rs#0"):
+    for document in Document(PYTHON, id="web/a#1"), Document("hello there", meta={"code": True}):
         assert Language(keep=["zh"])(document) is None
         assert document.meta == {"code": True}
     assert Language(keep=["zh"], code=False)(Document(PYTHON)) == "another language"

@@ -103,13 +103,13 @@ def test_code_in_ascii_stays_byte_for_byte():
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         text = path.read_bytes().decode("utf-8", "replace")
         if text.isascii() and "\r" not in text:
-            document = Document(text, id=f"stdlib/{path.name}#0")
+            document = Document(text, meta={"code": True})
             assert Normalise()(document) is None
             checked += 1
             changed += document.text != text
             assert document.text == text
     assert checked > 100 and not changed
-    document = Document("x = 1 \r\n\x0cdef f():\r\n    pass\r\n", id="a/b.py#0")
+    document = Document("x = 1 \r\n\x0cdef f():\r\n    pass\r\n", meta={"code": True})
     Normalise()(document)
     assert document.text == "x = 1 \n\x0cdef f():\n    pass\n"
 

@@ -130,14 +130,19 @@ def test_json_lines_with_what_is_beside_the_text(tmp_path):
     ]
 
 
-def test_a_broken_line_is_named_and_what_came_before_it_counts(tmp_path):
+def test_a_broken_line_is_named_and_passed_over(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one"}\n\n{"text": "two"\n{"text": "three"}\n')
-    assert before_error(JsonLines(str(path)), r"a\.jsonl:3: the line is not JSON") == [("one", {})]
-    path.write_text('{"text": "one"}\n[1]\n')
-    assert before_error(JsonLines(str(path)), r"a\.jsonl:2: not an object") == [("one", {})]
-    path.write_text('{"text": "one"}\n{"body": "two"}\n')
-    assert before_error(JsonLines(str(path)), r"a\.jsonl:2: there is no field 'text', only 'body'")
+    for line, what in (
+        ('{"text": "two"', r"a\.jsonl:3: the line is not JSON"),
+        ("[1]", r"a\.jsonl:3: not an object"),
+        ('{"body": "two"}', r"a\.jsonl:3: there is no field 'text', only 'body'"),
+    ):
+        path.write_text(f'{{"text": "one"}}\n\n{line}\n{{"text": "three"}}\n')
+        said: list[str] = []
+        assert [text for text, _ in JsonLines(str(path)).read(path, said.append)] == ["one", "three"]
+        assert len(said) == 1 and re.match(f".*{what}", said[0])
+    path.write_text('{"body": "one"}\n{"text": "two"}\n')  # the first row: that of a whole file, then
+    assert before_error(JsonLines(str(path)), r"a\.jsonl:1: there is no field 'text', only 'body'") == []
 
 
 def test_fields_within_fields_and_several_of_them(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm.data.corpus.documents import Warn
 from lm.data.corpus.readers.rows import Rows
-from lm.errors import UserError, not_installed
+from lm.errors import SetupError, UserError, not_installed
 
 
 class Hub(Rows):
@@ -57,6 +57,6 @@ class Hub(Rows):
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             what = "is the folder one of Parquet or JSON Lines?" if folder.exists() else "is there a network?"
-            raise UserError(
+            raise SetupError(
                 f"cannot read the data set {entry}, split {self._split} ({reason}): {what}"
             ) from error

@@ -28,6 +28,8 @@ class Imdb(Source):
         parts: those that are read, such as [train] or [train/unsup, train/pos]; by default all.
     """
 
+    quick = True
+
     suffixes = frozenset({".txt", *_ARCHIVES})
 
     def __init__(

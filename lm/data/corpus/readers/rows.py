@@ -12,7 +12,7 @@ from lm.data.corpus.documents import Source, Warn
 from lm.data.corpus.files import open_binary, plain_suffix
 from lm.data.corpus.formats import JSON_LINES, PARQUET, json_lines, mended, parquet_rows
 from lm.data.corpus.readers.opening import open_text
-from lm.errors import UserError, some
+from lm.errors import SetupError, UserError, some
 
 _LONGEST_META = 1000  # characters of a field that goes with a document
 _CHUNK = 1 << 20
@@ -30,6 +30,8 @@ class Rows(Source):
             texts follow each other, each from a new line. A row where all are null or empty is passed over.
     """
 
+    quick = True
+
     def __init__(
         self,
         path: str | list[str],
@@ -41,11 +43,19 @@ class Rows(Source):
         self._fields = [text_field] if isinstance(text_field, str) else list(text_field)
 
     def read(self, path: Path, warn: Warn) -> Iterator[tuple[str, dict[str, Any]]]:
+        good = False  # one row was
         for where, row in self.rows(path, warn):
-            if not isinstance(row, dict):
-                example = f'{{"{self._fields[0]}": "some text"}}'
-                raise UserError(f"{where}: not an object such as {example}")
-            text = "\n".join(filter(None, (_text(row, field, where) for field in self._fields)))
+            try:
+                if not isinstance(row, dict):
+                    example = f'{{"{self._fields[0]}": "some text"}}'
+                    raise SetupError(f"{where}: not an object such as {example}")
+                text = "\n".join(filter(None, (_text(row, field, where) for field in self._fields)))
+            except SetupError as error:
+                if not good:  # none is like the first
+                    raise
+                warn(str(error))
+                continue
+            good = True
             if text and not text.isspace():
                 yield mended(text), mended(_meta(row, text))
 
@@ -55,13 +65,13 @@ class Rows(Source):
 
 
 class JsonLines(Rows):
-    """JSON Lines: an object a line (.jsonl, .ndjson)."""
+    """JSON Lines: an object a line (.jsonl, .ndjson). A line that is none is passed over."""
 
     suffixes = frozenset(JSON_LINES)
 
     def rows(self, path: Path, warn: Warn) -> Iterator[tuple[str, Any]]:
         with open_binary(path) as file:
-            yield from json_lines(file, str(path))
+            yield from json_lines(file, str(path), warn)
 
 
 class ParquetRows(Rows):
@@ -147,14 +157,14 @@ def _text(row: dict, field: str, where: str) -> str:
     for name in [field] if field in row else field.split("."):
         if not isinstance(value, dict) or name not in value:
             what = f"{where}: there is no field {field!r}, only {some(map(repr, row), 20) or 'none at all'}"
-            raise UserError(f"{what}: give one of them as `text_field`")
+            raise SetupError(f"{what}: give one of them as `text_field`")
         value = value[name]
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
     if not isinstance(value, str):
-        raise UserError(f"{where}: the field {field!r} is not text: give another `text_field`")
+        raise SetupError(f"{where}: the field {field!r} is not text: give another `text_field`")
     return value
 
 
@@ -170,7 +180,9 @@ def _plain(value: Any) -> bool:
 
 
 def _fits(key: str, value: Any) -> bool:
-    # Steps go by a document's language: a column of that name with anything but a code would mislead them.
+    # Steps go by what they find: a column of that name with anything else would mislead them.
+    if key in ("code", "language_probability"):
+        return False
     return key != "language" or (isinstance(value, str) and bool(re.fullmatch("[a-z]{2}", value)))
 
 

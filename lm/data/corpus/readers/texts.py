@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.corpus.documents import Source, Warn
-from lm.data.corpus.files import open_binary
+from lm.data.corpus.files import CODE, open_binary, plain_suffix
 from lm.data.corpus.readers.opening import decoded, open_text
-from lm.data.corpus.sources import _TEXT_ENDINGS
+from lm.data.corpus.sources import TEXT_ENDINGS
 from lm.errors import UserError
 
 _LOOKED_AT = 1000  # characters of a line, to tell whether it stands between documents
@@ -27,7 +27,9 @@ class Texts(Source):
             ` = [^=]+ = $` in WikiText; `\\S` where each line is a document.
     """
 
-    suffixes = frozenset(_TEXT_ENDINGS.split())
+    quick = True
+
+    suffixes = TEXT_ENDINGS
 
     def __init__(
         self,
@@ -45,9 +47,10 @@ class Texts(Source):
             raise UserError(f"`heading` is no regular expression: {error}: {heading}", status=2) from error
 
     def read(self, path: Path, warn: Warn) -> Iterator[tuple[str, dict[str, Any]]]:
+        code = {"code": True} if plain_suffix(path) in CODE else {}
         for text in self._texts(path, warn):
             if text and not text.isspace():
-                yield text, {}
+                yield text, dict(code)
 
     def _texts(self, path: Path, warn: Warn) -> Iterator[str]:
         if self._separator is None and self._heading is None:

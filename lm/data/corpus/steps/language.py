@@ -14,10 +14,6 @@ _SCRIPTS = {
     "ko": re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]+"),
 }
 _LETTERS = re.compile(r"[^\W\d_]+")
-_CODE = """py pyi pyx ipynb c h cc cpp cxx hpp cu java kt scala js jsx ts tsx mjs go rs rb php pl lua r jl m
-swift cs fs hs ml clj ex erl sh bash zsh ps1 bat sql css scss html htm xml yaml yml toml ini cfg cmake make mk
-gradle tf proto asm s v sv vhd tex"""  # not json: texts lie in it
-_CODE_SUFFIXES = frozenset(_CODE.split())
 # What lines begin or end with in the languages that most programs are written in.
 _CODE_LINE = re.compile(
     r"""\s*(?:(?:async\ )?def\ \w+\(|class\ \w+.*[:{]$|import\ [\w.]+(?:\ as\ \w+)?[;\s]*$
@@ -45,14 +41,10 @@ def language_of_script(text: str) -> tuple[str, float] | None:
 
 
 def is_code(document: Document) -> bool:
-    """Whether a document is source code or another formal language: by its file's name, else by its lines
-    (more than a third of the first hundred look so). What `Language` has found stands in `meta["code"]`."""
+    """Whether a document is source code or another formal language: as `meta["code"]` says, by `Texts` or by
+    `Language`; else by its lines: more than a third of the first hundred look so."""
     if "code" in document.meta:
-        return bool(document.meta["code"])
-    file = document.id.rpartition("#")[0] or document.id
-    parts = file.rpartition("/")[2].lower().removesuffix(".gz").removesuffix(".zst").rsplit(".", 1)
-    if len(parts) == 2 and parts[1] in _CODE_SUFFIXES:
-        return True
+        return document.meta["code"] is True
     lines = [line for line in document.text[:8000].split("\n")[:100] if line and not line.isspace()]
     return sum(map(bool, map(_CODE_LINE.match, lines))) > len(lines) / 3 and len(lines) > 2
 

@@ -14,7 +14,8 @@ _CONTROL = bytes(set(range(32)) - set(b"\t\n")) + b"\x7f"
 _JUNK = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]+")
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _BLANKS = " \t\u00a0\u3000"
-_TRAILING = re.compile(f"[{_BLANKS}]+(?=\n|\\Z)")
+# The look behind keeps it from trying each blank of a row anew.
+_TRAILING = re.compile(f"(?<![{_BLANKS}])[{_BLANKS}]+(?=\n|\\Z)")
 _EMPTY = re.compile("\n{4,}")
 # UTF-8 read as Windows-1252 or Latin-1: its first byte (C2 to F4) as a letter, then a further one (80 to BF)
 # as what it is there; as Mac Roman (√©, ‚Äô) or Windows-1251 (РёСЃ). ftfy takes its time: only near these.

@@ -14,6 +14,7 @@ Check = Callable[[str, int, int], int]  # text, start, end of a candidate -> its
 
 # Every pattern begins with a literal or a plain set, which `re` searches fast, and looks back only then. What
 # may not stand before or after is ASCII: between Chinese characters there are no blanks.
+_MOST_PASSES = 8
 _BEFORE = r"(?<![A-Za-z0-9_].)(?<![0-9][.\-].)"
 _AFTER = r"(?![A-Za-z0-9_]|[.\-][0-9])"
 _NINE_DIGITS = re.compile(r"[0-9](?:[^0-9A-Za-z\n]{0,2}[0-9]){8}")  # the fewest of PHONE, CARD and ID
@@ -238,8 +239,11 @@ class PersonalData(Step):
     def __call__(self, document: Document) -> None:
         text = document.text
         # Once one is masked its neighbour may stand free: until nothing is found, so that a second run
-        # changes nothing.
-        while (masked := self._mask(text)) is not text:
+        # changes nothing; but not for ever where a thousand stand in a row.
+        for _ in range(_MOST_PASSES):
+            masked = self._mask(text)
+            if masked is text:
+                break
             text = masked
         document.text = text
 

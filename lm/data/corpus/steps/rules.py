@@ -197,7 +197,7 @@ class C4:
                 lines.append(whole)
                 continue
             line = _CITATION.sub("", whole) if citations else whole
-            if long and max(map(len, line.split())) > self.most_word_length:
+            if long and max(map(len, line.split()), default=0) > self.most_word_length:
                 continue
             if self.terminal_punctuation:
                 end = line.rstrip()
