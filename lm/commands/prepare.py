@@ -54,6 +54,7 @@ def _by_recipe(path: str, words: list[str]) -> Path:
     beside = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     beside.add_argument("--data_dir", default="data")
     args, options = beside.parse_known_args(words)
+    sys.path.insert(0, "")  # classes of one's own lie here
     return prepare_recipe(RecipeFile(path, options), args.data_dir)
 
 

@@ -107,7 +107,7 @@ def main() -> None:
             told = subprocess.run(
                 [*LM, "validate", f"checkpoints/{run}", *words], check=True, capture_output=True, text=True
             )
-            print((told.stdout + told.stderr).strip().splitlines()[-1], flush=True)
+            print(told.stdout.strip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ class Cleaned:
                 reduce = Reducing(self.file, self.folder, number, tasks)
                 self.recipe.engine.run(reduce, 1, files.folder / "reduction", lambda rank: None)
             progress.finish()
+        say(table(self._facts(), self._seconds()))
 
     def _check_read(self) -> None:
         tally = self._tallies(0, len(self.recipe.stages()[0][0]))
@@ -172,9 +173,10 @@ class Cleaned:
                     with StageFiles(self.folder, number).part("removed", rank).open("rb") as file:
                         shutil.copyfileobj(file, out)
         report.write(folder, facts, removed(folder))
-        say(table(facts, self._seconds()))
         for name, why in facts["skipped"][:5]:
-            say(f"warning: passed over {name}: {why}")
+            say(f"warning: {name} could not be read, or no further: {why}")
+        if facts["warnings"]:
+            say(f"warning: {facts['warnings']:,} rows or files were passed over, see {report.PAGE}")
         if len(facts["skipped"]) > 5:
             say(f"warning: and {len(facts['skipped']) - 5} more, see {report.PAGE}")
 
@@ -192,10 +194,12 @@ def table(facts: dict[str, Any], seconds: list[float]) -> str:
     rows = [("", "documents", "left", "MB", "left", "MB/s", "")]
     for step, taken in zip(facts["steps"], seconds, strict=True):
         (n, size), (left, rest) = (report.total(step[side]) for side in ("in", "out"))
-        why, most = max(step["reasons"].items(), key=lambda item: item[1], default=("", 0))
-        notes = [f"{why} ({most:,})"] if most else []
+        reasons = sorted(step["reasons"].items(), key=lambda item: -item[1])
+        notes = [f"{why} ({count:,})" for why, count in reasons[:2]]
+        if reasons[2:]:
+            notes.append(f"other reasons ({sum(count for _, count in reasons[2:]):,})")
         notes += [f"{name} {count:,}" for name, count in sorted(step["counts"].items()) if count]
-        speed = f"{size / taken / 1e6:.1f}" if taken else ""
+        speed = f"{size / taken / 1e6:.1f}" if taken > 0.01 else ""
         numbers = (f"{n:,}", f"{left:,}", f"{size / 1e6:.1f}", f"{rest / 1e6:.1f}", speed)
         rows.append((step["step"], *numbers, ", ".join(notes)))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]

@@ -248,6 +248,8 @@ class Cleaning:
         names = _names(made["files"])
 
         def warn(message: str) -> None:
+            if recipe.strict:
+                raise UserError(message)
             tally.warnings += part == 0
             if part == 0 and len(tally.warned) < _MOST_WARNED:
                 tally.warned.append(printable(message))

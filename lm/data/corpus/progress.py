@@ -27,7 +27,10 @@ class Progress:
             self._say(self._rest(now), "" if self._terminal else "\n")
 
     def finish(self, note: str = "") -> None:
-        """Says the last line, with the seconds it took."""
+        """Says the last line, with the seconds it took; or that there was nothing to do."""
+        if self._total and not self._done:
+            print(f"{self._name}: done before", file=sys.stderr, flush=True)
+            return
         note = note and f" ({note})"
         self._say(f"{note} in {time.monotonic() - self._start:.1f} s", "\n")
 

@@ -1,11 +1,13 @@
 """A recipe: what a corpus is made of and how, as a YAML file says it."""
 
+import difflib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lm.data.corpus import readers, steps  # their classes go by their last names
 from lm.data.corpus.documents import AnyStep, PassageReduction, Reduction, Source, Step
 from lm.data.corpus.engine import Engine, Local
 from lm.data.corpus.files import plain_name
@@ -70,16 +72,16 @@ class Recipe:
     def stages(self) -> list[tuple[list[Step], Reduction | PassageReduction | None]]:
         """The steps that go document by document, each time up to a reduction, which needs them all."""
         stages: list[tuple[list[Step], Reduction | PassageReduction | None]] = []
-        steps: list[Step] = []
+        own: list[Step] = []
         for step in self.steps:
             if isinstance(step, Reduction | PassageReduction):
-                stages.append((steps, step))
-                steps = []
+                stages.append((own, step))
+                own = []
             elif isinstance(step, Step):
-                steps.append(step)
+                own.append(step)
             else:
                 raise UserError(f"{step.title()} is neither a Step nor a reduction", status=2)
-        return [*stages, (steps, None)]
+        return [*stages, (own, None)]
 
 
 class RecipeFile:
@@ -131,14 +133,25 @@ class RecipeFile:
 def _parser() -> Any:
     from jsonargparse import ArgumentParser
 
-    import lm.data.corpus.readers
-    import lm.data.corpus.steps  # noqa: F401  (short class names are those of known classes)
-
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(prog="lm prepare RECIPE", exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Recipe)
     return parser
 
 
 def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+    """What jsonargparse and YAML say, without what is theirs alone, and with what was probably meant."""
+    text = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
+    text = text.replace("Problems parsing config: ", "").replace("Parser key ", "")
+    if found := re.search(r"import path string: (\w+)(?![\w.])", text):
+        known = [*readers.__all__, *steps.__all__, "Local", "Ray", "Slurm"]
+        near = difflib.get_close_matches(found[1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "a class of one's own goes by its path, mine.Step"
+        return f"there is no class {found[1]}: {hint}"
+    if found := re.search(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):
+        name = found[1] or found[2]
+        near = difflib.get_close_matches(name, [each.name for each in fields(Recipe)], n=1)
+        return f"there is no option {name!r}" + (
+            f": did you mean {near[0]!r}?" if near else f": {text}"[:300]
+        )
+    return text[:400]

@@ -242,7 +242,7 @@ def test_a_file_that_breaks_off_is_passed_over_and_listed(place, capsys):
     facts = json.loads((folder / "report.json").read_text())
     assert facts["steps"][0]["out"]["first"][0] == 319, "what came before it counts"
     assert facts["skipped"] == [["first/2.jsonl", "first/2.jsonl:80: the line is not JSON"]]
-    assert "passed over first/2.jsonl: first/2.jsonl:80" in capsys.readouterr().err
+    assert "first/2.jsonl could not be read, or no further: first/2.jsonl:80" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"first/2\.jsonl:80"):
         main(["r.yaml", "--strict", "true", "--engine.workers", "1"])
 
@@ -262,6 +262,7 @@ def test_a_run_takes_a_recipe_and_its_vocabulary(place):
     [
         (("mine.Lines", "mine.Nothing"), "r.yaml: .*mine.Nothing"),
         (("least: 5", "lest: 5"), "r.yaml: .*lest"),
+        (("mine.Once", "Duplicate"), "there is no class Duplicate: did you mean Duplicates?"),
         (("vocab_size", "vocabulary_size"), "r.yaml: .*vocabulary_size"),
         (("{path: second.jsonl}", "{path: second.jsonl, name: first}"), "two sources are called 'first'"),
         (("path: second.jsonl", "path: nothing.jsonl"), "no such file or folder: nothing.jsonl"),

@@ -96,6 +96,8 @@ def test_a_broken_line_is_one_line():
     found = facts(prepared(PLAIN))
     assert found["steps"][0]["out"]["a"][0] == 99 and found["skipped"] == []
     assert found["warnings"] == 1 and found["warned"][0].startswith("a.jsonl:11: the line is not JSON")
+    with pytest.raises(UserError, match=r"a\.jsonl:11: the line is not JSON"):
+        prepared(PLAIN, "--strict", "true")
 
 
 def test_a_field_of_another_name_ends_the_preparation():

@@ -85,6 +85,10 @@ class Language(Step):
         among: list[str] | None = None,
         code: bool = True,
     ) -> None:
+        for code_ in [*(keep or []), *(among or [])]:
+            if not re.fullmatch("[a-z]{2,3}", code_):
+                what = f"{code_!r} is no language's code (ISO 639-1)"
+                raise UserError(f"Language: {what}: en is English, zh Chinese", status=2)
         self.keep = None if keep is None else frozenset(keep)
         self.least, self.among, self.code = least, None if among is None else tuple(among), code
         if not 0 <= least <= 1:

@@ -3,6 +3,7 @@
 The rules are in `rules.py`; which bounds they have for a language is decided here.
 """
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +78,9 @@ class Quality(Step):
         for name in self.rules:
             _check(name)
         for language in self.bounds:
+            if not re.fullmatch("[a-z]{2,3}|all", language):
+                what = f"`bounds` of {language!r}: a language's code (en, zh) or all"
+                raise UserError(f"Quality: {what}", status=2)
             self._rules("en" if language == "all" else language)
 
     def __call__(self, document: Document) -> str | None:
