@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from lm.data.corpus.provenance import find, origins, removed
 from lm.data.corpus.shards import SPLITS, Corpus
+from lm.data.corpus.vocabularies import bytes_per_token, trained
 from lm.errors import UserError
 from lm.options import OptionParser
+from lm.tokenizer import load_tokenizer
 
 _SHOWN = 300  # characters of a document
 
@@ -16,19 +18,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(
         "data",
         "Look into a prepared corpus: `show CORPUS` some of its documents, `where CORPUS TOKEN` is from, "
-        "`why CORPUS DOCUMENT` is not in it.",
+        "`why CORPUS DOCUMENT` is not in it, `tokens CORPUS`: bytes that a token stands for, by language.",
     )
     add = parser.add_argument
-    add("what", choices=("show", "where", "why"), help="what to tell")
+    add("what", choices=("show", "where", "why", "tokens"), help="what to tell")
     add("corpus", metavar="CORPUS", help="the folder of a prepared corpus")
     add("of", metavar="TOKEN|DOCUMENT", nargs="?", help="the index of a token, or a document's id")
     add("--sample", type=int, default=5, metavar="N", help="documents to show (%(default)s)")
     add("--seed", type=int, default=0, help="decides which (%(default)s)")
+    add("--against", nargs="+", default=[], metavar="TOKENIZER", help="others to compare its tokens with")
+    add("--sizes", nargs="+", type=int, default=[], metavar="N", help="and vocabularies trained on it")
     add("--split", choices=SPLITS, default="train", help="part of the corpus (%(default)s)")
     args = parser.parse(argv)
     corpus = Corpus.open(args.corpus, verify=False)
     if args.what == "show":
         _show(corpus, args.split, args.sample, args.seed)
+    elif args.what == "tokens":
+        _tokens(corpus, args.against, args.sizes)
     elif args.of is None:
         of = "TOKEN" if args.what == "where" else "DOCUMENT"
         raise UserError(f"say of what: lm data {args.what} {args.corpus} {of}", status=2)
@@ -41,6 +47,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _text(corpus: Corpus, split: str, start: int, end: int) -> str:
     tokens, _ = corpus.split(split).window(start, end - start)
     return corpus.tokenizer.decode(tokens.tolist())
+
+
+def _tokens(corpus: Corpus, against: list[str], sizes: list[int]) -> None:
+    tokenizers = {f"{corpus.vocab_size:,} tokens, its own": corpus.tokenizer}
+    tokenizers |= trained(corpus, sizes)
+    tokenizers |= {
+        f"{(other := load_tokenizer(path)).vocab_size:,} tokens, {path}": other for path in against
+    }
+    found = bytes_per_token(corpus, tokenizers)
+    languages = sorted({key for by in found.values() for key in by} - {"all", ""})
+    columns = [*languages, *[""] * any("" in by for by in found.values() if languages), "all"]
+    width = max(map(len, found))
+    print("bytes a token".ljust(width), *(f"{name or '–':>6}" for name in columns))
+    for name, by in found.items():
+        figures = (f"{by[key]:6.2f}".replace("   nan", " lossy") if key in by else " " * 6 for key in columns)
+        print(name.ljust(width), *figures)
 
 
 def _show(corpus: Corpus, split: str, sample: int, seed: int) -> None:

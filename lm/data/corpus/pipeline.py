@@ -235,7 +235,7 @@ class Cleaning:
         write_atomically(files.part("tally", rank), json.dumps(vars(tally)))
 
     def _removed(self, document: Document, step: str, reason: str, stands: str = "") -> bytes:
-        excerpt = Document(document.text[:_EXCERPT])
+        excerpt = Document(document.text[:_EXCERPT] + " …" * (len(document.text) > _EXCERPT))
         for mask in self._masks:
             mask(excerpt)
         row = {"id": document.id, "source": document.source, "step": step, "reason": reason}

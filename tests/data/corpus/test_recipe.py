@@ -172,6 +172,11 @@ def test_each_document_tells_where_it_is_from(place, capsys):
         assert f"document {number:,} of train, tokens {start:,} to {end - 1:,}" in capsys.readouterr().out
     data(["show", folder, "--sample", "3"])
     assert capsys.readouterr().out.count("---") == 3
+    data(["tokens", folder, "--sizes", "300", "--against", f"{folder}/tokenizer.model"])
+    head, own, small, again = capsys.readouterr().out.splitlines()
+    assert head.split()[-2:] == ["en", "all"]
+    assert own.split()[-1] == own.split()[-2] == again.split()[-1] > small.split()[-1]
+    assert small.startswith("300 tokens, trained")
     for words, what in (
         (["why", folder, "nothing"], "knows no document nothing"),
         (["where", folder, "99999999"], "train has the tokens 0 to"),
