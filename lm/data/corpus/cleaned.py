@@ -11,7 +11,7 @@ from typing import Any
 
 import lm
 from lm.data.corpus import report
-from lm.data.corpus.documents import Document, Step
+from lm.data.corpus.documents import Document
 from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.provenance import REMOVED, removed
@@ -44,7 +44,7 @@ class Cleaned:
         """What the cleaned documents depend on: the recipe's sources and steps, each file's path, size and
         time, the code of one's own classes, and which lm it is."""
         files = []
-        read = [path for step in self.recipe.steps if isinstance(step, Step) for path in step.reads()]
+        read = [path for step in self.recipe.steps for path in step.reads()]
         for path in [*(Path(name) for _, name, _ in self._plan["files"]), *read]:
             found = path.stat() if path.exists() else None  # a name on a hub is no file
             files.append([str(path), found and found.st_size, found and found.st_mtime_ns])

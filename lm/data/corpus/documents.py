@@ -94,15 +94,23 @@ class Source(ABC):
         """
 
 
-class AnyStep(ABC):  # noqa: B024 - what the three kinds have in common is their place in a recipe
+class AnyStep:
     """What a recipe's `steps` are made of: a `Step`, a `Reduction` or a `PassageReduction`."""
 
     def title(self) -> str:
         """What the report calls it."""
         return type(self).__name__
 
+    def reads(self) -> list[Path]:
+        """Files that it goes by: where one of them changes, it is another corpus."""
+        return []
 
-class Step(AnyStep):
+    def names(self) -> list[str]:
+        """Sources that it speaks of: a recipe has to have them."""
+        return []
+
+
+class Step(AnyStep, ABC):
     """Something that is done to each document by itself."""
 
     @abstractmethod
@@ -114,12 +122,8 @@ class Step(AnyStep):
         """What else is to be counted in the report: how many of what were replaced, say."""
         return {}
 
-    def reads(self) -> list[Path]:
-        """Files that it goes by: where one of them changes, it is another corpus."""
-        return []
 
-
-class Reduction(AnyStep):
+class Reduction(AnyStep, ABC):
     """Something that can only be decided when all documents were seen."""
 
     @abstractmethod
@@ -138,7 +142,7 @@ class Reduction(AnyStep):
         """
 
 
-class PassageReduction(AnyStep):
+class PassageReduction(AnyStep, ABC):
     """The same for passages: what is cut out of documents can only be decided when all were seen."""
 
     @abstractmethod

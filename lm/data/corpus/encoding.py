@@ -2,8 +2,6 @@
 
 import hashlib
 import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm.data.corpus.shards import token_dtype
+from lm.processes import cores, end_with_parent
 from lm.tokenizer import Tokenizer, tokenizer_from_bytes
 
 PARALLEL_BYTES = 20_000_000  # below this, starting processes takes longer than they save
@@ -50,8 +49,7 @@ def encoded(
         processes: None for as many as there are cores, at most 8, or 1 below 20 MB.
     """
     if processes is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(cores, _MOST_PROCESSES) if total_bytes >= PARALLEL_BYTES else 1
+        processes = min(cores(), _MOST_PROCESSES) if total_bytes >= PARALLEL_BYTES else 1
     if processes == 1:
         for part in parts:
             yield _encode(tokenizer, part)
@@ -98,9 +96,7 @@ _worker_tokenizer: Tokenizer
 def _start_worker(model: bytes) -> None:
     global _worker_tokenizer  # noqa: PLW0603 - a worker process has one tokenizer for its life
     _worker_tokenizer = tokenizer_from_bytes(model)
-    # A killed parent cannot tell its workers to end; without this they would wait for ever.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    end_with_parent()
 
 
 def _encode_batch(batch: list[Part]) -> list[Encoded]:

@@ -4,7 +4,6 @@ A stage is cut into tasks, which depend on the input alone, so that the result i
 A task that is done is not done again: the same command goes on where it stopped.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,13 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError, not_installed
+from lm.processes import cores, end_with_parent
 
 Task = Callable[[Any, int, int], Any]  # (nothing, number of the task, number of tasks)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _executors() -> Any:
@@ -75,7 +70,7 @@ class Local(Engine):
                 done(rank)
             return
         # Its own pool of processes waits for ever for one that was killed.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
             futures = {pool.submit(_run, executor, rank): rank for rank in left}
             try:
                 for future in as_completed(futures):
@@ -93,19 +88,6 @@ class Local(Engine):
 def _run(executor: Any, rank: int) -> None:
     with redirect_stderr(StringIO()):  # what went wrong is in the task's file, and raised
         executor._run_for_rank(rank)
-
-
-def _end_with(parent: int) -> None:
-    """A killed parent can't tell its workers to end."""
-    import threading
-    import time
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass

@@ -64,7 +64,7 @@ class Recipe:
         names = [source.name for source in self.sources]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two sources are called {twice!r}: give one of them another `name`", status=2)
-        named = {name for step in self.steps for name in getattr(step, "named", [])}
+        named = {name for step in self.steps for name in step.names()}
         if strange := named.difference(names):
             what = f"a step speaks of the source {min(strange)!r}, which is not there"
             raise UserError(f"{what}: only {', '.join(names)}", status=2)
@@ -100,9 +100,9 @@ class RecipeFile:
         parser = _parser()
         try:
             config = parser.parse_args(["--config", self.path, *(options or [])])
+        except UserError:
+            raise
         except Exception as error:
-            if isinstance(error, UserError):
-                raise
             raise UserError(f"{self.path}: {_in_a_line(error)}", status=2) from error
         self.content = parser.dump(config, format="json", skip_none=False)
 

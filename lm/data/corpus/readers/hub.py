@@ -51,10 +51,10 @@ class Hub(Rows):
             rows = datasets.load_dataset(where, self._subset, split=self._split, streaming=True)
             for number, row in enumerate(rows, start=1):
                 yield f"{entry}, {self._split}, row {number}", row
+        except UserError:
+            raise
         # Of a network, a server and a dozen formats: each library beneath raises its own.
         except Exception as error:
-            if isinstance(error, UserError):
-                raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             what = "is the folder one of Parquet or JSON Lines?" if folder.exists() else "is there a network?"
             raise SetupError(

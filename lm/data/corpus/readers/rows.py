@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -59,9 +60,9 @@ class Rows(Source):
             if text and not text.isspace():
                 yield mended(text), mended(_meta(row, text))
 
+    @abstractmethod
     def rows(self, path: Path, warn: Warn) -> Iterator[tuple[str, Any]]:
         """Each row, and where it stands: `F:12`."""
-        raise NotImplementedError
 
 
 class JsonLines(Rows):
@@ -204,15 +205,16 @@ def _values(file: TextIO, where: str) -> Iterator[Any]:
             value, end = decoder.raw_decode(text, at)
             count, at, chunk = count + 1, end, _CHUNK
             yield value
-        except (ValueError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             # It may go on in what was not read yet, but not from an error in the middle of what was.
-            place = getattr(error, "pos", 0)
-            open_end = len(text) - place < 20 or "Unterminated" in str(error)
-            more = file.read(chunk) if isinstance(error, json.JSONDecodeError) and open_end else ""
+            open_end = len(text) - error.pos < 20 or "Unterminated" in error.msg
+            more = file.read(chunk) if open_end else ""
             if not more:
                 if at == len(text) and not inside:
                     return
-                cut = "was the file cut short?" if open_end else getattr(error, "msg", error)
+                cut = "was the file cut short?" if open_end else error.msg
                 raise UserError(f"{where}: not JSON after object {count}: {cut}") from error
             # Twice as much each time, so that a long value is not gone through once a chunk.
             text, at, chunk = text[at:] + more, 0, 2 * chunk
+        except (ValueError, RecursionError) as error:  # a number of too many digits, too deep a nesting
+            raise UserError(f"{where}: not JSON after object {count}: {error}") from error

@@ -30,9 +30,7 @@ class Only(Step):
     def reads(self) -> list[Path]:
         return self.step.reads()
 
-    @property
-    def named(self) -> list[str]:
-        """The sources that it speaks of."""
+    def names(self) -> list[str]:
         return [*(self.sources or []), *self.but]
 
     def title(self) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
+from importlib.util import find_spec
 
 from lm.data.corpus.documents import Document, Step
 from lm.errors import UserError, not_installed, some
@@ -224,12 +225,9 @@ class PersonalData(Step):
         unknown = set(kinds or ()) - set(KINDS)
         if unknown:
             raise UserError(f"`kinds`: no {some(sorted(unknown))}; there are {', '.join(KINDS)}", status=2)
-        try:
-            import phonenumbers  # noqa: F401
-            import stdnum  # noqa: F401
-        except ImportError as error:
-            package = "phonenumbers" if "phonenumbers" in str(error) else "python-stdnum"
-            raise not_installed("finding personal data", package, "corpus") from error
+        for module, package in (("phonenumbers", "phonenumbers"), ("stdnum", "python-stdnum")):
+            if find_spec(module) is None:
+                raise not_installed("finding personal data", package, "corpus")
         self.kinds = [kind for kind in KINDS if kinds is None or kind in kinds]
         self.placeholders = {kind: placeholder.replace("{kind}", kind) for kind in self.kinds}
         if re.search("[0-9@]", placeholder):  # with its neighbours it could be found again, for ever
