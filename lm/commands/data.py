@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lm.data.corpus.provenance import find, origins, removed
 from lm.data.corpus.shards import SPLITS, Corpus
-from lm.data.corpus.vocabularies import bytes_per_token, trained
+from lm.data.corpus.vocabularies import bytes_per_token, cheapest, trained
 from lm.errors import UserError
 from lm.options import OptionParser
 from lm.tokenizer import load_tokenizer
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--sample", type=int, default=5, metavar="N", help="documents to show (%(default)s)")
     add("--seed", type=int, default=0, help="decides which (%(default)s)")
     add("--against", nargs="+", default=[], metavar="TOKENIZER", help="others to compare its tokens with")
-    add("--sizes", nargs="+", type=int, default=[], metavar="N", help="and vocabularies trained on it")
+    add("--sizes", nargs="*", type=int, metavar="N", help="and vocabularies trained on it: 512 to 65536")
     add("--split", choices=SPLITS, default="train", help="part of the corpus (%(default)s)")
     args = parser.parse(argv)
     corpus = Corpus.open(args.corpus, verify=False)
@@ -49,9 +49,10 @@ def _text(corpus: Corpus, split: str, start: int, end: int) -> str:
     return corpus.tokenizer.decode(tokens.tolist())
 
 
-def _tokens(corpus: Corpus, against: list[str], sizes: list[int]) -> None:
+def _tokens(corpus: Corpus, against: list[str], sizes: list[int] | None) -> None:
     tokenizers = {f"{corpus.vocab_size:,} tokens, its own": corpus.tokenizer}
-    tokenizers |= trained(corpus, sizes)
+    own = {} if sizes is None else trained(corpus, sizes)
+    tokenizers |= {f"{size:,} tokens, trained": tokenizer for size, tokenizer in own.items()}
     tokenizers |= {
         f"{(other := load_tokenizer(path)).vocab_size:,} tokens, {path}": other for path in against
     }
@@ -63,6 +64,14 @@ def _tokens(corpus: Corpus, against: list[str], sizes: list[int]) -> None:
     for name, by in found.items():
         figures = (f"{by[key]:6.2f}".replace("   nan", " lossy") if key in by else " " * 6 for key in columns)
         print(name.ljust(width), *figures)
+    if len(own) < 2:
+        return
+    print("\nleast compute a byte of text:")
+    best = cheapest({size: found[f"{size:,} tokens, trained"]["all"] for size in own})
+    for (hidden, layers), size in best.items():
+        body = 12 * layers * hidden**2 / 1e6
+        model = f"a model of hidden size {hidden:,}, {layers} layers ({body:,.1f} M)"
+        print(f"{size:>8,} tokens{' or more' if size == max(own) else ''} for {model}")
 
 
 def _show(corpus: Corpus, split: str, sample: int, seed: int) -> None:

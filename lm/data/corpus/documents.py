@@ -135,7 +135,8 @@ class Reduction(AnyStep, ABC):
         """Which documents are left out.
 
         Args:
-            notes: of all documents in their order (N, ...).
+            notes: of all documents in their order (N, ...), mapped from a file: what is done to a part of
+                them at a time needs no more memory than the part.
 
         Returns:
             (number of the document, reason as of a step, number of the document that stands for it or -1).
@@ -154,7 +155,7 @@ class PassageReduction(AnyStep, ABC):
         """Which notes are of passages that go.
 
         Args:
-            notes: of all documents, one after the other (F,).
+            notes: of all documents, one after the other (F,), mapped from a file.
 
         Returns:
             (F,) bool.

@@ -153,6 +153,25 @@ def _save(path: Path, array: np.ndarray) -> None:
     partial.replace(path)
 
 
+@contextmanager
+def _together(path: Path, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The notes of all tasks one after the other, in a file while they are looked at and not in memory."""
+    filled = [part for part in parts if len(part)] or [np.empty(0)]
+    shape = (sum(map(len, filled)), *filled[0].shape[1:])
+    if not shape[0]:
+        yield filled[0]
+        return
+    whole = np.lib.format.open_memmap(path, "w+", filled[0].dtype, shape)
+    try:
+        first = 0
+        for part in filled:
+            whole[first : first + len(part)] = part
+            first += len(part)
+        yield whole
+    finally:
+        path.unlink()
+
+
 def _encoded(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
@@ -356,16 +375,16 @@ class Reducing:
     def __call__(self, _: Any, rank: int, tasks: int) -> None:
         _, reduction = self.recipe.build().stages()[self.stage]
         files = StageFiles(self.folder, self.stage)
-        notes = [np.load(files.part("notes", task)) for task in range(self.tasks)]
-        starts = [0, *accumulate(len(part) for part in notes)]
-        filled = [part for part in notes if len(part)]
+        parts = [np.load(files.part("notes", task), mmap_mode="r") for task in range(self.tasks)]
+        starts = [0, *accumulate(len(part) for part in parts)]
         decided: Sequence[tuple[int, str, int]] = []
-        if isinstance(reduction, PassageReduction):
-            gone = reduction.decide(np.concatenate(filled)) if filled else np.empty(0, bool)
-            for task in range(self.tasks):
-                _save(files.part("gone", task), gone[starts[task] : starts[task + 1]])
-        elif reduction is not None and filled:
-            decided = reduction.decide(np.concatenate(filled))
+        with _together(files.folder / "notes.npy", parts) as notes:
+            if isinstance(reduction, PassageReduction):
+                gone = reduction.decide(notes) if len(notes) else np.empty(0, bool)
+                for task in range(self.tasks):
+                    _save(files.part("gone", task), gone[starts[task] : starts[task + 1]])
+            elif reduction is not None and len(notes):
+                decided = reduction.decide(notes)
 
         def place(number: int) -> tuple[int, int]:
             task = int(np.searchsorted(starts, number, side="right")) - 1

@@ -8,7 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class CorpusSettings:
 
     Attributes: see `lm.data.pretraining.PretrainingData`, and
         shard_tokens: a shard is closed after the document that reaches so many tokens.
+        tokenizer_weights: how often the texts of a source count where the tokenizer is trained, by its name;
+            1 for the others.
     """
 
     corpus: str | list[str] = STDLIB
@@ -50,6 +52,7 @@ class CorpusSettings:
     val_fraction: float | None = None
     data_dir: str = "data"
     shard_tokens: int = 100_000_000
+    tokenizer_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
@@ -94,6 +97,7 @@ class Survey:
         threshold: documents whose hash is below it are held out.
         cut: with few documents instead: the character of the joined text where the held-out part begins.
         sources: documents of each, by its name.
+        sizes: the same in bytes.
     """
 
     collection: Collection
@@ -103,6 +107,7 @@ class Survey:
     threshold: int = 0
     cut: int | None = None
     sources: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def take(cls, collection: Collection, val_fraction: float | None) -> "Survey":
@@ -120,6 +125,7 @@ class Survey:
             least, greatest = min(least, _hash(data)), max(greatest, _hash(data))
             survey.documents += 1
             survey.sources[document.source] += 1
+            survey.sizes[document.source] += len(data)
             survey.characters += len(document.text)
             survey.bytes += len(data)
             progress.advance(len(data))
@@ -225,6 +231,7 @@ def _of_recipe(file: RecipeFile, data_dir: str) -> tuple[CorpusSettings, Collect
         val_fraction=recipe.val_fraction,
         data_dir=data_dir,
         shard_tokens=recipe.shard_tokens,
+        tokenizer_weights=recipe.tokenizer_weights,
     )
     return settings, cleaned
 
@@ -245,6 +252,8 @@ def _folder(settings: CorpusSettings, collection: Collection) -> Path:
 def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
     """12 hexadecimal digits that change with the settings, the format and what the documents are made of."""
     made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT}
+    if not settings.tokenizer_weights:
+        del made_of["tokenizer_weights"]  # a setting that is younger than some corpora
     if settings.tokenizer:
         made_of |= {"vocab_size": None, "tokenizer": load_tokenizer(settings.tokenizer).fingerprint}
     words = json.dumps([made_of, collection.state()], sort_keys=True)
@@ -286,17 +295,21 @@ def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> Non
 
 
 def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
-    """Trains the tokenizer on the training part; on an evenly spread sample of it where it is large."""
+    """Trains the tokenizer on the training part, each source by its weight; on an evenly spread sample of it
+    where it is large."""
     progress = Progress("training the tokenizer")
-    share = min(1.0, _TRAINING_BYTES / survey.bytes)
+    weights = defaultdict(lambda: 1.0, settings.tokenizer_weights)
+    weighted = sum(weights[source] * size for source, size in survey.sizes.items())
+    share = min(1.0, _TRAINING_BYTES / weighted)
 
     def sample() -> Iterator[str]:
-        for split, text, _ in survey.parts():
+        for split, text, origin in survey.parts():
             if split != "train":
                 continue
-            for chunk in [text] if share == 1 else split_lines(text, _SAMPLED_CHUNK):
+            times = share * weights[origin["source"]]
+            for chunk in [text] if times == 1 else split_lines(text, _SAMPLED_CHUNK):
                 data = chunk.encode()
-                if zlib.crc32(data) < share * (1 << 32):
+                for _ in range(int(times) + (zlib.crc32(data) < times % 1 * (1 << 32))):
                     progress.advance(len(data))
                     yield chunk
 

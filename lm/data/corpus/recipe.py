@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +38,8 @@ class Recipe:
         steps: what each document goes through, in this order.
         vocab_size: tokens of the tokenizer that is trained on the result.
         tokenizer: a model to use instead.
+        tokenizer_weights: how often the texts of a source count where the tokenizer is trained, by its name:
+            2 as if they were there twice, 0.5 half of them; 1 for those that are not named.
         val_fraction: the share held out; by default 5% of the documents, or, of fewer than 20, the last 10%
             of the text.
         shard_tokens: a shard is closed after the document that reaches so many tokens.
@@ -50,6 +53,7 @@ class Recipe:
     steps: list[AnyStep] = field(default_factory=list)
     vocab_size: int = 4096
     tokenizer: str | None = None
+    tokenizer_weights: dict[str, float] = field(default_factory=dict)
     val_fraction: float | None = None
     shard_tokens: int = 100_000_000
     task_bytes: int = 8_000_000
@@ -68,6 +72,13 @@ class Recipe:
         if strange := named.difference(names):
             what = f"a step speaks of the source {min(strange)!r}, which is not there"
             raise UserError(f"{what}: only {', '.join(names)}", status=2)
+        if strange := self.tokenizer_weights.keys() - set(names):
+            what = f"`tokenizer_weights` names the source {min(strange)!r}, which is not there"
+            raise UserError(f"{what}: only {', '.join(names)}", status=2)
+        if wrong := [name for name, weight in self.tokenizer_weights.items() if not 0 <= weight < math.inf]:
+            raise UserError(f"`tokenizer_weights` of {wrong[0]} is to be 0 or more", status=2)
+        if self.tokenizer_weights and not any(self.tokenizer_weights.get(name, 1) for name in names):
+            raise UserError("`tokenizer_weights` are all 0: there is nothing to learn from", status=2)
 
     def stages(self) -> list[tuple[list[Step], Reduction | PassageReduction | None]]:
         """The steps that go document by document, each time up to a reduction, which needs them all."""

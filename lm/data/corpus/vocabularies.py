@@ -2,14 +2,17 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from lm.data.corpus.provenance import origins
 from lm.data.corpus.shards import Corpus
+from lm.errors import UserError
 from lm.tokenizer import Tokenizer, train_tokenizer
 
+SIZES = tuple(2**n for n in range(9, 17))  # that are tried where none are asked for
+SHAPES = ((128, 4), (384, 6), (768, 12), (2048, 24))  # hidden size, layers
 _MEASURED, _LEARNED = 2_000_000, 10_000_000  # bytes of text
 
 
@@ -28,14 +31,45 @@ def sample(corpus: Corpus, split: str, most: int) -> Iterator[tuple[str, str]]:
             yield origin.get("language", ""), corpus.tokenizer.decode(tokens.tolist())
 
 
-def trained(corpus: Corpus, sizes: list[int]) -> dict[str, Tokenizer]:
-    """Tokenizers of these sizes, trained on the training part, each source and language by its share of it.
+def trained(corpus: Corpus, sizes: Sequence[int] = ()) -> dict[int, Tokenizer]:
+    """Tokenizers trained on the training part, each source and language by its share of it.
+
+    Args:
+        sizes: of them; those of `SIZES` for which there is enough text where none is named.
 
     Raises:
-        UserError: there is too little text for one of them.
+        UserError: there is too little text for one of those that were named.
     """
     texts = [text for _, text in sample(corpus, "train", _LEARNED)]
-    return {f"{size:,} tokens, trained": train_tokenizer(texts, size) for size in sizes}
+    found: dict[int, Tokenizer] = {}
+    for size in sizes or SIZES:
+        try:
+            tokenizer = train_tokenizer(texts, size)
+        except UserError:
+            if sizes:
+                raise
+            continue  # fewer than its characters, or more than the text has pieces
+        found[tokenizer.vocab_size] = tokenizer
+    return found
+
+
+def cheapest(bytes_per_token: Mapping[int, float]) -> dict[tuple[int, int], int]:
+    """The vocabulary with which a model takes the least compute for a byte of text.
+
+    More tokens make a text shorter and the output layer larger: a model of L layers and hidden size H spends
+    2 (12 L H^2 + V H) operations a token, and so many over the bytes a token stands for on a byte.
+
+    Args:
+        bytes_per_token: by number of tokens (V).
+
+    Returns:
+        the best V for each of `SHAPES`.
+    """
+
+    def cost(size: int, hidden: int, layers: int) -> float:
+        return (12 * layers * hidden**2 + size * hidden) / bytes_per_token[size]
+
+    return {shape: min(bytes_per_token, key=lambda size: cost(size, *shape)) for shape in SHAPES}
 
 
 def bytes_per_token(corpus: Corpus, tokenizers: Mapping[str, Tokenizer]) -> dict[str, dict[str, float]]:

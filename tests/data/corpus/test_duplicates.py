@@ -282,3 +282,12 @@ def test_a_text_that_repeats_itself_and_one_that_is_nothing_else():
     assert found[1:] == [None, "short"] or len(found[1].split()) < 50
     with pytest.raises(UserError, match="`words`"):
         RepeatedPassages(9)
+
+
+def test_it_decides_the_same_whatever_fits_into_memory(monkeypatch):
+    notes = np.random.default_rng(0).integers(1, 2000, 3000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    whole = RepeatedPassages().decide(notes)
+    seen: set[int] = set()
+    assert whole.tolist() == [bool(note in seen or seen.add(note)) for note in notes.tolist()]
+    monkeypatch.setattr("lm.data.corpus.steps.duplicates._SORTED", 100)
+    assert np.array_equal(RepeatedPassages().decide(notes), whole)
