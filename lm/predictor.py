@@ -77,7 +77,7 @@ def load(
         raise UserError(f"`device` {device}: there is none here", status=2) from error
     if dtype not in ("fp32", "bf16"):
         raise UserError(f"`dtype` {dtype}: it can be fp32, bf16", status=2)
-    model = open_model(path, device, base, check=False)
+    model = open_model(path, device, base, check=False, integers=True)
     if dtype == "bf16":
         model.to(torch.bfloat16)
     return Predictor(model)

@@ -18,6 +18,7 @@ from lm.backbone.attention import Attention, KVCache, Pattern, Rotary, pattern
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, TokenInput, make_norm, positions
 from lm.backbone.linear import Linear
+from lm.backbone.quantised import QuantisedLinear
 
 ACTIVATIONS = {
     "swiglu": F.silu,
@@ -160,7 +161,8 @@ class Backbone(nn.Module):
 
     def num_parameters(self) -> int:
         """Number of parameters, each counted once."""
-        return sum(p.numel() for p in self.parameters())
+        integers = (each for each in self.modules() if isinstance(each, QuantisedLinear))
+        return sum(p.numel() for p in self.parameters()) + sum(each.num_weights for each in integers)
 
 
 def draw(layer: nn.Linear | nn.Embedding, std: float) -> None:

@@ -1,6 +1,6 @@
 """What is open: a model with all that belongs to it, wherever it came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel
 from lm.backbone.lowrank import merge
+from lm.backbone.quantised import dequantised, put_quantised
 from lm.checkpoint.format import config_of, network_weights, processor_of, read, read_record
 from lm.errors import UserError
 from lm.processors import Processor
@@ -103,14 +104,29 @@ class Model:
         if is_language(head) or not (head or {}).get("pooler"):
             weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
         network = outline(self.config, head)
+        self.shape(network)
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))
         return network.eval()
+
+    def shape(self, network: torch.nn.Module) -> None:
+        """Give a network of this model's kind, without weights yet, the quantised layers that it has."""
+        if made := self.record.get("quantised"):
+            put_quantised(network, made["layers"], made["bits"], made["group"])
+
+    def dequantised(self) -> Self:
+        """The same with floats in the place of integers: to train on, or for other formats."""
+        if not (made := self.record.get("quantised")):
+            return self
+        record = {name: value for name, value in self.record.items() if name != "quantised"}
+        note = f"the weights of {self.source} were rounded to {made['bits']} bits"
+        return replace(self, weights=dequantised(self.weights), record=record, notes=[*self.notes, note])
 
     def to(self, dtype: torch.dtype) -> None:
         """Keep the weights in a type of fewer digits, one after the other."""
         self.__dict__.pop("network", None)  # where it has been made, it holds them too
-        for name in self.weights:
-            self.weights[name] = self.weights[name].to(dtype)
+        for name, value in self.weights.items():
+            if value.is_floating_point():  # others are quantised
+                self.weights[name] = value.to(dtype)
 
     def checked(self) -> Self:
         """The model itself, if its weights fit; they are looked at when they are first used otherwise.
@@ -155,6 +171,7 @@ def model_of(checkpoint: dict[str, Any], path: str | Path, device: torch.device 
             {name: value for name, value in record.items() if name != "processor"},
             step=checkpoint.get("global_step", 0),
             has_head=language,
+            chat_template=record.get("chat_template"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error

@@ -19,4 +19,5 @@ def main(argv: list[str]) -> None:
         for each in known:
             if each.name.startswith(f"{group}/"):
                 print(f"  {each.path.stem:{width}}  {each.what}")
-    print(f"\nlm fit NAME uses one, lm configs NAME prints it; they lie in {shipped()}")
+    print("\nlm fit NAME uses one (lm eval MODEL --tasks NAME one of eval, lm sweep NAME one of sweep)")
+    print(f"lm configs NAME prints it; they lie in {shipped()}")

@@ -52,6 +52,7 @@ def open_model(
     device: torch.device | str = "cpu",
     base: str | Path | None = None,
     check: bool = True,
+    integers: bool = False,
 ) -> Model:
     """The model at a path.
 
@@ -61,6 +62,7 @@ def open_model(
             and the tokenizer's files.
         base: what an adapter was trained beside; None: it is where it lay then.
         check: see whether the weights fit. The network of a task of one's own can't be made here.
+        integers: leave the weights of a quantised model so, which is for use alone; else they become floats.
 
     Raises:
         UserError: it is none of these, or it is damaged, or it is a model that can't be followed exactly; of
@@ -78,6 +80,8 @@ def open_model(
     if base is not None:
         raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
     model = checkpoints.model_of(checkpoint, path, device)
+    if not integers:
+        model = model.dequantised()
     return model.checked() if check else model
 
 

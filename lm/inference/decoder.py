@@ -16,6 +16,7 @@ from lm.backbone import BackboneConfig, Block, KVCache, LanguageModel, TokenInpu
 from lm.backbone.attention import Attention, HeadNorm
 from lm.backbone.inputs import positions
 from lm.backbone.linear import Linear, fastest_linear
+from lm.backbone.quantised import QuantisedLinear
 from lm.backbone.transformer import ACTIVATIONS, MLP
 
 Step = Callable[[Tensor], Tensor]
@@ -23,7 +24,18 @@ Step = Callable[[Tensor], Tensor]
 # 0 or -inf, (1 or B, 1, 1 or T, S); None where all are seen.
 _Sight = tuple[int, Tensor | None]
 # What a block is made of; an adapter's layers, or another library's, are none of these.
-KNOWN = {Block, Attention, MLP, Linear, HeadNorm, nn.RMSNorm, nn.LayerNorm, nn.Identity, nn.Dropout}
+KNOWN = {
+    Block,
+    Attention,
+    MLP,
+    Linear,
+    QuantisedLinear,
+    HeadNorm,
+    nn.RMSNorm,
+    nn.LayerNorm,
+    nn.Identity,
+    nn.Dropout,
+}
 MANY = 16  # key/value heads of all texts, from which two batched products are faster than a fused kernel
 MOST = 1 << 28  # parameters: of a larger model the products are what a token costs, and a copy costs memory
 
@@ -76,10 +88,16 @@ class _Prepared:
     """
 
     def __init__(self, norm: nn.Module, layers: list[Any], rows: int) -> None:
+        self.norm: Step | None = None if isinstance(norm, nn.Identity) else norm
+        if isinstance(layers[0], QuantisedLinear):
+            if isinstance(norm, nn.RMSNorm):  # its weight can't be put into integers
+                scale, eps = norm.weight, float(norm.eps)
+                self.norm = lambda x: _unit(x, eps) * scale
+            self.linear: Step = QuantisedLinear.joined(layers)
+            return
         weight = torch.cat([layer.weight for layer in layers])
         biases = [layer.bias for layer in layers]
         bias = None if biases[0] is None else torch.cat(biases)
-        self.norm: Step | None = None if isinstance(norm, nn.Identity) else norm
         if isinstance(norm, nn.RMSNorm):
             weight, eps = weight * norm.weight, float(norm.eps)
             self.norm = lambda x: _unit(x, eps)
@@ -102,9 +120,9 @@ class _Layer:
         self.first = block.norm_first
         before = [block.attention_norm, block.mlp_norm] if self.first else [nn.Identity(), nn.Identity()]
         self.qkv = _Prepared(before[0], [attention.query, attention.key, attention.value], rows)
-        self.out = fastest_linear(attention.output.weight, attention.output.bias, rows)
+        self.out = _Prepared(nn.Identity(), [attention.output], rows)
         self.up = _Prepared(before[1], [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up], rows)
-        self.down = fastest_linear(mlp.down.weight, mlp.down.bias, rows)
+        self.down = _Prepared(nn.Identity(), [mlp.down], rows)
         self.gated, self.activate = mlp.gate is not None, ACTIVATIONS[mlp.kind]
         self.heads, self.kv_heads, self.dim = attention.heads, attention.kv_heads, attention.dim
         self.windowed = config.windowed(block.layer)

@@ -73,11 +73,16 @@ class Resumed:
             training: whether it is to be trained on; what is only evaluated may read longer or shorter
                 sequences, where positions have no weights.
         """
-        trained_by, name = self.record["task"].rpartition(".")[2], type(model).__name__
+        trained_by, name = self.record["task"].rpartition(".")[2], model.plain().__name__
         if trained_by != name:
             raise UserError(
                 f"{self.path} is of {trained_by}, not of {name}: give its configuration, or start "
                 f"from its weights by `model.init_from` {self.path}"
+            )
+        if training and self.record.get("quantised"):
+            raise UserError(
+                f"{self.path} is quantised, which can't be trained on: go on from the checkpoint that it was "
+                f"made of, or start from its weights by `model.init_from` {self.path}"
             )
         theirs = asdict(checkpoints.config_of(self.record))  # options it did not know yet, too
         ours = asdict(model.config)

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, Network
+from lm.backbone.quantised import dequantised
 from lm.engine.sharding import shard
 from lm.errors import UserError
 from lm.inference.generate import Sample, Sampling
@@ -130,6 +131,11 @@ class Task(LightningModule, ABC):
         """What the checkpoint says of the model beyond its shape, in plain values."""
         return {}
 
+    @classmethod
+    def plain(cls) -> type["Task"]:
+        """The class that its checkpoints name: its own, or that of a task which it trains in another way."""
+        return cls
+
     @staticmethod
     def outcome(
         total: Tensor, divisor: float, count: Tensor | int, bytes_: Tensor | int = 0
@@ -226,6 +232,7 @@ class Task(LightningModule, ABC):
         their figures would be nonsense. Lightning tells a task of `ckpt_path=` only when it has been set up.
         """
         record = checkpoint.get("lm") or {}
+        checkpoint["state_dict"] = dequantised(checkpoint["state_dict"])
         ours = {**self.record(), "processor": self.processor.fingerprint}
         theirs = {**record, "processor": checkpoints.processor_of(record).fingerprint} if record else ours
         for name, what in (("processor", "processor (a tokenizer, say)"), ("labels", "labels")):
@@ -242,6 +249,6 @@ class Task(LightningModule, ABC):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        path = f"{self.plain().__module__}.{self.plain().__qualname__}"
         made = checkpoints.make_record(path, self.config, self.processor, figures)
         checkpoint["lm"] = {**made, **self.record()}

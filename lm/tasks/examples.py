@@ -221,6 +221,7 @@ class ExampleTask(Task):
             task = cls(model.config)
             task.take_record(model.record, model.processor)
             task.net = task.make_network()
+            model.shape(task.net)
             task.net.load_weights(model.weights, next(iter(model.weights.values())).device)
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{model.source} is damaged: its description is not whole ({error!r})") from error

@@ -57,7 +57,7 @@ class FineTuning(ExampleTask):
     ) -> None:
         start: Model | None = None
         if init_from is not None:
-            start = open_model(init_from)
+            start = self.open_start(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
                 start.notes.append(
                     f"the new model takes texts of {backbone.max_seq_len} tokens (`data.seq_len`), where "
@@ -90,6 +90,10 @@ class FineTuning(ExampleTask):
             self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
         self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
         self._added: tuple[str, ...] = ()  # tokens that the starting point lacks
+
+    def open_start(self, path: str) -> Model:
+        """The model to start from."""
+        return open_model(path)
 
     @property
     def tokenizer(self) -> Tokenizer:

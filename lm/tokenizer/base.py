@@ -179,6 +179,11 @@ class Tokenizer(Processor):
         head, tail = [*before, *first, *between], [*second, *after]
         return head + tail, [0] * len(head) + [1] * len(tail)
 
+    @property
+    def opening(self) -> list[int]:
+        """The special tokens before a text."""
+        return list(self._template(pair=False)[0])
+
     def frame_size(self, pair: bool) -> int:
         """How many tokens `frame` adds to one text, or to two."""
         return sum(map(len, self._template(pair)))

@@ -18,6 +18,7 @@ from lm.data.corpus.prepare import CorpusSettings, prepare
 from lm.data.corpus.provenance import removed
 from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.shards import Corpus
+from lm.data.corpus.vocabularies import cheapest
 from lm.data.pretraining import PretrainingData
 from lm.errors import UserError
 from tests.data.corpus.test_prepare import contents, texts
@@ -185,6 +186,42 @@ def test_each_document_tells_where_it_is_from(place, capsys):
     ):
         with pytest.raises(UserError, match=what):
             data(words)
+
+
+def test_sources_count_by_their_weights_where_the_tokenizer_is_trained(place):
+    """A tokenizer spells best what it has seen most of."""
+    lines = "".join(json.dumps({"text": f"zyx qwv {n} zyx qwv jkzx qwvzyx " * 5}) + "\n" for n in range(60))
+    (place / "second.jsonl").write_text(lines)
+    pieces = {}
+    for name, weight in {"none": 0, "half": 0.5, "all": 1, "many": 40}.items():
+        options = ("--tokenizer_weights", json.dumps({"second": weight}), "--engine.workers", "1")
+        assert main(["r.yaml", *options, "--data_dir", name]) == 0
+        (folder,) = (path for path in Path(name).iterdir() if path.is_dir())
+        tokenizer = Corpus.open(folder).tokenizer
+        pieces[name] = len(tokenizer.encode("zyx qwv jkzx qwvzyx"))
+    assert pieces["none"] > pieces["half"] >= pieces["all"] >= pieces["many"]
+    for weights, what in (
+        ({"third": 1}, "names the source 'third', which is not there: only first, second"),
+        ({"first": -1}, "`tokenizer_weights` of first is to be 0 or more"),
+        ({"first": 0, "second": 0}, "`tokenizer_weights` are all 0"),
+    ):
+        with pytest.raises(UserError, match=what):
+            main(["r.yaml", "--tokenizer_weights", json.dumps(weights)])
+
+
+def test_a_vocabulary_is_suggested(place, capsys):
+    folder = str(made("--engine.workers", "1"))
+    capsys.readouterr()
+    data(["tokens", folder, "--sizes"])
+    table, suggested = capsys.readouterr().out.split("\n\n")
+    rows = [row.split() for row in table.splitlines()[2:]]
+    assert rows[0][0] == "512" and len(rows) >= 2, "as many as the text has pieces for"
+    assert [float(row[-1]) for row in rows] == sorted(float(row[-1]) for row in rows)
+    sizes = [int(line.split()[0].replace(",", "")) for line in suggested.splitlines()[1:]]
+    assert len(sizes) == 4 and sizes == sorted(sizes), "larger models want more"
+    # 12 layers of 768: 85 M a token; twice the bytes a token pay for any head below that.
+    assert cheapest({1000: 2.0, 50_000: 4.0})[768, 12] == 50_000
+    assert cheapest({1000: 2.0, 50_000: 2.5})[768, 12] == 1000
 
 
 def test_a_task_of_which_nothing_stays(place):

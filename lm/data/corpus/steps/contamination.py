@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +34,10 @@ class Hit(NamedTuple):
 
 
 class _Grams(NamedTuple):
-    """All n-grams of one length in the evaluation sets."""
+    """All n-grams of one length."""
 
     hashes: np.ndarray  # (G,) uint64, sorted
-    files: np.ndarray  # (G,) the number of the (first) file that has it
+    numbers: np.ndarray  # (G,) of the (first) text that has it
     maybe: np.ndarray  # (2^bits,) bool, by a hash's highest bits: most of what isn't there is seen here
     shift: np.uint64
 
@@ -46,12 +46,75 @@ class _Grams(NamedTuple):
         likely = np.flatnonzero(self.maybe[(hashes >> self.shift).view(np.int64)])
         return likely[self.hashes[self._at(hashes[likely])] == hashes[likely]]
 
-    def file(self, hashes: np.ndarray) -> np.ndarray:
-        """The numbers of the files that these are in."""
-        return self.files[self._at(hashes)]
+    def number(self, hashes: np.ndarray) -> np.ndarray:
+        """The numbers of the texts that these are in."""
+        return self.numbers[self._at(hashes)]
 
     def _at(self, hashes: np.ndarray) -> np.ndarray:
         return np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+
+
+class Passages:
+    """Texts of which passages are looked for in others.
+
+    Args:
+        texts: each with a number, which may be another's, too.
+        ngram: words in a row that make a hit; a text that is shorter counts as a whole.
+        characters: as many characters in a row do in Chinese.
+        shortest: words of the shortest text that counts; of Chinese in proportion.
+
+    Attributes:
+        numbers: of the texts that are long enough.
+    """
+
+    def __init__(
+        self, texts: Iterable[tuple[int, str]], ngram: int = 13, characters: int = 20, shortest: int = 8
+    ) -> None:
+        self.numbers: set[int] = set()
+        hashes: dict[int, list[np.ndarray]] = {}
+        numbers: dict[int, list[np.ndarray]] = {}
+        for number, text in texts:
+            words = words_of(text).hashes
+            chinese = 2 * len(_HAN.findall(text)) > len(words)
+            whole = characters if chinese else ngram
+            least = -(-shortest * whole // ngram)
+            if len(words) < least:
+                continue
+            self.numbers.add(number)
+            length = min(whole, len(words))
+            hashes.setdefault(length, []).append(shingles(words, length))
+            numbers.setdefault(length, []).append(np.full(len(words) - length + 1, number, np.int32))
+        self._grams = {
+            length: _table(np.concatenate(hashes[length]), np.concatenate(numbers[length]))
+            for length in hashes
+        }
+
+    def find(self, text: str) -> list[tuple[int, int, int]]:
+        """Passages of the texts in another, in its order, not overlapping: (start, end, number of the first
+        text that has it)."""
+        if not self._grams:
+            return []
+        words = words_of(text)
+        count = len(words.hashes)
+        found = []
+        total = np.zeros(count, np.uint64)
+        for place, factor in enumerate(factors(max(self._grams))[:count]):
+            # The sums over the first words of an n-gram are hashes of shorter ones: one pass for all lengths.
+            total = total[: count - place]
+            total += words.hashes[place:] * factor
+            if grams := self._grams.get(place + 1):
+                at = grams.find(total)
+                if len(at):
+                    starts, ends = words.starts[at].tolist(), words.ends[at + place].tolist()
+                    found += zip(starts, ends, grams.number(total[at]).tolist(), strict=True)
+        passages: list[tuple[int, int, int]] = []
+        for start, stop, number in sorted(found):
+            if passages and start < passages[-1][1]:
+                before = passages[-1]
+                passages[-1] = (before[0], max(before[1], stop), before[2])
+            else:
+                passages.append((start, stop, number))
+        return passages
 
 
 class Contamination(Step):
@@ -108,23 +171,24 @@ class Contamination(Step):
         self._passages: Counter[str] = Counter()
 
     def __call__(self, document: Document) -> str | None:
-        passages = self._find(document.text)
+        passages = self._evaluated.find(document.text)
         if not passages:
             return None
-        for start, stop, name in passages:
+        for start, stop, number in passages:
+            name = self.files[number].name
             self._passages[name] += 1
             if len(self.hits) < _MOST_HITS:
                 self.hits.append(Hit(name, document.text[start:stop], document.id))
         if self.cut:
             pieces, at = [], 0
-            for start, stop, _ in [*passages, (len(document.text) + self.cut, 0, "")]:
+            for start, stop, _ in [*passages, (len(document.text) + self.cut, 0, 0)]:
                 pieces.append(document.text[at : max(start - self.cut, at)].strip())
                 at = max(at, stop + self.cut)
             pieces = [piece for piece in pieces if len(piece) >= self.cut]
             if 0 < len(pieces) <= _MOST_PIECES:
                 document.text = "\n\n".join(pieces)
                 return None
-        return f"contaminated by {passages[0][2]}"
+        return f"contaminated by {self.files[passages[0][2]].name}"
 
     def reads(self) -> list[Path]:
         return self.files
@@ -133,76 +197,30 @@ class Contamination(Step):
         """How many passages of each evaluation set were found."""
         return {f"passages of {name}": count for name, count in self._passages.items()}
 
-    def _find(self, text: str) -> list[tuple[int, int, str]]:
-        """Passages of evaluation sets in a text, in its order, not overlapping: (start, end, file's name)."""
-        words = words_of(text)
-        count = len(words.hashes)
-        found = []
-        total = np.zeros(count, np.uint64)
-        for place, factor in enumerate(factors(max(self._grams))[:count]):
-            # The sums over the first words of an n-gram are hashes of shorter ones: one pass for all lengths.
-            total = total[: count - place]
-            total += words.hashes[place:] * factor
-            if grams := self._grams.get(place + 1):
-                at = grams.find(total)
-                if len(at):
-                    files = grams.file(total[at])
-                    found += zip(
-                        words.starts[at].tolist(), words.ends[at + place].tolist(), files, strict=True
-                    )
-        passages: list[tuple[int, int, str]] = []
-        for start, stop, file in sorted(found):
-            if passages and start < passages[-1][1]:
-                before = passages[-1]
-                passages[-1] = (before[0], max(before[1], stop), before[2])
-            else:
-                passages.append((start, stop, self.files[file].name))
-        return passages
-
     @cached_property
-    def _grams(self) -> dict[int, _Grams]:
-        lengths = self.shortest, self.ngram, self.characters
+    def _evaluated(self) -> Passages:
+        lengths = self.ngram, self.characters, self.shortest
         return _read(tuple(self.files), lengths, frozenset(self.fields))
 
 
 @lru_cache(maxsize=8)  # a process does many tasks, each with a step of its own
-def _read(
-    paths: tuple[Path, ...], lengths: tuple[int, int, int], fields: frozenset[str]
-) -> dict[int, _Grams]:
-    """The n-grams of evaluation sets, by their length in words.
-
-    Args:
-        lengths: `shortest`, `ngram` and `characters` of `Contamination`.
-    """
-    shortest, ngram, characters = lengths
-    hashes: dict[int, list[np.ndarray]] = {}
-    files: dict[int, list[np.ndarray]] = {}
+def _read(paths: tuple[Path, ...], lengths: tuple[int, int, int], fields: frozenset[str]) -> Passages:
+    """The passages of evaluation sets, by the number of the file; `lengths` are those of `Passages`."""
+    texts = ((number, text) for number, file in enumerate(paths) for text in _texts(file, fields))
+    passages = Passages(texts, *lengths)
     for number, file in enumerate(paths):
-        before = sum(map(len, hashes.values()))
-        for text in _texts(file, fields):
-            words = words_of(text).hashes
-            chinese = 2 * len(_HAN.findall(text)) > len(words)
-            whole = characters if chinese else ngram
-            least = -(-shortest * whole // ngram)
-            if len(words) < least:
-                continue
-            length = min(whole, len(words))
-            hashes.setdefault(length, []).append(shingles(words, length))
-            files.setdefault(length, []).append(np.full(len(words) - length + 1, number, np.int32))
-        if sum(map(len, hashes.values())) == before:
-            raise UserError(f"{file} has no text of {shortest} words to keep a corpus clean of")
-    return {
-        length: _table(np.concatenate(hashes[length]), np.concatenate(files[length])) for length in hashes
-    }
+        if number not in passages.numbers:
+            raise UserError(f"{file} has no text of {lengths[2]} words to keep a corpus clean of")
+    return passages
 
 
-def _table(hashes: np.ndarray, files: np.ndarray) -> _Grams:
+def _table(hashes: np.ndarray, numbers: np.ndarray) -> _Grams:
     hashes, first = np.unique(hashes, return_index=True)
     bits = min(max(len(hashes).bit_length() + 5, 12), 26)  # one in 32 to 64 places is taken
     shift = np.uint64(64 - bits)
     maybe = np.zeros(1 << bits, bool)
     maybe[(hashes >> shift).view(np.int64)] = True
-    return _Grams(hashes, files[first], maybe, shift)
+    return _Grams(hashes, numbers[first], maybe, shift)
 
 
 def _files(entry: str) -> list[Path]:
@@ -221,11 +239,11 @@ def _texts(path: Path, fields: Set[str]) -> Iterator[str]:
     with open_binary(path) as file:
         if suffix in PARQUET:
             rows = (row for _, row in parquet_rows(file, str(path)))
-            yield from (text for row in rows for text in _strings(mended(row), fields))
+            yield from (text for row in rows for text in strings(mended(row), fields))
             return
         if suffix in JSON_LINES:
             values = (value for _, value in json_lines(file, str(path)))
-            yield from (text for value in values for text in _strings(mended(value), fields))
+            yield from (text for value in values for text in strings(mended(value), fields))
             return
         data = file.read()
     decoded = decode(data)
@@ -237,11 +255,11 @@ def _texts(path: Path, fields: Set[str]) -> Iterator[str]:
             value = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from error
-        yield from _strings(mended(value), fields)
+        yield from strings(mended(value), fields)
     elif suffix in _TABLES:
         try:
             for row in csv.DictReader(io.StringIO(content, newline=""), delimiter=_TABLES[suffix]):
-                yield from _strings(row, fields)
+                yield from strings(row, fields)
         except csv.Error as error:
             raise UserError(f"{path} is not a table: {error}") from error
     else:
@@ -249,7 +267,7 @@ def _texts(path: Path, fields: Set[str]) -> Iterator[str]:
         yield from paragraphs if len(paragraphs) > 1 else content.splitlines()
 
 
-def _strings(value: Any, fields: Set[str], wanted: bool = False) -> Iterator[str]:
+def strings(value: Any, fields: Set[str] = frozenset(), wanted: bool = False) -> Iterator[str]:
     """The strings anywhere in a JSON value, or anywhere below these fields of it."""
     wanted = wanted or not fields
     if isinstance(value, str):
@@ -257,7 +275,7 @@ def _strings(value: Any, fields: Set[str], wanted: bool = False) -> Iterator[str
             yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _strings(item, fields, wanted or key in fields)
+            yield from strings(item, fields, wanted or key in fields)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item, fields, wanted)
+            yield from strings(item, fields, wanted)

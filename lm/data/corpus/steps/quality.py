@@ -12,6 +12,7 @@ from lm.data.corpus.steps.language import is_code, meta_language
 from lm.data.corpus.steps.rules import C4, FineWeb, GopherQuality, GopherRepetition, Page
 from lm.errors import UserError
 
+_LONGEST = 20_000_000  # characters: several times the longest book, and its words take a GB of memory
 Rules = GopherQuality | GopherRepetition | C4 | FineWeb
 _ENGLISH: dict[str, Rules] = {
     "gopher_repetition": GopherRepetition(),
@@ -56,6 +57,8 @@ class Quality(Step):
     get English ones as far as FineWeb-2 has the same for all, without stop words and C4's rules; what is
     written without blanks and not split into words here (Japanese, Thai) passes.
 
+    What is longer than 20 million characters goes: it is no document, and would take too much memory.
+
     Not for books as they are: a novel has more words than Gopher allows, and one with much dialogue more
     punctuation marks (`marks_are_words`).
 
@@ -86,6 +89,8 @@ class Quality(Step):
     def __call__(self, document: Document) -> str | None:
         if not self.code and is_code(document):
             return None
+        if len(document.text) > _LONGEST:
+            return "longer than any document"
         page = Page(document.text)
         for rules in self._rules(meta_language(document)):
             if isinstance(rules, C4):

@@ -1,0 +1,26 @@
+"""A compressed model as a checkpoint."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from lm import checkpoint as checkpoints
+from lm.checkpoint import Model
+
+_PRETRAINED = {True: "lm.tasks.causal.CausalPretraining", False: "lm.tasks.masked.MaskedPretraining"}
+
+
+def save(model: Model, path: Path) -> None:
+    """Write a checkpoint that is used like any other, and says what was done to it.
+
+    Args:
+        model: with `quantised` in its record, and whatever the model that it was made of had there.
+    """
+    task = model.record.get("task") or _PRETRAINED[model.config.causal]
+    made = checkpoints.make_record(task, model.config, model.processor, model.record.get("figures"))
+    record = {**model.record, **made}
+    if model.chat_template is not None:
+        record["chat_template"] = model.chat_template
+    state = {f"{checkpoints.MODEL_PREFIX}{name}": value for name, value in model.weights.items()}
+    content = {"lm": record, "state_dict": state, "global_step": model.step, "epoch": 0}
+    # What Lightning asks of a checkpoint that it is to measure.
+    checkpoints.write({**content, "pytorch-lightning_version": version("lightning")}, path)

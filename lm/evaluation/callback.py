@@ -1,0 +1,91 @@
+"""Tasks of `lm eval` while a model is trained, on TensorBoard."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lm.backbone import LanguageModel
+from lm.checkpoint import Model
+from lm.errors import UserError
+from lm.predictor import Predictor
+
+
+class Evaluation(Callback):
+    """Measures the model by tasks at validations; what it draws does not change the training.
+
+    In a configuration, below `trainer`:
+
+        callbacks+: [{class_path: lm.evaluation.Evaluation, init_args: {tasks: [hellaswag]}}]
+
+    Args:
+        tasks: see `lm.evaluation.tasks.load_tasks`.
+        every_n_validations: how often.
+        limit: examples of each task; None: all, which takes as long as it takes.
+        shots: examples that are shown first; None: as the task has it.
+        data_dir: where the tasks' files are looked for.
+
+    Raises:
+        UserError: when training begins: the model is none that writes or fills gaps, or is sharded.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str],
+        every_n_validations: int = 1,
+        limit: int | None = 200,
+        shots: int | None = None,
+        data_dir: str = "data",
+    ) -> None:
+        if not tasks or every_n_validations < 1:
+            raise UserError("Evaluation wants `tasks`, and `every_n_validations` of at least 1", status=2)
+        self.tasks, self.limit, self.shots, self.data_dir = tasks, limit, shots, data_dir
+        self.every_n_validations, self._validations = every_n_validations, 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        from lm.evaluation.tasks import load_tasks
+
+        if stage != "fit":
+            return
+        net: Any = pl_module.net
+        if not isinstance(net, LanguageModel):
+            raise UserError("Evaluation measures models that write or fill gaps, not classifiers")
+        if trainer.is_global_zero:  # a name that is none is said before hours of training
+            load_tasks(self.tasks, self.data_dir)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
+            figures = self._measure(pl_module)
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=trainer.global_step)
+
+    def _measure(self, task: Any) -> dict[str, float]:
+        from lm.evaluation.evaluate import evaluate
+
+        model = Model(task.config, {}, task.processor, "the model", {})
+        model.__dict__["network"] = task.net  # as it is being trained
+        training = task.net.training
+        task.net.eval()
+        try:
+            # Compiled blocks run uncompiled: each length would be compiled anew.
+            with isolate_rng(), torch.compiler.set_stance("force_eager"):
+                results, _ = evaluate(
+                    Predictor(model), self.tasks, self.shots, self.limit, 0, None, False, self.data_dir
+                )
+        finally:
+            task.net.train(training)
+        return {
+            f"eval/{result.task}/{name}": metric["value"]
+            for result in results
+            for name, metric in result.metrics.items()
+        }

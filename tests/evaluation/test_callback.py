@@ -1,0 +1,44 @@
+"""Tasks while training: figures on TensorBoard, and a training that does not notice."""
+
+import json
+
+import pytest
+import torch
+
+from tests.conftest import scalars
+from tests.evaluation.test_evaluate import CHOICES, ROWS
+
+pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+
+CALLBACK = """
+trainer:
+  callbacks+:
+    - class_path: lm.evaluation.Evaluation
+      init_args: {tasks: [TASK], every_n_validations: 2, data_dir: .}
+"""
+
+
+def test_training_goes_on_as_without(lm, tmp_path, tiny_gpt):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "mine.yaml").write_text(CHOICES)
+    (tmp_path / "callback.yaml").write_text(CALLBACK.replace("TASK", "mine.yaml"))
+    words = (*tiny_gpt, "--trainer.val_check_interval=1", "--model.init_args.backbone.dropout=0.1")
+    assert lm("fit", *words, "--name", "without").status == 0
+    done = lm("fit", *words, "--config", "callback.yaml", "--name", "with")
+    assert done.status == 0, done.err
+    states = [
+        torch.load(tmp_path / f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("without", "with")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    found = scalars(tmp_path / "checkpoints/with", "eval/mine/acc")
+    assert list(found) == [2, 4, 6]
+    last = lm("eval", "checkpoints/with/last.ckpt", "--tasks", "mine.yaml", "--json", "--data_dir", ".")
+    value = json.loads(last.out)["tasks"][0]["metrics"]["acc"]["value"]
+    assert found[6] == pytest.approx(value)
+
+
+def test_a_task_that_is_not_there_is_said_first(lm, tmp_path, tiny_gpt):
+    (tmp_path / "callback.yaml").write_text(CALLBACK.replace("TASK", "nothing.yaml"))
+    failed = lm("fit", *tiny_gpt, "--config", "callback.yaml")
+    assert failed.status == 2 and failed.err.splitlines()[-1].endswith("there is no task file nothing.yaml")
