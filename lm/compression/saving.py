@@ -20,7 +20,8 @@ def save(model: Model, path: Path) -> None:
     record = {**model.record, **made}
     if model.chat_template is not None:
         record["chat_template"] = model.chat_template
-    state = {f"{checkpoints.MODEL_PREFIX}{name}": value for name, value in model.weights.items()}
+    weights = model.network.state_dict()  # with a head that is tied, as Lightning would have it
+    state = {f"{checkpoints.MODEL_PREFIX}{name}": value for name, value in weights.items()}
     content = {"lm": record, "state_dict": state, "global_step": model.step, "epoch": 0}
     # What Lightning asks of a checkpoint that it is to measure.
     checkpoints.write({**content, "pytorch-lightning_version": version("lightning")}, path)
