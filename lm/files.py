@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from lm.errors import UserError
+
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
@@ -57,6 +59,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync_names(folder.parent)
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text.
+
+    Raises:
+        UserError: it can't be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from error
 
 
 def make_once(folder: Path, fill: Callable[[Path], object], last: str, renew: bool = False) -> bool:

@@ -219,7 +219,8 @@ class Predictor:
         found, entry = self._chat_format, entry_of(model.record)
         if not model.config.causal:
             raise refuse(model.source, model.record, "chat")
-        if found is None or (entry and entry.command != "chat"):
+        brought = model.chat_template is not None  # a folder's that was compressed
+        if found is None or (entry and entry.command != "chat" and not brought):
             raise UserError(
                 f"{model.source} has not learned to chat: fine-tune it first (`lm fit` with "
                 f"lm.tasks.InstructionTuning and --model.init_from {model.source})"

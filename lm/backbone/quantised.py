@@ -43,7 +43,8 @@ class QuantisedLinear(nn.Linear):
         if bits == 4:
             self.register_buffer("zeros", torch.empty_like(self.scales))
         self.bias = nn.Parameter(torch.empty(out_features, device=device)) if bias else None
-        self._packed: Tensor | None = None  # as the kernel for 4 bits wants it
+        # As the kernel for 4 bits wants it: the integers; scales and zeros.
+        self.packed: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_weights(self) -> int:
@@ -54,6 +55,10 @@ class QuantisedLinear(nn.Linear):
         if name == "weight":
             return restored({each: getattr(self, each) for each in KEPT[: 2 + (self.bits == 4)]})
         return super().__getattr__(name)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.packed = None  # of other weights
+        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -74,12 +79,12 @@ class QuantisedLinear(nn.Linear):
         """x · weightᵀ of (rows, in) in bf16, by the kernel."""
         if self.bits == 8:
             return torch._weight_int8pack_mm(x, self.values, self.scales[:, 0])
-        if self._packed is None:
-            whole = unpacked(self.values).int()
-            self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1)
-            both = torch.stack((self.scales, self.zeros), -1)  # (out, groups, 2)
-            self._both = both.transpose(0, 1).contiguous()
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, self.group, self._both)
+        if self.packed is None:
+            whole = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpacked(self.values).int(), 1)
+            both = torch.stack((self.scales, self.zeros), -1).transpose(0, 1)  # (groups, out, 2)
+            self.packed = whole, both.contiguous()
+        whole, both = self.packed
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, whole, self.group, both)
 
     @classmethod
     def joined(cls, layers: Sequence["QuantisedLinear"]) -> "QuantisedLinear":
@@ -112,14 +117,11 @@ def restored(kept: dict[str, Tensor]) -> Tensor:
     return (values * scales + kept["zeros"].float()[..., None]).flatten(1)
 
 
-def dequantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A network's weights with floats in the place of integers; the same dictionary where there are none."""
-    layers = [name.removesuffix(".values") for name in weights if name.endswith(".values")]
-    if not layers:
-        return weights
-    found = {name: value for name, value in weights.items() if name.rpartition(".")[2] not in KEPT}
+def dequantised(weights: dict[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
+    """A network's weights with floats in the place of these layers' integers."""
+    found = dict(weights)
     for layer in layers:
-        own = {each: weights[f"{layer}.{each}"] for each in KEPT if f"{layer}.{each}" in weights}
+        own = {each: found.pop(f"{layer}.{each}") for each in KEPT if f"{layer}.{each}" in weights}
         found[f"{layer}.weight"] = restored(own)
     return found
 

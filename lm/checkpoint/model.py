@@ -119,7 +119,8 @@ class Model:
             return self
         record = {name: value for name, value in self.record.items() if name != "quantised"}
         note = f"the weights of {self.source} were rounded to {made['bits']} bits"
-        return replace(self, weights=dequantised(self.weights), record=record, notes=[*self.notes, note])
+        weights = dequantised(self.weights, made["layers"])
+        return replace(self, weights=weights, record=record, notes=[*self.notes, note])
 
     def to(self, dtype: torch.dtype) -> None:
         """Keep the weights in a type of fewer digits, one after the other."""

@@ -105,7 +105,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         whole = network.num_parameters()
         parameters = f"{here:,} of the adapter and the head; {whole:,} with its base"
     else:  # a tied matrix, which lies there once, counts once
-        weights = dequantised(weights)
+        weights = dequantised(weights, made["layers"] if (made := record.get("quantised")) else ())
         places = {value.data_ptr(): value.numel() for name, value in weights.items() if not is_adapter(name)}
         parameters = f"{sum(places.values()):,}"
     trainable = "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt"
@@ -115,7 +115,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         "task": record["task"],
         **finetuning_facts(path, record),
         "parameters": parameters,
-        **({"quantised": f"{made['bits']} bits"} if (made := record.get("quantised")) else {}),
+        **({"quantised": f"{record['quantised']['bits']} bits"} if record.get("quantised") else {}),
         **({} if alone else {"steps": content.get("global_step", 0)}),
         "can be": f"merged: lm export {path} DIR" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},

@@ -16,6 +16,6 @@ DISTILLED = (
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {"Distillation": "distillation", "drop_layers": "student", "quantise": "quantise"}
+    {"Distillation": "distillation", "drop_layers": "student", "quantise": "rounding"}
     | dict.fromkeys(DISTILLED, "distilled"),
 )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lm.errors import UserError
+from lm.files import read_text
 from lm.options import OptionParser
 from lm.processes import say
 
@@ -26,41 +27,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--json", action="store_true", help="the report as JSON")
     add("--force", action="store_true", help="replace checkpoints that are there")
     args = parser.parse(argv)
-    from lm.compression.quantise import quantise, quantised_bytes
-    from lm.compression.report import read_text, report, table, threads
+    from lm.compression.report import measurable, report, table
+    from lm.compression.rounding import quantise, quantised_bytes
     from lm.compression.saving import save
     from lm.convert import open_model
     from lm.predictor import Predictor
 
     text = read_text(args.report) if args.report else None
     model = open_model(args.model, integers=True)
-    source = Path(model.source)
-    folder = Path(args.out) if args.out else (source.parent if source.is_file() else Path())
-    stem = "" if source.is_file() and not args.out else f"{_name(source)}-"
-    models = {"as it is": Predictor(model)}
-    for bits in dict.fromkeys(args.bits):
-        path = folder / f"{stem}int{bits}.ckpt"
+    paths = {bits: _place(Path(model.source), args.out, bits) for bits in args.bits}
+    for path in paths.values():
         if path.exists() and not args.force:
             raise UserError(f"{path} is there already: --force replaces it, --out FOLDER puts it elsewhere")
-        made = quantise(model, bits, args.group if bits == 4 else None)
-        small, whole = quantised_bytes(made.network)
-        if text is not None:
-            models[f"int{bits}"] = Predictor(made)
-        save(made, path)
-        what = (
-            f"{len(made.record['quantised']['layers'])} layers from {whole / 1e6:,.1f} to {small / 1e6:,.1f}"
-        )
-        say(f"{bits} bits: {what} MB (1/{whole / small:.2f}); {path}: {path.stat().st_size / 1e6:,.1f} MB")
+    models = {"as it is": Predictor(model)}
+    if text is not None:
+        measurable(models["as it is"], text)
+    made = {bits: quantise(model, bits, args.group if bits == 4 else None) for bits in paths}
+    for bits, path in paths.items():
+        small, whole = quantised_bytes(made[bits].network)
+        save(made[bits], path)
+        what = f"{len(made[bits].record['quantised']['layers'])} layers from {whole / 1e6:,.1f}"
+        what += f" to {small / 1e6:,.1f} MB (1/{whole / small:.2f})"
+        say(f"{bits} bits: {what}; {path}: {path.stat().st_size / 1e6:,.1f} MB")
     if text is None:
         return
-    found = report(models, text)
+    found = report(models | {f"int{bits}": Predictor(each) for bits, each in made.items()}, text)
     if args.json:
         print(json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1))
         return
+    import torch
+
     print(table(found))
-    say(f"in brackets: of the first; {threads()} threads; perplexity on {args.report}, paired by windows")
+    threads = torch.get_num_threads()
+    say(f"in brackets: of the first; {threads} threads; perplexity on {args.report}, paired by windows")
 
 
-def _name(source: Path) -> str:
-    """Of a run or a folder."""
-    return (source.parent if source.is_file() else source.resolve()).name
+def _place(source: Path, out: str | None, bits: int) -> Path:
+    """Beside a run's checkpoint; elsewhere with the name of the run or folder."""
+    if out is None and source.is_file():
+        return source.parent / f"int{bits}.ckpt"
+    name = (source.parent if source.is_file() else source.resolve()).name
+    return Path(out or "") / f"{name}-int{bits}.ckpt"

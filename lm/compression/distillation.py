@@ -26,7 +26,7 @@ from lm.tasks.finetuning import FineTuning
 PROJECTION = "projection.weight"
 # Attributes that decide nothing about how an example is encoded: see `Task.beside`.
 _BESIDE = frozenset({"teacher", "keep_layers", "kept_layers", "temperature", "weight", "hidden"}) | {
-    *("projection", "_opened", "_teaching", "_teacher_fingerprint", "_divisor")
+    *("projection", "_kept_of", "_opened", "_teaching", "_teacher_fingerprint", "_divisor")
 }
 
 
@@ -73,6 +73,7 @@ class Distillation(Task):
             raise UserError(f"hidden is {hidden}: it must be at least 0", status=2)
         self.teacher, self.keep_layers = teacher, keep_layers
         self.kept_layers: list[int] | None = None  # the layers, once it is known whose
+        self._kept_of = 0  # of how many
         self._opened: Model | None = None  # the teacher, until its network is at work
         if isinstance(self, FineTuning) and kwargs.get("init_from") is None:
             if keep_layers is not None:
@@ -107,6 +108,7 @@ class Distillation(Task):
         if self.keep_layers is None or start.record.get("kept_layers") == self.keep_layers:
             return start  # the latter is what came of this run, which is evaluated
         self.kept_layers = chosen(self.keep_layers, start.config, path)
+        self._kept_of = start.config.num_layers
         return drop_layers(start, self.kept_layers)
 
     def make_processor(self, data: Any) -> Any:
@@ -139,6 +141,7 @@ class Distillation(Task):
             raise UserError(f"{self.teacher} is no longer the teacher that this run began with")
         if self.keep_layers is not None and not isinstance(self, FineTuning):
             self.kept_layers = chosen(self.keep_layers, teacher.config, self.teacher)
+            self._kept_of = teacher.config.num_layers
             weights = student_weights(teacher, self.config, self.kept_layers)
             if record is None:
                 self.net.load_state_dict(weights, strict=False)  # a tied head is not among them
@@ -210,9 +213,10 @@ class Distillation(Task):
     def _of_layers(self, batch: dict[str, Any], ours: Heard, theirs: Heard) -> Tensor:
         """How far the hidden states are apart: every example weighs the same in whichever batch it stands."""
         count = len(theirs.layers)
-        known = self.kept_layers if self.kept_layers and self.kept_layers[-1] < count else None
-        # Else the last at the last, and the embeddings at the embeddings, which both have.
-        layers = known or [n - 1 for n in evenly(count + 1, len(ours.layers) + 1)[1:]]
+        layers = self.kept_layers
+        if layers is None or self._kept_of != count:
+            # The last at the last, and the embeddings at the embeddings, which both have.
+            layers = [n - 1 for n in evenly(count + 1, len(ours.layers) + 1)[1:]]
         project = self.projection or nn.Identity()
         pairs = [(project(each), theirs.layers[n]) for each, n in zip(ours.layers, layers, strict=True)]
         documents = batch.get("documents")  # of a window one more than is read
@@ -227,7 +231,14 @@ class Distillation(Task):
             groups.append({"kind": "matrix", "params": [self.projection.weight]})
         return groups
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if "optimizer_states" not in checkpoint:  # to use, not to train on
+            checkpoint.get("state_dict", {}).pop(PROJECTION, None)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self.projection is None:  # where nothing is trained it is of no use
+        if self.projection is None:
             checkpoint["state_dict"].pop(PROJECTION, None)
+        else:
+            checkpoint["state_dict"].setdefault(PROJECTION, self.projection.weight.detach())

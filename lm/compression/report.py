@@ -5,13 +5,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from lm.compression.quantise import quantised_bytes
+from lm.compression.rounding import packed, quantised_bytes
 from lm.errors import UserError
+from lm.inference.batch import complete
 from lm.inference.scoring import score, windows
 
 if TYPE_CHECKING:
@@ -56,20 +54,15 @@ def report(models: "dict[str, Predictor]", text: str, batches: Sequence[int] = (
     (first, *_), names = models.values(), list(models)
     if any(each.tokenizer.fingerprint != first.tokenizer.fingerprint for each in models.values()):
         raise UserError("a report compares models with the same tokenizer")
-    if any(not each.config.causal for each in models.values()):
-        raise UserError("a report is of models that write: compare classifiers by `lm compare --test`")
-    ids = first.tokenizer.encode(text)
-    length = min(512, first.config.max_seq_len)
-    if len(ids) < 4 * length:
-        raise UserError(f"the text has {len(ids):,} tokens: a report wants {4 * length:,} at least")
-    starts = first.tokenizer.bos_id, first.tokenizer.eos_id
-    prefix = next((each for each in starts if each is not None), 0)
+    ids, length = measurable(first, text)
+    prefix = first.tokenizer.start_id
     losses = {name: _losses(each, ids, prefix, length) for name, each in models.items()}
     speeds = _speeds(models, batches, ids[:_PROMPT])
     found = []
     for name in names:
         network = models[name].writer()
         tensors = {each.data_ptr(): each.nbytes for each in network.state_dict().values()}
+        tensors |= {each.data_ptr(): each.nbytes for each in packed(network)}
         small, whole = quantised_bytes(network)
         counts, own, base = losses[name][0], losses[name][1], losses[names[0]][1]
         more = [(a - b) for a, b in zip(own, base, strict=True)]
@@ -90,6 +83,20 @@ def report(models: "dict[str, Predictor]", text: str, batches: Sequence[int] = (
     return found
 
 
+def measurable(model: "Predictor", text: str) -> tuple[list[int], int]:
+    """A text's ids, and how many of them a window has.
+
+    Raises:
+        UserError: the model does not write, or the text is too short.
+    """
+    model.writer()
+    ids = model.tokenizer.encode(text)
+    length = min(512, model.config.max_seq_len)
+    if len(ids) < 4 * length:
+        raise UserError(f"the text has {len(ids):,} tokens: a report wants {4 * length:,} at least")
+    return ids, length
+
+
 def _losses(model: "Predictor", ids: list[int], prefix: int, length: int) -> tuple[list[int], list[float]]:
     """Tokens and nats of each window."""
     texts = windows(ids, prefix, length)
@@ -102,16 +109,16 @@ def _speeds(
 ) -> dict[str, dict[int, float]]:
     """Tokens a second, medians of rounds in which all have their turn."""
     speeds: dict[str, dict[int, float]] = {name: {} for name in models}
-    texts = next(iter(models.values())).tokenizer.decode(prompt)
+    tokens = min(_TOKENS, *(model.config.max_seq_len - len(prompt) for model in models.values()))
     for batch in batches:
         taken: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(_ROUNDS + 1):
             for name, model in models.items():
                 start = time.perf_counter()
-                model.generate([texts] * batch, _TOKENS, temperature=0)
-                taken[name].append(time.perf_counter() - start)
+                rows = complete(model.writer(), [prompt] * batch, tokens, [None], batch_size=batch)
+                taken[name].append((time.perf_counter() - start) / sum(map(len, rows)))
         for name, seconds in taken.items():
-            speeds[name][batch] = batch * _TOKENS / statistics.median(seconds[1:])
+            speeds[name][batch] = 1 / statistics.median(seconds[1:])
     return speeds
 
 
@@ -135,22 +142,3 @@ def table(variants: Sequence[Variant]) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-def read_text(path: str) -> str:
-    """A file to measure by.
-
-    Raises:
-        UserError: it can't be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
-
-
-def threads() -> int:
-    """Of torch, for the line beneath the table."""
-    return torch.get_num_threads()

@@ -43,14 +43,15 @@ class Evaluation(Callback):
         self.tasks, self.limit, self.shots, self.data_dir = tasks, limit, shots, data_dir
         self.every_n_validations, self._validations = every_n_validations, 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from lm.evaluation.tasks import load_tasks
 
-        if stage != "fit":
-            return
-        net: Any = pl_module.net
-        if not isinstance(net, LanguageModel):
+        if not isinstance(pl_module.net, LanguageModel):
             raise UserError("Evaluation measures models that write or fill gaps, not classifiers")
+        if pl_module.device_mesh is not None:
+            raise UserError(
+                "Evaluation can't measure a model that is sharded: use `lm eval` on its checkpoints"
+            )
         if trainer.is_global_zero:  # a name that is none is said before hours of training
             load_tasks(self.tasks, self.data_dir)
 
@@ -70,7 +71,7 @@ class Evaluation(Callback):
                 logger.log_metrics(figures, step=trainer.global_step)
 
     def _measure(self, task: Any) -> dict[str, float]:
-        from lm.evaluation.evaluate import evaluate
+        from lm.evaluation.measure import evaluate
 
         model = Model(task.config, {}, task.processor, "the model", {})
         model.__dict__["network"] = task.net  # as it is being trained

@@ -70,7 +70,7 @@ def _parser() -> OptionParser:
 def _measure(args: argparse.Namespace) -> None:
     from lm.data.corpus.shards import Corpus
     from lm.evaluation.contamination import contaminated
-    from lm.evaluation.evaluate import evaluate
+    from lm.evaluation.measure import evaluate
     from lm.predictor import load
 
     corpus = Corpus.open(args.corpus, verify=False) if args.corpus else None
@@ -116,11 +116,11 @@ def held(results: "Sequence[Result]") -> str:
 
 
 def _folder(source: str) -> Path:
-    """Beside a run's checkpoint; of a model from elsewhere, here."""
+    """Beside a run's checkpoint, for each its own; of a model from elsewhere, here."""
     path = Path(source)
-    if path.is_file():
-        return path.parent / "eval"
-    return Path("eval") / path.resolve().name
+    if path.is_dir():
+        return Path("eval") / path.resolve().name
+    return path.parent / ("eval" if path.name == "best.ckpt" else f"eval-{path.stem}")
 
 
 def table(results: "Sequence[Result]", groups: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Which examples of an evaluation stood in what a model was trained on, and the figures without them."""
 
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -34,17 +35,26 @@ def contaminated(results: Sequence[Result], corpus: Corpus) -> None:
         for text in strings(record["doc"])
     ]
     places = _places(Passages(texts), corpus)
-    # A passage belongs to the first example that has it: which others do is asked the other way round.
+    # A passage belongs to the first example that has it: which others do is asked the other way round, of
+    # short texts by whether they stand in it.
     reverse = Passages((number, place.passage) for number, place in enumerate(places))
+    plain = [_words(place.passage) for place in places]
     held: dict[int, list[Place]] = defaultdict(list)
     for number, text in texts:
         held[number] += [places[hit] for _, _, hit in reverse.find(text)]
+        if (words := _words(text)) and Passages([(0, text)]).numbers:
+            held[number] += [place for place, own in zip(places, plain, strict=True) if words in own]
     number = 0
     for result in results:
         for record in result.records:
             record["contaminated"] = [place._asdict() for place in dict.fromkeys(held[number])]
             number += 1
         result.clean = _without(result)
+
+
+def _words(text: str) -> str:
+    """A text as it is compared: letters and digits of its words."""
+    return " ".join(["", *re.findall(r"\w+", text.casefold()), ""])
 
 
 def _places(passages: Passages, corpus: Corpus) -> list[Place]:

@@ -20,7 +20,9 @@ from lm.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from lm.predictor import Predictor
 
-Pair = tuple[Any, list[int], list[int]]  # whatever the texts were; ids of the context, of what counts
+Pair = tuple[list[int], list[int]]  # ids of the context, of what counts
+
+_WRITTEN = 64  # texts at once, where nothing else is said
 
 
 class HarnessModel(TemplateLM):
@@ -47,6 +49,7 @@ class HarnessModel(TemplateLM):
         # What a BERT's frame puts around a text comes when it is asked.
         self.before = self.words.opening if predictor.config.causal else []
         self.cut: Counter[str] = Counter()
+        self._asking: list[str] = []  # the task of each request that is being answered
         self._nonce = f"\ue000{secrets.token_hex(8)}"  # before a chat: no data can hold it
         if not predictor.config.causal and self.words.mask_id is None:
             raise UserError(f"{predictor.model.source} has no mask: it can't be asked for single tokens")
@@ -59,7 +62,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self.eot_token_id if self.words.bos_id is None else self.words.bos_id
+        return self.words.start_id
 
     @property
     def tokenizer_name(self) -> str:
@@ -76,8 +79,9 @@ class HarnessModel(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
-        self, requests: list[Pair], disable_tqdm: bool = False, **_: Any
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
+        requests = [(text, *self._begun(context, counted)) for text, context, counted in requests]
         parts = [list(self._parts(context, counted)) for _, context, counted in requests]
         for name, (_, context, counted) in zip(self._asking, requests, strict=False):
             self.cut[name] += len(context) + len(counted) > self._room
@@ -90,7 +94,9 @@ class HarnessModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         texts = (self.words.encode(request.args[0]) for request in requests)
-        parts = [windows(ids, self.prefix_token_id, self.max_length) for ids in texts]
+        parts = [
+            windows(ids, self.prefix_token_id, self._room - self.predictor.config.causal) for ids in texts
+        ]
         self._asking = []  # a window is not cut: it counts from where the one before it ends
         pairs = [(None, ids[:start], ids[start:]) for each in parts for ids, start in each]
         scored = iter(self._loglikelihood_tokens(pairs, disable_tqdm))
@@ -106,8 +112,8 @@ class HarnessModel(TemplateLM):
         with _Bar(len(requests), "writing", disable_tqdm) as done:
             for key, numbers in groups.items():
                 how: dict[str, Any] = {**normalize_gen_kwargs(json.loads(key), 256)}
-                for at in range(0, len(numbers), 64):
-                    own = numbers[at : at + 64]
+                for at in range(0, len(numbers), _WRITTEN):
+                    own = numbers[at : at + _WRITTEN]
                     texts = self._write([requests[n] for n in own], how, own[0])
                     for number, text in zip(own, texts, strict=True):
                         found[number] = text
@@ -134,6 +140,15 @@ class HarnessModel(TemplateLM):
         history, answer_next = chat
         messages = [(each["role"], each["content"]) for each in history]
         return list(self._format.render(messages, answer_next)[0])
+
+    def _begun(self, context: list[int], counted: list[int]) -> Pair:
+        """A pair with something before what counts, and something that counts: a continuation that melts
+        into its context's last token is that token."""
+        if not counted and context:
+            context, counted = context[:-1], context[-1:]
+        if not self.predictor.config.causal:  # its frame begins a text
+            return (context[1:] if context == [self.prefix_token_id] else context), counted
+        return context or [self.prefix_token_id], counted
 
     @property
     def _room(self) -> int:
@@ -177,7 +192,7 @@ class HarnessModel(TemplateLM):
         )
         ends = [self.words.eos_id, *([self._format.end_id] if prompts[0].startswith(self._nonce) else [])]
         sampling = Sampling(
-            temperature=how["temperature"] if how.get("do_sample") else 0,
+            temperature=how.get("temperature") or 1.0 if how.get("do_sample") else 0,
             top_k=how.get("top_k", 0),
             top_p=how.get("top_p", 1.0),
         )
@@ -189,6 +204,7 @@ class HarnessModel(TemplateLM):
             sampling,
             seed,
             self.words.vocab_size,
+            self.batch_size or _WRITTEN,
         )
         stops = [stop for stop in how.get("until", []) if stop]
         texts = [self.words.decode(row) for row in rows]

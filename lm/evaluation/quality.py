@@ -9,7 +9,7 @@ steps:
 
 import math
 import multiprocessing
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,9 @@ class ModelScore(Step):
 
     def reads(self) -> list[Path]:
         path = Path(self.model)
-        kinds = {".ckpt", ".safetensors", ".json", ".model"}
+        if path.is_dir() and (path / "best.ckpt").exists():
+            path /= "best.ckpt"
+        kinds = {".safetensors", ".json", ".model"}
         return [path] if path.is_file() else sorted(each for each in path.iterdir() if each.suffix in kinds)
 
     def __call__(self, document: Document) -> str | None:
@@ -66,17 +68,7 @@ class ModelScore(Step):
 
     @cached_property
     def _predictor(self) -> "Predictor":
-        """Opened where it is used: every process has its own."""
-        import torch
-
-        from lm.predictor import load
-
-        if multiprocessing.parent_process() is not None:
-            torch.set_num_threads(1)  # the other cores are other processes'
-        try:
-            return load(self.model)
-        except UserError as error:
-            raise SetupError(str(error)) from error  # of the recipe, not of a document
+        return _opened(self.model)
 
     @cached_property
     def _writes(self) -> bool:
@@ -109,3 +101,17 @@ class ModelScore(Step):
             return 0.0
         size = tokenizer.byte_lengths()[ids[1:]].sum()
         return -score(network, [(ids, 1)])[0].total / math.log(2) / max(float(size), 1.0)
+
+
+@cache  # a process does many tasks of a corpus, each with a step of its own
+def _opened(path: str) -> "Predictor":
+    import torch
+
+    from lm.predictor import load
+
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)  # the other cores are other processes'
+    try:
+        return load(path)
+    except UserError as error:
+        raise SetupError(str(error)) from error  # of the recipe, not of a document

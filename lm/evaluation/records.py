@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.files import write_atomically
+from lm.files import read_text, write_atomically
 
 FORMAT = 1
 
@@ -24,8 +24,10 @@ class Result:
         seed: of what was drawn.
         limit: examples at most, None for all.
         chat: whether the model was asked in a chat.
+        dtype: of the weights.
+        config_sha256: of how the task asks.
         chance: share that guessing would get right, None where that is not known.
-        cut: examples whose beginning the model did not see.
+        cut: texts (choices, say) whose beginning the model did not see.
         metrics: by name `value`, `stderr`, `higher_is_better` and `aggregation`.
         records: of each example `id` (a hash of it), `doc_id`, `metrics` and `doc`, the example itself; and
             `contaminated`, where that was looked for: documents, sources and passages.
@@ -44,6 +46,8 @@ class Result:
     chat: bool
     chance: float | None
     cut: int
+    dtype: str
+    config_sha256: str
     metrics: dict[str, dict[str, Any]]
     records: list[dict[str, Any]] = field(repr=False)
     clean: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -67,11 +71,39 @@ def read(path: Path) -> Result:
         UserError: it is something else, or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(f"{path} is of another version of lm (format {content['format']})")
-        return Result(**content)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no results of `lm eval`") from error
+        return Result(**read_content(path))
+    except TypeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The same as plain values, looked at as far as a comparison needs them: `task`, `metrics` and records
+    with `id` and `metrics`.
+
+    Raises:
+        UserError: it is something else, or damaged.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path} is empty")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path} holds no records of `lm eval`")
+    if content["format"] != FORMAT:
+        what = f"{path} is of format {content['format']!r}; this lm reads {FORMAT}"
+        raise UserError(f"{what}: run `lm eval` anew")
+    task, records, metrics = (content.get(key) for key in ("task", "records", "metrics"))
+    lacks = UserError(f"{path} is damaged: it lacks task, metrics or records")
+    if not (isinstance(task, str) and isinstance(metrics, dict) and isinstance(records, list)):
+        raise lacks
+    if not all(isinstance(each, dict) for each in (*metrics.values(), *records)):
+        raise lacks
+    if not records:
+        raise UserError(f"{path} holds no records: it is of no example")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record.get("id"), str) or not isinstance(record.get("metrics"), dict):
+            raise UserError(f"{path} is damaged: record {number} has no id or no metrics")
+    return content

@@ -63,7 +63,7 @@ def load_tasks(names: Sequence[str], data_dir: str = "data") -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:
-        raise _explained(error, names) from error
+        raise explained(error, names) from error
 
 
 def known_tasks() -> list[str]:
@@ -97,6 +97,8 @@ def _read(path: Path, data_dir: str) -> dict[str, Any]:
         task = load_yaml(path, resolve_func=True, recursive=True)
     except Exception as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    if isinstance(task, dict) and "group" in task:
+        raise UserError(f"{path} is a group of tasks: name its tasks themselves")
     if not isinstance(task, dict) or "task" not in task:
         raise UserError(f"{path} is no task: it has no `task`, which names it")
     given = task.get("dataset_kwargs") or {}
@@ -120,7 +122,7 @@ def _located(files: Any, places: list[Path], path: Path) -> Any:
     raise UserError(f"{path}: no file {files} in {looked}: give the folder that has it as --data_dir")
 
 
-def _explained(error: Exception, names: Sequence[str]) -> UserError:
+def explained(error: Exception, names: Sequence[str]) -> UserError:
     """What the harness and datasets raise, in a sentence."""
     what = " ".join(str(error).split())
     kinds = {type(each).__name__ for each in _causes(error)}

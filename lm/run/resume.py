@@ -38,6 +38,9 @@ class Resumed:
         """
         checkpoint = checkpoints.read(path)
         record = checkpoints.read_record(checkpoint, path)
+        if training and record.get("quantised"):
+            what = f"{path} is quantised, which can't be trained on"
+            raise UserError(f"{what}: go on from the checkpoint that it was made of")
         if training and "optimizer_states" not in checkpoint:
             raise UserError(f"{path} holds weights to use, not a state to train on: take last.ckpt")
         return cls(path, record, checkpoint.get("global_step", 0))
@@ -78,11 +81,6 @@ class Resumed:
             raise UserError(
                 f"{self.path} is of {trained_by}, not of {name}: give its configuration, or start "
                 f"from its weights by `model.init_from` {self.path}"
-            )
-        if training and self.record.get("quantised"):
-            raise UserError(
-                f"{self.path} is quantised, which can't be trained on: go on from the checkpoint that it was "
-                f"made of, or start from its weights by `model.init_from` {self.path}"
             )
         theirs = asdict(checkpoints.config_of(self.record))  # options it did not know yet, too
         ours = asdict(model.config)

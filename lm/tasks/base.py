@@ -232,7 +232,9 @@ class Task(LightningModule, ABC):
         their figures would be nonsense. Lightning tells a task of `ckpt_path=` only when it has been set up.
         """
         record = checkpoint.get("lm") or {}
-        checkpoint["state_dict"] = dequantised(checkpoint["state_dict"])
+        if made := record.get("quantised"):
+            layers = [f"{checkpoints.MODEL_PREFIX}{name}" for name in made["layers"]]
+            checkpoint["state_dict"] = dequantised(checkpoint["state_dict"], layers)
         ours = {**self.record(), "processor": self.processor.fingerprint}
         theirs = {**record, "processor": checkpoints.processor_of(record).fingerprint} if record else ours
         for name, what in (("processor", "processor (a tokenizer, say)"), ("labels", "labels")):

@@ -184,6 +184,11 @@ class Tokenizer(Processor):
         """The special tokens before a text."""
         return list(self._template(pair=False)[0])
 
+    @property
+    def start_id(self) -> int:
+        """What stands before a text's first token where something has to: bos, else eos, else padding."""
+        return next((id for id in (self.bos_id, self.eos_id) if id is not None), self.padding_id)
+
     def frame_size(self, pair: bool) -> int:
         """How many tokens `frame` adds to one text, or to two."""
         return sum(map(len, self._template(pair)))

@@ -1,11 +1,12 @@
 """`lm sweep`: the options with which `lm fit` learns best."""
 
 import dataclasses
+from itertools import islice
 
 from lm.errors import UserError, not_installed
 from lm.options import OptionParser
 
-_OWN = ("--name", "--trials", "--workers", "--help")
+_OWN = ("--name", "--trials", "--workers", "--help")  # the last has no value
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     from lm.tuning.workers import run
 
     quiet()
-    print(run(sweep, path, argv[1:]))
+    print(run(sweep, path, argv))
 
 
 def _apart(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -55,7 +56,7 @@ def _apart(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         if option in _OWN or not word.startswith("--"):
             own.append(word)
             if option in _OWN[:-1] and not equals:
-                own += [following for following in [next(words, None)] if following is not None]
+                own += [*islice(words, 1)]
             continue
         following = value if equals else next(words, None)
         if following is None:

@@ -3,7 +3,6 @@
 import math
 import sys
 import threading
-from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -44,15 +43,14 @@ class Configurations:
         # A parser works in the configuration's folder while it reads it, and the process has one folder.
         self._parsing = threading.Lock()
         sys.path.insert(0, str(Path.cwd()))  # a class of the person's own may lie there
-        fixed = [f"--{name}={written(value)}" for name, value in sweep.options.items()]
-        self._fixed = [*sweep.configs, *fixed]
+        self._fixed = [*sweep.configs, *_options(sweep.options)]
         self.base = self._plain([])
         for name, values in sweep.space.items():
             for value in values.edges():
-                self._plain([f"--{name}={written(value)}"], f"space: {name}: ")
+                self._plain(_options({name: value}), f"space: {name}: ")
         self.metric, self.direction = self._goal()
         found = {name: _at(self.base, name) for name in sweep.space}
-        self.given = {n: plain(v) for n, v in found.items() if sweep.space[n].holds(v)}
+        self.given = {n: sweep.space[n].exact(plain(v)) for n, v in found.items() if sweep.space[n].holds(v)}
         self.steps(self.base)  # whether the budget can be cut
 
     def _plain(self, words: list[str], where: str = "") -> dict[str, Any]:
@@ -79,7 +77,7 @@ class Configurations:
 
     def tree(self, params: Params) -> dict[str, Any]:
         """A trial's configuration before it is cut to the budget."""
-        return self._plain(_options(params.items()))
+        return self._plain(_options(params))
 
     def steps(self, tree: dict[str, Any]) -> int | None:
         """The optimizer steps of a trial; None where they are counted by epochs, or have to be measured.
@@ -112,16 +110,18 @@ class Configurations:
             params: the options that are swept, in Optuna's terms.
             steps: how long it is; None: as the configuration says.
         """
-        words = [*self._fixed, *_options(params.items())]
+        return [*self._fixed, *self._changes(params, steps)]
+
+    def _changes(self, params: Params, steps: int | None) -> list[str]:
+        """The words that are the trial's own."""
+        words = _options(params)
         if steps is None:
             return words
         if self.sweep.budget.given:
             words.append(f"--trainer.max_steps={steps}")
-        every = "trainer.val_check_interval"
+        every, cut = "trainer.val_check_interval", "trainer.accumulate_grad_batches"
         if every not in self.sweep.options and every not in self.sweep.space:
-            batches = steps * self.base["trainer"]["accumulate_grad_batches"]
-            if "trainer.accumulate_grad_batches" in params:
-                batches = steps * params["trainer.accumulate_grad_batches"]
+            batches = steps * params.get(cut, self.base["trainer"]["accumulate_grad_batches"])
             words.append(f"--{every}={math.ceil(batches / self.sweep.validations)}")
         return words
 
@@ -132,15 +132,14 @@ class Configurations:
 
     def whole(self, params: Params, steps: int | None, name: str) -> dict[str, Any]:
         """A trial's whole configuration, under another name: what `lm fit` takes."""
-        with self._parsing, ExitStack() as held:
-            tree = Words(["fit", *self.words(params, steps), f"--name={name}"], held).plain()
+        tree = self._plain([*self._changes(params, steps), f"--name={name}"])
         return {
             key: value for key, value in tree.items() if key not in ("ckpt_path", "weights_only", "seeds")
         }
 
 
-def _options(params: Iterable[tuple[str, Any]]) -> list[str]:
-    return [f"--{name}={written(value)}" for name, value in params]
+def _options(values: Params) -> list[str]:
+    return [f"--{name}={written(value)}" for name, value in values.items()]
 
 
 def _at(tree: Any, name: str) -> Any:

@@ -1,4 +1,8 @@
-"""Locks that the kernel gives back when the processes that hold them are no more, be it by SIGKILL."""
+"""Locks that the kernel gives back when the processes that hold them are no more, be it by SIGKILL.
+
+A lock is the descriptor of an open file: a process that is given it holds the lock, too, until it ends, which
+`filelock` has no words for. `os.close` gives it back.
+"""
 
 import fcntl
 import os
@@ -9,22 +13,7 @@ from pathlib import Path
 from optuna.storages.journal import JournalFileOpenLock
 
 
-class Lock:
-    """A lock that is held. A process that is given the descriptor holds it, too, until it ends.
-
-    Args:
-        descriptor: of the open file.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def release(self) -> None:
-        """Give it back."""
-        os.close(self.descriptor)
-
-
-def take(path: Path, wait: bool = True) -> Lock | None:
+def take(path: Path, wait: bool = True) -> int | None:
     """A lock by its file; None where another holds it and this one doesn't wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -35,7 +24,7 @@ def take(path: Path, wait: bool = True) -> Lock | None:
         if isinstance(error, BlockingIOError):
             return None
         raise
-    return Lock(descriptor)
+    return descriptor
 
 
 @contextmanager
@@ -46,7 +35,7 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        os.close(lock)
 
 
 class JournalLock(JournalFileOpenLock):
@@ -61,7 +50,7 @@ class JournalLock(JournalFileOpenLock):
     def __init__(self, path: Path, journal: Path) -> None:
         super().__init__(str(path))
         self.path, self.journal = path, journal
-        self._lock: Lock | None = None
+        self._lock: int | None = None
 
     def acquire(self) -> bool:
         self._lock = take(self.path)
@@ -81,6 +70,6 @@ class JournalLock(JournalFileOpenLock):
                 file.truncate(file.read().rfind(b"\n") + 1)
 
     def release(self) -> None:
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            lock.release()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)

@@ -1,6 +1,7 @@
 """The page of a sweep: what matters, how the trials learned, and what each option did, as one HTML file."""
 
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def write_page(study: Study, rows: list[Row], path: Path) -> None:
     """
     template = Path(__file__).with_name("sweep.html.jinja").read_text(encoding="utf-8")
     best = next((row for row in rows if row["state"] == "finished"), None)
+    for row in rows:
+        row["kind"] = "best" if row is best else "given" if row["given"] else "other"
     content = {
         "name": study.sweep.name,
         "metric": study.configurations.metric,
@@ -42,8 +45,8 @@ def write_page(study: Study, rows: list[Row], path: Path) -> None:
         "given": next((row for row in rows if row["given"] and row["state"] == "finished"), None),
         "importances": list(importances(study).items()),
         "history": _history(study, rows),
-        "curves": _curves(study, rows, best),
-        "slices": [_slice(study, rows, best, name, each) for name, each in study.sweep.space.items()],
+        "curves": _curves(study, rows),
+        "slices": [_slice(study, rows, name, each) for name, each in study.sweep.space.items()],
         "sweep": yaml.safe_dump(
             {"config": study.sweep.configs, "options": study.sweep.options},
             allow_unicode=True,
@@ -91,18 +94,16 @@ def _history(study: Study, rows: list[Row]) -> dict[str, Any]:
     across = Axis(_LEFT, _RIGHT, 0, max(1, len(rows) - 1))
     up = _value_axis(study, [row["value"] for row in done])
     better = min if study.configurations.direction == "min" else max
-    best: list[tuple[float, float]] = []
-    for count, row in enumerate(done, start=1):
-        best.append((across.at(row["number"]), up.at(better(each["value"] for each in done[:count]))))
+    best = accumulate((row["value"] for row in done), better)
     return {
         "x": across.ticks(),
         "y": up.ticks(),
         "points": [(across.at(row["number"]), up.at(row["value"]), row) for row in done],
-        "line": line(best),
+        "line": line((across.at(row["number"]), up.at(value)) for row, value in zip(done, best, strict=True)),
     }
 
 
-def _curves(study: Study, rows: list[Row], best: Row | None) -> dict[str, Any]:
+def _curves(study: Study, rows: list[Row]) -> dict[str, Any]:
     """The figure over the trial's length, which the trials share though their steps may differ."""
     across = Axis(_LEFT, _RIGHT, 0, 100)
     whole = {row["number"]: row["of"] or row["steps"] or 1 for row in rows}
@@ -114,12 +115,11 @@ def _curves(study: Study, rows: list[Row], best: Row | None) -> dict[str, Any]:
             for step, v in row["curve"]
             if math.isfinite(v)
         ]
-        kind = "best" if row is best else "given" if row["given"] else "other"
-        drawn.append({"points": points, "line": line(points), "kind": kind, "row": row})
+        drawn.append({"points": points, "line": line(points), "row": row})
     return {"x": across.ticks(), "y": up.ticks(), "drawn": [each for each in drawn if each["points"]]}
 
 
-def _slice(study: Study, rows: list[Row], best: Row | None, name: str, values: Range) -> dict[str, Any]:
+def _slice(study: Study, rows: list[Row], name: str, values: Range) -> dict[str, Any]:
     """The figure by an option's value."""
     few = values.whole and not values.log and (values.count or math.inf) <= 12
     if values.choices is not None or few:
@@ -134,14 +134,6 @@ def _slice(study: Study, rows: list[Row], best: Row | None, name: str, values: R
         "name": name,
         "x": across.ticks(),
         "y": up.ticks(),
-        "points": [
-            (
-                across.at(row["params"][name]),
-                up.at(row["value"]),
-                row,
-                "best" if row is best else "given" if row["given"] else "other",
-            )
-            for row in reversed(done)
-        ],
+        "points": [(across.at(row["params"][name]), up.at(row["value"]), row) for row in reversed(done)],
         "ended": [(across.at(row["params"][name]), row) for row in own if row["state"] == "ended early"],
     }

@@ -5,13 +5,37 @@ import shutil
 from typing import Any
 
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from lm.files import write_atomically
+from lm.tuning.callbacks import read_validations
 from lm.tuning.page import write_page
-from lm.tuning.study import Study, name_of
-from lm.tuning.trial import STEPS, result
+from lm.tuning.study import BASELINE, STEPS, WHY, Study, name_of
 
 BEST, PAGE, HPARAMS = "best.yaml", "sweep.html", "hparams"
+
+
+def result(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """A trial in plain values, for tables and pages. `last` is its best figure, or the last of one that did
+    not come to its end."""
+    rows = read_validations(study.folder / name_of(trial.number))
+    metric = study.configurations.metric
+    states = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "ended early", TrialState.FAIL: "failed"}
+    curve = [(row["step"], row["figures"][metric]) for row in rows if metric in row["figures"]]
+    value = trial.value if trial.state == TrialState.COMPLETE else None
+    return {
+        "number": trial.number,
+        "state": states.get(trial.state, "running"),
+        "value": value,
+        "last": value if value is not None or not curve else curve[-1][1],
+        "params": trial.params,
+        "given": BASELINE in trial.user_attrs,
+        "why": trial.user_attrs.get(WHY, ""),
+        "steps": rows[-1]["step"] if rows else None,
+        "of": trial.user_attrs.get(STEPS),
+        "seconds": rows[-1]["train_seconds"] if rows else None,
+        "curve": curve,
+    }
 
 
 def shown(value: Any) -> str:
@@ -21,23 +45,16 @@ def shown(value: Any) -> str:
 
 def line_of(row: dict[str, Any], of: int, metric: str) -> str:
     """A trial that has ended, in a line."""
-    options = ", ".join(f"{last(name)} {shown(value)}" for name, value in row["params"].items())
+    names = short_names(list(row["params"]))
+    options = ", ".join(f"{names[name]} {shown(value)}" for name, value in row["params"].items())
     options = "as given" if row["given"] else options
     figure = f"{metric} {row['value']:.4f}" if row["state"] == "finished" else row["state"]
-    if row["state"] == "ended early" and row["why"] != "ended early":
-        figure += f" ({row['why']})"
-    elif row["state"] == "ended early" and row["curve"]:
-        figure += (
-            f" at step {row['curve'][-1][0]:,} of {row['of'] or 0:,}, {metric} {row['curve'][-1][1]:.4f}"
-        )
-    elif row["why"]:
+    if row["why"]:
         figure += f": {row['why']}"
+    elif row["state"] == "ended early":
+        (step, value), of_all = row["curve"][-1], f" of {row['of']:,}" if row["of"] else ""
+        figure += f" at step {step:,}{of_all}, {metric} {value:.4f}"
     return f"trial {row['number']} of {of}: {figure}; {options}"
-
-
-def last(name: str) -> str:
-    """The last part of an option's name."""
-    return name.rpartition(".")[2]
 
 
 def short_names(names: list[str]) -> dict[str, str]:
@@ -57,9 +74,7 @@ def ranked(study: Study) -> list[dict[str, Any]]:
     rows = [result(study, trial) for trial in study.trials()]
     sign = 1 if study.configurations.direction == "min" else -1
     order = ("finished", "ended early", "running", "failed")
-    return sorted(
-        rows, key=lambda row: (order.index(row["state"]), sign * (row["value"] or 0), row["number"])
-    )
+    return sorted(rows, key=lambda row: (order.index(row["state"]), sign * (row["last"] or 0), row["number"]))
 
 
 def table(study: Study) -> str:
@@ -67,11 +82,10 @@ def table(study: Study) -> str:
     names = short_names(list(study.sweep.space))
     lines = [("trial", study.configurations.metric, "state", "steps", "seconds", *names.values())]
     for row in ranked(study):
-        value = row["value"] if row["value"] is not None else row["curve"][-1][1] if row["curve"] else None
         lines.append(
             (
                 f"{row['number']}{' (given)' if row['given'] else ''}",
-                "" if value is None else f"{value:.4f}",
+                "" if row["last"] is None else f"{row['last']:.4f}",
                 row["state"],
                 "" if row["steps"] is None else f"{row['steps']:,}",
                 "" if row["seconds"] is None else f"{row['seconds']:.0f}",
@@ -110,19 +124,18 @@ def _write_hparams(study: Study) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for trial in study.trials():
         row = result(study, trial)
-        value = row["value"] if row["value"] is not None else row["curve"][-1][1] if row["curve"] else None
-        if value is None:
+        if row["last"] is None:
             continue
         options = {**row["params"], "state": row["state"]}
         tag = f"sweep/{metric}"
         with SummaryWriter(str(folder / name_of(trial.number))) as writer:
-            for part in hparams(options, {tag: value}):
+            for part in hparams(options, {tag: row["last"]}):
                 assert writer.file_writer is not None
                 writer.file_writer.add_summary(part)
             for step, figure in row["curve"]:
                 writer.add_scalar(tag, figure, step)
-            if row["value"] is not None:
-                writer.add_scalar(tag, value, (row["steps"] or 0) + 1)
+            if row["value"] is not None:  # TensorBoard's table shows what comes last: the best
+                writer.add_scalar(tag, row["value"], (row["steps"] or 0) + 1)
 
 
 def said_at_the_end(study: Study) -> str:

@@ -17,7 +17,7 @@ class Range:
 
     Args:
         low: the lowest number; where it and `high` are whole, so is every number between.
-        high: the highest number, which is tried too.
+        high: the highest number, which may be tried too.
         log: as many trials between 0.001 and 0.01 as between 0.01 and 0.1.
         step: only `low`, `low` + `step`, `low` + 2 × `step` …
         choices: whatever the option takes: numbers, words, lists.
@@ -82,13 +82,9 @@ class Range:
         if self.choices is not None:
             return written(value) in map(written, self.choices)
         assert self.low is not None and self.high is not None
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not self.low <= value <= self.high
-        ):
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        if self.whole and not isinstance(value, int):
+        if not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
         return abs(steps - round(steps)) < 1e-9
@@ -102,7 +98,11 @@ class Range:
         if self.choices is not None:
             return [plain(each) for each in self.choices]
         assert self.low is not None and self.count is not None
-        return [self.low + number * (self.step or 1) for number in range(self.count)]
+        return [self.exact(self.low + number * (self.step or 1)) for number in range(self.count)]
+
+    def exact(self, value: Any) -> Any:
+        """One of its values as a person writes it: 0.6 where adding steps made 0.6000000000000001 of it."""
+        return round(value, 12) if self.step is not None else value
 
     def distribution(self) -> "BaseDistribution":
         """The same in Optuna's terms."""

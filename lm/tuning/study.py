@@ -1,7 +1,13 @@
 """A study: the trials of a sweep, in one journal that several workers share, each trial one worker's."""
 
+import itertools
 import json
+import math
+import os
+import random
+import threading
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +19,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lm.errors import UserError
 from lm.run.folder import RUNS, differences, identity
-from lm.tuning.configuration import Configurations
-from lm.tuning.locks import JournalLock, Lock, held, take
+from lm.tuning.configuration import Configurations, Params
+from lm.tuning.locks import JournalLock, held, take
 from lm.tuning.sweep import Sweep
 
 JOURNAL, LOCKS = "study.journal", ".locks"
 BASELINE = "given"  # the mark of the trial that is the given configuration
+STEPS, WHY = "steps", "why"  # what is kept with a trial: how long it is, and why it ended early
 _MEANING = "sweep"
+_COMPARED = ("accumulate_grad_batches", "limit_val_batches")
 _TRIES = 30  # to find a configuration that was not tried before
 
 
@@ -30,12 +38,10 @@ class Claim:
     Args:
         trial: as it lies in the journal.
         lock: of the trial: nobody else runs it as long as it is held.
-        begun: whether a worker that is no more has begun it.
     """
 
     trial: FrozenTrial
-    lock: Lock
-    begun: bool
+    lock: int
 
 
 class Study:
@@ -62,11 +68,11 @@ class Study:
         self.folder = self.shown.absolute()
         self.distributions = {name: each.distribution() for name, each in sweep.space.items()}
         self._locks = self.folder / LOCKS
-        self.sampling = 0  # trials sampled by this process
+        self._pruning = threading.Lock()
         if any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt", "seeds.json")):
             raise UserError(f"{self.shown} is a run's folder: give the sweep another `name`")
         journal = self.folder / JOURNAL
-        with held(self._locks / "study"):
+        with self.alone():
             try:
                 backend = JournalFileBackend(str(journal), JournalLock(self._locks / "journal", journal))
                 self._storage = JournalStorage(backend)
@@ -113,7 +119,11 @@ class Study:
         meant |= {f"budget.{kind}": amount for kind, amount in asdict(sweep.budget).items()}
         meant |= {"metric": self.configurations.metric, "direction": self.configurations.direction}
         meant |= {"validations": sweep.validations}
-        return meant | {k: v for k, v in identity(self.configurations.base).items() if k not in sweep.space}
+        # A run may change these and go on; trials that differ in them can't be compared.
+        base = self.configurations.base
+        meant |= {f"trainer.{name}": base["trainer"][name] for name in _COMPARED}
+        meant["data.batch_size"] = (base["data"].get("init_args") or {}).get("batch_size")
+        return meant | identity(base)
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         if self.sweep.pruner == "median":
@@ -128,10 +138,6 @@ class Study:
         """That of a trial: its seed goes by the trial's number, so that neither a sweep that goes on nor
         another worker begins the same row of chances again."""
         seed = (self.sweep.seed * 1_000_003 + number) % (1 << 32)
-        if self.sweep.sampler == "grid":
-            return optuna.samplers.GridSampler(
-                {name: each.values() for name, each in self.sweep.space.items()}, seed=self.sweep.seed
-            )
         if self.sweep.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         some = max(4, min(10, self.sweep.trials // 3))
@@ -142,6 +148,10 @@ class Study:
         """How many trials there will be: those asked for, or as many as differ."""
         beside = len(self.configurations.given) < len(self.sweep.space)  # the given one is none of them
         return int(min(self.sweep.trials, self.sweep.combinations + beside))
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within, no other worker claims a trial or writes the results."""
+        return held(self._locks / "study")
 
     def trials(self) -> list[FrozenTrial]:
         """All, by number."""
@@ -156,7 +166,7 @@ class Study:
     def claim(self) -> Claim | None:
         """A trial to run: one that a worker began that is no more, or else a new one; None where there is
         none left, or others run the last ones."""
-        with held(self._locks / "study"):
+        with self.alone():
             known = self.trials()
             for trial in known:
                 if trial.state != TrialState.RUNNING:
@@ -166,43 +176,43 @@ class Study:
                     continue
                 now = self._storage.get_trial(trial._trial_id)
                 if now.state == TrialState.RUNNING:
-                    return Claim(now, lock, begun=True)
-                lock.release()
+                    return Claim(now, lock)
+                os.close(lock)
             if len(known) >= self.limit:
                 return None
             lock = take(self._lock_of(len(known)))
             assert lock is not None
             # Whole, in one line of the journal: a kill leaves no trial with half of its options.
             self._study.add_trial(self._next(known))
-            return Claim(self.trials()[len(known)], lock, begun=False)
+            return Claim(self.trials()[len(known)], lock)
 
     def _lock_of(self, number: int) -> Path:
         return self._locks / name_of(number)
 
     def _next(self, known: list[FrozenTrial]) -> FrozenTrial:
         """The trial that comes next: the given configuration first."""
-        if not known:
-            given = self.configurations.given
-            return create_trial(
-                state=TrialState.RUNNING,
-                params=given,
-                distributions={name: self.distributions[name] for name in given},
-                user_attrs={BASELINE: True},
-            )
-        tried = [each.params for each in known]
-        asked = self._ask(known, len(known))
-        for attempt in range(1, _TRIES):
-            if asked.params not in tried:
-                break
-            asked = self._ask(known, len(known) + attempt * 1_000)
+        params = self._params(known) if known else self.configurations.given
         return create_trial(
             state=TrialState.RUNNING,
-            params=asked.params,
-            distributions=asked.distributions,
-            system_attrs=asked.system_attrs,
+            params=params,
+            distributions={name: self.distributions[name] for name in params},
+            user_attrs={} if known else {BASELINE: True},
         )
 
-    def _ask(self, known: list[FrozenTrial], seed: int) -> FrozenTrial:
+    def _params(self, known: list[FrozenTrial]) -> Params:
+        """Options that were not tried before: what the sampler says, or the first of a grid of all in an
+        order by chance; where the sampler finds nothing new, few are left, and the grid has them."""
+        tried = [each.params for each in known]
+        for attempt in range(_TRIES if self.sweep.sampler != "grid" else 0):
+            asked = self._ask(known, len(known) + attempt * 1_000)
+            if asked not in tried or math.isinf(self.sweep.combinations):
+                return asked
+        space = self.sweep.space
+        grid = [*itertools.product(*(each.values() for each in space.values()))]
+        random.Random(self.sweep.seed).shuffle(grid)
+        return next(each for row in grid if (each := dict(zip(space, row, strict=True))) not in tried)
+
+    def _ask(self, known: list[FrozenTrial], seed: int) -> Params:
         """What the sampler would try after these, asked in memory, where asking again leaves no trace."""
         memory = optuna.create_study(
             study_name=self.sweep.name,
@@ -211,8 +221,8 @@ class Study:
             pruner=self._pruner(),
         )
         memory.add_trials(known)
-        memory.ask(self.distributions)
-        return memory.trials[-1]
+        asked = memory.ask(self.distributions).params
+        return {name: self.sweep.space[name].exact(value) for name, value in asked.items()}
 
     def note(self, trial: FrozenTrial, name: str, value: Any) -> None:
         """Keep a figure with a trial."""
@@ -223,20 +233,19 @@ class Study:
         return self._storage.get_trial(trial._trial_id).user_attrs.get(name)
 
     def report(self, trial: FrozenTrial, values: list[float]) -> bool:
-        """Keep what the validations of a trial gave so far; those that are kept already count no more.
+        """Keep what the validations of a trial gave so far.
 
         Returns:
-            whether it is to end early. The given configuration never is: it is what the others are compared
-            with.
+            whether it is to end early by the last of them. The given configuration never is: it is what the
+            others are compared with.
         """
         kept = self._storage.get_trial(trial._trial_id).intermediate_values
-        ended = False
         for number, value in enumerate(values, start=1):
             if number not in kept:
                 self._storage.set_trial_intermediate_value(trial._trial_id, number, value)
-                now = self._storage.get_trial(trial._trial_id)
-                ended = ended or self._study.pruner.prune(self._study, now)
-        return ended and BASELINE not in trial.user_attrs
+        with self._pruning:  # Hyperband makes its brackets when it is first asked
+            bad = self._study.pruner.prune(self._study, self._storage.get_trial(trial._trial_id))
+        return bad and BASELINE not in trial.user_attrs
 
     def tell(self, trial: FrozenTrial, state: TrialState, value: float | None = None) -> None:
         """Write down how a trial ended."""

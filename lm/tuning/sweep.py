@@ -1,6 +1,5 @@
 """A sweep: which options are tried, within what, and how long, as a YAML file says it."""
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, field, fields
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import UserError
+from lm.options import no_such_option
 from lm.run.configs import find
 from lm.tuning.space import Range
 
@@ -145,12 +145,9 @@ def _in_a_line(error: Exception) -> str:
     """What jsonargparse and YAML say, without what is theirs alone, and with what was probably meant."""
     text = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
     text = text.replace("Problems parsing config: ", "").replace("Parser key ", "")
-    known = {each.name for each in fields(Sweep)}
     if found := re.search(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):
-        name = found[1] or found[2]
-        known |= {each.name for part in (Budget, Range) for each in fields(part)}
-        near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
-        return f"there is no option {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        known = sorted({each.name for part in (Sweep, Budget, Range) for each in fields(part)})
+        return str(no_such_option(found[1] or found[2], known, "docs/sweeps.md has all", typed=False))
     if found := re.search(r'"(\w+)" is required|required[^:]*: (?:--)?(\w+)', text):
         return f"{found[1] or found[2]}: it is missing"
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>|lm\.tuning\.\w+\.(\w+)", lambda m: m[1] or m[2], text)

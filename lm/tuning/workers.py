@@ -1,5 +1,6 @@
 """The workers of a sweep, each a thread that runs one trial after the other; more processes may help."""
 
+import os
 import shlex
 import signal
 import sys
@@ -15,10 +16,10 @@ from lm.errors import UserError
 from lm.files import write_atomically
 from lm.processes import say
 from lm.tuning.configuration import Configurations
-from lm.tuning.results import line_of, said_at_the_end, write_results
-from lm.tuning.study import Study
+from lm.tuning.results import line_of, result, said_at_the_end, write_results
+from lm.tuning.study import WHY, Study, name_of
 from lm.tuning.sweep import Sweep
-from lm.tuning.trial import Runner, result
+from lm.tuning.trial import LOG, Runner, Stop
 
 _FIRST = 3  # trials: where so many failed and none did not, the others would, too
 _WAIT = 0.3  # seconds between two looks for something to do
@@ -33,7 +34,7 @@ class Workers:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.signal: int | None = None
         self.errors: list[BaseException] = []
         self._speaking = threading.Lock()
@@ -56,11 +57,13 @@ class Workers:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the trials as it ends a run: saved."""
+        """The first Ctrl-C or SIGTERM ends the trials as it ends a run: saved. Ctrl-C again: at once."""
 
         def heard(number: int, frame: FrameType | None) -> None:
             if self.signal is None:
-                say("stopping: the trials at work are saved")
+                say("stopping: the trials at work are saved; Ctrl-C again: at once")
+            elif number == signal.SIGINT:
+                self.stop.at_once = True
             self.signal = number
             self.stop.set()
 
@@ -72,19 +75,18 @@ class Workers:
                 signal.signal(number, handler)
 
     def _work(self) -> None:
-        runner = Runner(self.study, self.stop)
         try:
             while not self.stop.is_set():
-                if self._hopeless():
+                if self.hopeless():
                     self.stop.set()
                     return
                 claim = self.study.claim()
                 if claim is not None:
                     try:
-                        ended = runner.run(claim)
+                        ended = Runner(self.study, claim, self.stop).run()
                     finally:
-                        claim.lock.release()
-                    if ended.state != TrialState.RUNNING:
+                        os.close(claim.lock)
+                    if ended:
                         self._say(claim.trial.number)
                 elif any(each.state == TrialState.RUNNING for each in self.study.trials()):
                     self.stop.wait(_WAIT)  # another's, or of a process that is about to end
@@ -94,7 +96,8 @@ class Workers:
             self.errors.append(error)
             self.stop.set()
 
-    def _hopeless(self) -> bool:
+    def hopeless(self) -> bool:
+        """Whether every trial fails."""
         states = [each.state for each in self.study.trials() if each.state != TrialState.RUNNING]
         return len(states) >= min(_FIRST, self.study.limit) and {*states} == {TrialState.FAIL}
 
@@ -112,7 +115,7 @@ def run(sweep: Sweep, path: Path, typed: Sequence[str] = ()) -> str:
     Args:
         sweep: the sweep.
         path: of its file, which is kept with the study.
-        typed: the words that went over the file, which are noted in it.
+        typed: the words of the command, which are noted in it.
 
     Returns:
         What a person is told at the end.
@@ -124,22 +127,23 @@ def run(sweep: Sweep, path: Path, typed: Sequence[str] = ()) -> str:
     study = Study(sweep, configurations)
     kept = study.folder / "sweep.yaml"
     if not kept.exists() or not kept.samefile(path):
-        over = f"# lm sweep {path.name} {shlex.join(typed)}\n" if typed else ""
+        over = f"# lm sweep {shlex.join(typed)}\n" if typed else ""
         write_atomically(kept, over + path.read_text(encoding="utf-8"))
     _begin(study)
     workers = Workers(study)
     workers.run()
-    failed = [each for each in study.trials() if each.state == TrialState.FAIL]
-    if workers._hopeless():
-        row = result(study, failed[0])
-        log = study.shown / f"trial-{row['number']:04d}" / "trial.log"
+    if workers.hopeless():
+        failed = [each for each in study.trials() if each.state == TrialState.FAIL]
+        log = study.shown / name_of(failed[0].number) / LOG
         raise UserError(
-            f"every trial failed ({len(failed)}), the first one so: {row['why']}\n{log} has all of it"
+            f"every trial failed ({len(failed)}), the first one so: {failed[0].user_attrs[WHY]}\n"
+            f"{log} has all of it; once it is mended, delete {study.shown}"
         )
     if workers.signal is not None:
         say(f"stopped with {_done(study)} of {study.limit} trials. The same command goes on.")
         sys.exit(128 + workers.signal)
-    write_results(study)
+    with study.alone():
+        write_results(study)
     return said_at_the_end(study)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.backbone import quantised as module
 from lm.backbone.quantised import QuantisedLinear, dequantised, put_quantised, unpacked
-from lm.compression.quantise import to_int4, to_int8
+from lm.compression.rounding import to_int4, to_int8
 
 ROUND = {8: to_int8, 4: lambda weight: to_int4(weight, 32)}
 

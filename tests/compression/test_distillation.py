@@ -20,6 +20,7 @@ from lm.compression import (
     DistilledTokenClassification,
 )
 from lm.compression.distil_loss import hidden_distance, linear_soft_distance, soft_distance
+from lm.compression.distil_teacher import listening
 from lm.compression.student import drop_layers, evenly
 from lm.convert.models import open_model
 from lm.data.examples.batches import TrainingExamples
@@ -210,6 +211,27 @@ def test_a_teacher_without_weight_changes_nothing_to_the_last_bit(student, name)
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
+def test_layers_are_compared_with_those_that_they_began_as(student):
+    """Where the teacher has as many as the model that they were taken from; else evenly, the last with the
+    last: the second of two is no last one of three."""
+    task = student("texts", keep_layers=[0], hidden=1.0, weight=0.0)
+    (batch,) = batches(task)
+    network, net = open_model(task.teacher).network, task.net.eval()
+    with torch.no_grad(), listening(net, True) as ours, listening(network, True) as theirs:
+        for each in (net, network):
+            each(batch["tokens"], batch["documents"], segments=batch["segments"])
+    real = batch["documents"] >= 0
+    found = {}
+    for of, layer in ((2, 0), (3, 1)):
+        task._kept_of, task.hidden = of, 1.0
+        with_layers = task.training_step(batch, 0)["loss"].item()
+        task.hidden = 0.0
+        found[layer] = with_layers - task.training_step(batch, 0)["loss"].item()
+        expected = hidden_distance([(ours.layers[0], theirs.layers[layer])], real).item() / 8
+        assert found[layer] == pytest.approx(expected, rel=1e-4)
+    assert abs(found[0] - found[1]) > 0.01
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_step_is_the_same_however_it_is_cut(student, name):
     """One batch of eight, four of two, eight of one: lengths, and so what counts in the loss, differ."""
@@ -308,7 +330,7 @@ def test_pretraining_a_student_of_half_the_width(lm, request, trained, tmp_path,
     assert checkpoint["lm"]["task"].endswith(f".{task}")
     model = load(run)
     named = {f"net.{name}" for name in model.model.network.state_dict()}
-    assert set(checkpoint["state_dict"]) == named | {"projection.weight"}
+    assert set(checkpoint["state_dict"]) == named
     assert (model.config.hidden_size, model.config.num_layers) == (16, 1)
     used = lm(
         use, run, "def f(<mask>" if use == "fill" else "def f", *(() if use == "fill" else ("--tokens=4",))

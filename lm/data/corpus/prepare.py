@@ -300,6 +300,8 @@ def _train(survey: Survey, settings: CorpusSettings) -> Tokenizer:
     progress = Progress("training the tokenizer")
     weights = defaultdict(lambda: 1.0, settings.tokenizer_weights)
     weighted = sum(weights[source] * size for source, size in survey.sizes.items())
+    if not weighted:
+        raise UserError("`tokenizer_weights` leave no text to train the tokenizer on")
     share = min(1.0, _TRAINING_BYTES / weighted)
 
     def sample() -> Iterator[str]:

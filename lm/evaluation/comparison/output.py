@@ -68,8 +68,8 @@ def said(comparisons: Sequence[Comparison]) -> list[str]:
     together = comparisons[0].together
     if together > 1:
         lines.append(
-            f"{together} comparisons at once: p and what could be seen are corrected for it (Holm), "
-            f"the intervals are not"
+            f"{together} comparisons at once: p is corrected for it (Holm), what could be seen by "
+            "Bonferroni, the intervals are not"
         )
     return lines
 

@@ -136,7 +136,7 @@ def prediction_figures(rows: Sequence[Row], source: str, name: str = "prediction
             raise UserError(f"{source}: row {number} has no label: {_WITHOUT}")
         try:
             scored.append(kind.scores(row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{source}: row {number} is damaged: {error!r}") from error
     # What not every sentence has, as entities where some hold other tags, is no figure.
     names = [each for each in scored[0] if all(each in scores for scores in scored)]
@@ -146,15 +146,19 @@ def prediction_figures(rows: Sequence[Row], source: str, name: str = "prediction
         together = [str(row[kind.together]) for row in rows]
     figures = {}
     for each in names:
-        table = np.array([scores[each] for scores in scored], dtype=np.float64)
-        values, weights = table.T
-        if not (np.isfinite(values).all() and np.isfinite(weights).all()):
+        try:
+            values, weights = np.array([scores[each] for scores in scored], dtype=np.float64).T
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{source}: a row's {each} is no number") from error
+        if not (np.abs(values) < 1e150).all() or not (np.abs(weights) < 1e150).all():
             raise UserError(f"{source}: a row's {each} is no finite number")
-        if weights.sum() == 0:
+        if weights.sum() <= 0:
             continue  # nothing to find, and nothing found
         figures[f"{name} {each}"] = Figure(
             source, ids, values, weights, together, each not in _ERRORS, _ERRORS.get(each, "")
         )
+    if not figures:
+        raise UserError(f"{source} has nothing to compare: no row has anything to find")
     return figures
 
 

@@ -11,17 +11,19 @@ import numpy as np
 
 from lm.errors import UserError, some
 from lm.evaluation.comparison.compare import Figure, Figures
+from lm.evaluation.records import read_content
 
-FORMAT = 1
 # Under what a task was measured: only what is equal in all of these is compared.
 _SETTINGS = {
     "task_version": "the task's version",
+    "config_sha256": "what the task asks",
     "shots": "the number of shots",
     "seed": "the seed",
     "chat": "asking in a chat",
 }
 
 
+_LARGEST = 1e150  # whose square is a number
 _MEANS = ("mean", "nanmean")
 
 
@@ -43,7 +45,9 @@ _NATS = {
 def record_files(folder: Path) -> list[Path]:
     """The files of a folder, or else of its `eval/`, that `lm eval` wrote; a damaged one may be such."""
     for place in (folder, folder / "eval"):
-        if found := [path for path in sorted(place.glob("*.json")) if not _of_others(path)]:
+        if found := [
+            path for path in sorted(place.glob("*.json")) if path.is_file() and not _of_others(path)
+        ]:
             return found
     return []
 
@@ -68,7 +72,7 @@ def record_figures(paths: Sequence[Path]) -> tuple[Figures, list[str]]:
     """
     figures: Figures = {}
     notes: list[str] = []
-    read = [(path, _read(path)) for path in paths]
+    read = [(path, read_content(path)) for path in paths]
     twice = [task for task, times in Counter(file["task"] for _, file in read).items() if times > 1]
     if twice:
         named = [str(path) for path, file in read if file["task"] == twice[0]]
@@ -86,47 +90,22 @@ def record_figures(paths: Sequence[Path]) -> tuple[Figures, list[str]]:
     return figures, notes
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged: it is not UTF-8") from error
-    if not text.strip():
-        raise UserError(f"{path} is empty")
-    try:
-        file = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(file, dict) or "format" not in file:
-        raise UserError(f"{path} holds no records of `lm eval`")
-    if file["format"] != FORMAT:
-        raise UserError(f"{path} is of format {file['format']!r}; this lm reads {FORMAT}: run `lm eval` anew")
-    records, metrics = file.get("records"), file.get("metrics")
-    lacks = UserError(f"{path} is damaged: it lacks task, metrics or records")
-    if not (isinstance(file.get("task"), str) and isinstance(metrics, dict) and isinstance(records, list)):
-        raise lacks
-    if not all(isinstance(each, dict) for each in (*metrics.values(), *records)):
-        raise lacks
-    if not records:
-        raise UserError(f"{path} holds no records: it is of no example")
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record.get("id"), str) or not isinstance(record.get("metrics"), dict):
-            raise UserError(f"{path} is damaged: record {number} has no id or no metrics")
-    return file
-
-
 def _figure(path: Path, file: dict[str, Any], metric: str, told: dict[str, Any]) -> tuple[str, Figure] | None:
     """A metric's name and figure; None of one that is no sum over the examples, such as a corpus's BLEU.
 
     A log-likelihood is a number, or a pair of it and of how many words or bytes it is of.
     """
     records, way = file["records"], told.get("aggregation", "mean")
+    if not isinstance(way, str):
+        raise UserError(f"{path} is damaged: the aggregation of {metric} is {way!r}")
     kind = _NATS.get(way)
     rows = [record["metrics"].get(metric) for record in records]
     if (kind is None and way not in _MEANS) or not any(isinstance(row, int | float) for row in _first(rows)):
         return None
     pairs = kind is not None and all(isinstance(row, list) and len(row) == 2 for row in rows)
     values = _numbers(path, metric, _first(rows) if pairs else rows)
+    if pairs and not sum(row[1] for row in rows) > 0:
+        raise UserError(f"{path} is damaged: the {metric} is of no word or byte")
     clusters = [record.get("cluster") for record in records]
     figure = Figure(
         source=str(path),
@@ -139,7 +118,11 @@ def _figure(path: Path, file: dict[str, Any], metric: str, told: dict[str, Any])
         else [("", n) if name is None else ("cluster", str(name)) for n, name in enumerate(clusters)],
         higher_is_better=not kind and bool(told.get("higher_is_better", True)),
         unit=kind.unit if kind else "",
-        settings={words: file.get(key) for key, words in _SETTINGS.items()},
+        settings={
+            words: file.get(key)
+            for key, words in _SETTINGS.items()
+            if key != "seed" or file.get("shots")  # which decides what is shown
+        },
     )
     per = kind.per if kind and pairs else "example"
     return f"{metric} ({kind.unit} per {per})" if kind else metric, figure
@@ -152,6 +135,6 @@ def _first(rows: Sequence[Any]) -> list[Any]:
 
 def _numbers(path: Path, metric: str, rows: Sequence[Any]) -> np.ndarray:
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, bool | int | float) or not math.isfinite(row):
+        if not isinstance(row, bool | int | float) or not abs(row) < _LARGEST:  # not a number is none
             raise UserError(f"{path}: the {metric} of record {number} is no finite number: {row!r}")
     return np.array(rows, dtype=np.float64)

@@ -106,7 +106,7 @@ def text_figure(
 
     network, tokenizer = left_to_right(model), model.tokenizer
     lengths = tokenizer.byte_lengths()
-    prefix = next((id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None), 0)
+    prefix = tokenizer.start_id
     nats: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
     unknown = 0

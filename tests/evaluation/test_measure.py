@@ -2,18 +2,22 @@
 
 import json
 import math
+import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 import lm as package
+from lm import evaluation
 from lm.errors import UserError
 from lm.evaluation import evaluate
 from lm.evaluation.records import read
 from tests.inference.test_chat import save
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+from lm.evaluation import harness
 
 SHIPPED = ["local_arc_easy", "local_winogrande", "local_lambada"]
 CHOICES = """
@@ -215,6 +219,9 @@ def test_examples_of_the_training_corpus_are_found_and_named(lm, trained, mine):
     (mine / "text").mkdir()
     documents = [f"{text}\n" * 3 for text in texts(200)[100:]]
     documents[50] += f"Quiz: {rows[3]['question'].upper()}, {rows[3]['options'][0]}!"
+    short = " ".join(rows[3]["question"].split()[2:11])  # within a passage that another one has
+    rows.append({"question": short, "options": ["yes", "no"], "right": 0})
+    (mine / "data/mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     documents[60] = f"{rows[5]['question']} and so on. " + documents[60]
     for number, text in enumerate(documents):
         (mine / f"text/{number:03}.txt").write_text(text)
@@ -224,10 +231,10 @@ def test_examples_of_the_training_corpus_are_found_and_named(lm, trained, mine):
     assert done.status == 0, done.err
     result = read(mine / "out/mine.json")
     held = {record["doc_id"]: record["contaminated"] for record in result.records if record["contaminated"]}
-    assert {3, 5} == set(held)
+    assert {3, 5, len(rows) - 1} == set(held)
     assert held[3][0]["document"].endswith("050.txt#0") and held[5][0]["document"].endswith("060.txt#0")
-    assert f"mine: 2 of {len(rows)} examples stand in the corpus" in done.out
-    assert f"({len(rows) - 2} examples)" in done.out
+    assert f"mine: 3 of {len(rows)} examples stand in the corpus" in done.out
+    assert f"({len(rows) - 3} examples)" in done.out
     values = [record["metrics"]["acc"] for record in result.records if not record["contaminated"]]
     assert result.clean["acc"]["value"] == pytest.approx(sum(values) / len(values))
 
@@ -243,16 +250,70 @@ def test_a_chat_is_asked_as_it_was_taught(tmp_path, tokenizer):
     assert harness.tok_encode(text) == [*expected, *model.tokenizer.encode(" there")]
 
 
+def _noting(function, asked):
+    return lambda network, texts, *rest: asked.append(texts) or function(network, texts, *rest)
+
+
+@torch.no_grad()
+def test_what_has_no_context_or_melts_into_it(trained, monkeypatch):
+    """Empty contexts, blanks, and continuations that are a part of the context's last token."""
+    from lm.evaluation.harness import HarnessModel
+
+    for kind in ("gpt", "bert"):
+        predictor = package.load(trained / f"checkpoints/{kind}")
+        model, words = HarnessModel(predictor), predictor.tokenizer
+        asked = []
+        for name in ("score", "pseudo_score"):
+            monkeypatch.setattr(harness, name, _noting(getattr(harness, name), asked))
+        found = model._loglikelihood_tokens([("", [5, 6], []), ("", [], [7]), ("", [words.bos_id], [7])])
+        monkeypatch.undo()
+        texts = [list(ids) for ids, _ in asked[0]]
+        # A BERT's as it is framed; nothing begins a text twice.
+        begun = [words.bos_id, 7] if kind == "gpt" else words.frame([7])[0]
+        assert texts[1:] == [begun, begun] and found[1] == found[2]
+        assert all(value < -0.1 for value, _ in found), "nothing is certain for being nothing"
+
+
+def test_the_generators_are_left_as_they_were(trained, mine, monkeypatch):
+    monkeypatch.chdir(mine)
+    model = package.load(trained / "checkpoints/gpt")
+    random.seed(3)
+    torch.manual_seed(3)
+    expected = random.random(), torch.rand(1)
+    random.seed(3)
+    torch.manual_seed(3)
+    for _ in range(2):  # a function still, when its module has been imported
+        results, _ = evaluation.evaluate(model, ["mine.yaml"])
+    assert (random.random(), torch.rand(1)) == expected and results[0].task == "mine"
+
+
+def test_results_of_each_checkpoint_lie_apart(lm, trained, mine):
+    shutil.copytree(trained / "checkpoints/gpt", mine / "run")
+    for name in ("best", "last"):
+        assert lm("eval", f"run/{name}.ckpt", "--tasks", "mine.yaml").status == 0
+    assert (mine / "run/eval/mine.json").is_file() and (mine / "run/eval-last/mine.json").is_file()
+    done = lm("eval", "run", "--tasks", "mine.yaml", "--dtype", "bf16", "--out", "b")
+    assert done.status == 0 and read(mine / "b/mine.json").dtype == "bfloat16"
+    assert lm("compare", "run/eval", "b").status == 0
+    (mine / "mine.yaml").write_text(CHOICES.replace("{{question}}", "Q: {{question}}"))
+    assert lm("eval", "run", "--tasks", "mine.yaml", "--out", "other").status == 0
+    failed = lm("compare", "run/eval", "other")
+    assert failed.status == 1 and "what the task asks" in failed.err
+
+
 def test_bad_input(lm, trained, mine, monkeypatch):
     run = trained / "checkpoints/gpt"
     (mine / "broken.yaml").write_text("task: [")
     (mine / "none.yaml").write_text("dataset_path: json")
+    (mine / "group.yaml").write_text("group: both\ntask: [a, b]")
     (mine / "absent.yaml").write_text(CHOICES.replace("mine.jsonl", "nowhere.jsonl"))
     for words, status, what in (
         (("--tasks", "arc_eazy"), 2, "there is no task 'arc_eazy': did you mean arc_easy"),
         (("--tasks", "nothing.yaml"), 2, "there is no task file nothing.yaml"),
         (("--tasks", "broken.yaml"), 1, "broken.yaml: "),
         (("--tasks", "none.yaml"), 1, "none.yaml is no task: it has no `task`"),
+        (("--tasks", "group.yaml"), 1, "group.yaml is a group of tasks: name its tasks themselves"),
+        (("--tasks", "mine.yaml", "--shots", "9"), 1, "mine: ValueError: "),
         (("--tasks", "absent.yaml"), 1, "no file nowhere.jsonl in ., data, .: give the folder"),
         ((), 2, "say which tasks: --tasks TASK"),
         (("--tasks", "mine.yaml", "--limit", "0"), 2, "--limit 0: it must be at least 1"),

@@ -88,3 +88,9 @@ def quantised_bytes(network: nn.Module) -> tuple[int, int]:
     layers = [each for each in network.modules() if isinstance(each, QuantisedLinear)]
     own = sum(getattr(each, kind).nbytes for each in layers for kind in KEPT if hasattr(each, kind))
     return own, sum(4 * each.in_features * each.out_features for each in layers)
+
+
+def packed(network: nn.Module) -> list[Tensor]:
+    """What the kernels for 4 bits keep beside the weights, once they were used."""
+    layers = [each for each in network.modules() if isinstance(each, QuantisedLinear)]
+    return [part for each in layers if each.packed is not None for part in each.packed]

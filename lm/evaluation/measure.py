@@ -1,9 +1,10 @@
 """Tasks of lm-evaluation-harness, done by a model of lm in this process."""
 
 import hashlib
+import json
 import random
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import lm
 from lm.errors import UserError
 from lm.evaluation.records import Result
-from lm.evaluation.tasks import harness, load_tasks
+from lm.evaluation.tasks import explained, harness, load_tasks
 
 if TYPE_CHECKING:
     from lm.predictor import Predictor
@@ -58,25 +59,27 @@ def evaluate(
     from lm.evaluation.harness import HarnessModel
 
     model = HarnessModel(predictor, batch_size)
-    loaded = load_tasks(tasks, data_dir)
+    with _seeded(seed):  # loading draws, too
+        loaded = load_tasks(tasks, data_dir)
     for name, task in loaded["tasks"].items():
         if not predictor.config.causal and task.OUTPUT_TYPE == "generate_until":
             raise UserError(f"{name} wants text: {predictor.model.source} is a BERT, which fills gaps")
         asked = task.get_config("num_fewshot") if shots is None else shots
         task.set_config(key="num_fewshot", value=asked or 0)
         task.set_fewshot_seed(seed=seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # the harness's own bars and notes
-        made = run(
-            lm=model,
-            task_dict=loaded,
-            limit=limit,
-            bootstrap_iters=_BOOTSTRAPS,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-        )
+    try:
+        # The harness's own bars and notes are caught.
+        with _seeded(seed), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            made = run(
+                lm=model,
+                task_dict=loaded,
+                limit=limit,
+                bootstrap_iters=_BOOTSTRAPS,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+            )
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:  # of a task's content
+        raise explained(error, list(loaded["tasks"])) from error
     weights = _sha256(predictor)
     found = []
     for name, task in loaded["tasks"].items():
@@ -94,6 +97,8 @@ def evaluate(
                 limit=limit,
                 chat=chat,
                 chance=_chance(task, made["samples"][name]),
+                dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
+                config_sha256=_config(task),
                 cut=model.cut[name],
                 metrics=_metrics(made["results"][name], task),
                 records=rows,
@@ -151,7 +156,34 @@ def _chance(task: Any, samples: list[dict[str, Any]]) -> float | None:
     """What guessing gets of a multiple choice."""
     if task.OUTPUT_TYPE != "multiple_choice" or not samples:
         return None
-    return float(np.mean([1 / len(sample["arguments"]) for sample in samples]))
+    # Each choice is asked for once more without its context where mutual information is a metric.
+    twice = 2 if any("mutual_info" in name for name in samples[0]["metrics"]) else 1
+    return float(np.mean([twice / len(sample["arguments"]) for sample in samples]))
+
+
+def _config(task: Any) -> str:
+    """A hash of what decides how a task asks; where its data lie and how many are shown is no part of it."""
+    own = {
+        key: value
+        for key, value in task.dump_config().items()
+        if key not in ("dataset_kwargs", "metadata", "num_fewshot")
+    }
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """What the harness's tasks draw with, set; and afterwards as it was."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _sha256(predictor: "Predictor") -> str:

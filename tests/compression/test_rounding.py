@@ -1,6 +1,7 @@
 """`lm compress`: checkpoints with integers, which every command takes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -81,6 +82,17 @@ def test_a_bert_and_a_classifier(lm, trained, tmp_path, tokenizer):
     assert small["probabilities"] != plain["probabilities"]
 
 
+def test_a_folder_that_chats_does_so_still(lm, real_data, tmp_path):
+    folder = tmp_path / "chat"
+    shutil.copytree(real_data / "stories260K-hf", folder)
+    config = {"tokenizer_class": "LlamaTokenizer"}
+    config["chat_template"] = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}you:"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert lm("compress", folder).status == 0
+    done = lm("chat", "chat-int8.ckpt", "hello", "--tokens", "4")
+    assert done.status == 0, done.err
+
+
 def test_bad_input(lm, trained, tmp_path, held_out):
     run = trained / "checkpoints/gpt"
     (tmp_path / "short.txt").write_text("too short")
@@ -95,9 +107,15 @@ def test_bad_input(lm, trained, tmp_path, held_out):
         ((run, "--report", "nothing.txt", "--out", "x"), 1, "nothing.txt: No such file"),
         ((run, "--report", "latin.txt", "--out", "x"), 1, "latin.txt is not UTF-8"),
         ((run, "--report", "short.txt", "--out", "x"), 1, "a report wants 128 at least"),
+        (
+            (trained / "checkpoints/bert", "--report", held_out, "--out", "b"),
+            1,
+            "is a BERT, which fills gaps",
+        ),
         (("nothing",), 1, "nothing"),
     ):
         failed = lm("compress", *words)
         assert failed.status == status and what in failed.err.splitlines()[-1], failed.err
+    assert not (tmp_path / "b").exists() and not (tmp_path / "x").exists(), "asked first, written then"
     done = lm("compress", run, "--out", ".", "--force", "--report", held_out, "--json")
     assert done.status == 0 and [row["name"] for row in json.loads(done.out)] == ["as it is", "int8"]
