@@ -53,7 +53,8 @@ class Sweep:
         trials: how many configurations are tried, the given one among them.
         budget: how much each may learn from.
         validations: how often a trial is measured, evenly over its budget: where a bad one can be ended.
-        metric: the validation figure to go by; by default that which `best.ckpt` goes by.
+        metric: the validation figure to go by; by default the task's own. Where that depends on the data (of
+            ratings, several labels) it has to be given.
         direction: whether less or more of it is better; known for the figures that lm reports.
         sampler: how the next trial is chosen: tpe learns from those before, random doesn't, grid tries all.
         pruner: what ends bad trials early: median those worse than half of the others at the same time,

@@ -260,7 +260,7 @@ def test_a_trial_that_something_else_kills_goes_on(start, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(start, tmp_path):
-    path = write(tmp_path, trials=2, budget={"steps": 30})
+    path = write(tmp_path, trials=2, budget={"steps": 20})
     process = start(path)
     state = tmp_path / "checkpoints/s/trial-0000/step"
     until(state.exists)
