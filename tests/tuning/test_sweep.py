@@ -367,6 +367,22 @@ def test_a_trial_is_not_ended_when_it_is_at_its_end(study):
     assert [each.state for each in judged[1:3]] == [TrialState.PRUNED] * 2
 
 
+def test_hyperband_ends_most_of_the_bad_ones_and_never_the_given_one(study):
+    made = study(trials=16, pruner="hyperband", sampler="random")
+    ended = []
+    for number in range(16):
+        claim = made.claim()
+        figure = 99.0 if number == 0 else float(number)  # each is worse than those before it
+        reports = [made.report(claim.trial, [figure] * count) for count in range(1, 5)]
+        ended.append(any(reports))
+        if ended[-1]:
+            made.tell(claim.trial, TrialState.PRUNED)
+        else:
+            made.tell(claim.trial, TrialState.COMPLETE, figure)
+        os.close(claim.lock)
+    assert not ended[0] and not ended[1] and sum(ended) >= 8
+
+
 def test_options_that_do_not_go_together_are_a_failed_trial(lm, stub, tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_SLEEP", "0")
     space = {
