@@ -81,7 +81,7 @@ def test_a_network_with_integers_is_one_with_their_floats(bits):
     small.load_weights(weights)
     assert small.num_parameters() == plain.num_parameters()
     floats = LanguageModel(config).eval()
-    floats.load_weights(dequantised(weights))
+    floats.load_weights(dequantised(weights, names))
     tokens = torch.randint(50, (2, 70))  # more rows than a kernel gets
     torch.testing.assert_close(small(tokens), floats(tokens), atol=1e-5, rtol=1e-5)
-    assert set(dequantised(weights)) == set(plain.state_dict())
+    assert set(dequantised(weights, names)) == set(plain.state_dict())

@@ -448,8 +448,8 @@ def test_a_student_of_any_shape_learns_with_the_teacher_s_tokenizer(classify, tm
 
 def test_another_teacher_than_the_run_began_with(classify, tmp_path):
     words = ("--model.teacher=checkpoints/teacher", "--checkpoint.every_n_steps=2")
-    (tmp_path / "stop.py").write_text(STOP)
-    assert classify("a", *words, "--trainer.callbacks+=stop.Stop").status == 143
+    (tmp_path / "stop_at_three.py").write_text(STOP)
+    assert classify("a", *words, "--trainer.callbacks+=stop_at_three.Stop").status == 143
     shutil.rmtree(tmp_path / "checkpoints/teacher")
     assert classify("teacher", "--seed_everything=5", task="lm.tasks.SequenceClassification").status == 0
     result = classify("a", *words)
