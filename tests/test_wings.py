@@ -85,6 +85,20 @@ def test_a_wing_works_and_can_be_deleted(copy, trained):
     assert (gone.returncode, "there is no command 'audit'" in gone.stderr) == (2, True)
 
 
+def test_without_any_wing_the_rest_works(copy):
+    """Those that ship: their folders, and their lines in the table of commands."""
+    table = copy / "lm/cli.py"
+    for wing in ("audit", "evaluation", "tuning", "compression"):
+        shutil.rmtree(copy / "lm" / wing)
+        kept = [line for line in table.read_text().splitlines(True) if f'"lm.{wing}.' not in line]
+        table.write_text("".join(kept))
+    rest = python(copy, "-c", EVERYTHING)
+    assert rest.returncode == 0, rest.stderr
+    assert floors(copy).returncode == 0
+    gone = python(copy, "-m", "lm", "eval", "x")
+    assert (gone.returncode, "there is no command 'eval'" in gone.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [

@@ -198,6 +198,8 @@ def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
         what = "a process that this script has started runs the script again"
         raise UserError(f'{what}: put what it does under `if __name__ == "__main__":`')
     folder = _folder(settings, collection)
+    if folder.exists() and not (folder / MANIFEST).exists():
+        raise UserError(f"{folder} is there and holds no corpus: move it away, or give another `data_dir`")
     try:
         made = make_once(folder, lambda partial: _make(partial, settings, collection), MANIFEST)
     except OSError as error:

@@ -329,3 +329,17 @@ def test_no_space_is_left(place):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert main(["r.yaml", "--engine.workers", "1"]) == 0, "and goes on when there is some"
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(place, capsys):
+    """Another recipe of the same name makes another corpus beside; what is no corpus stays as it is."""
+    folder = made("--engine.workers", "1")
+    (place / "second.jsonl").write_text(json.dumps({"text": "other words " * 30}) + "\n")
+    assert main(["r.yaml", "--engine.workers", "1"]) == 0
+    other = next(path for path in Path("data").iterdir() if path.is_dir() and path != folder)
+    assert Corpus.open(folder).manifest["splits"] != Corpus.open(other).manifest["splits"]
+    (other / "manifest.json").unlink()
+    (other / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there and holds no corpus: move it away"):
+        main(["r.yaml", "--engine.workers", "1"])
+    assert (other / "mine.txt").read_text() == "mine"
