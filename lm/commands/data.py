@@ -28,12 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="decides which (%(default)s)")
     add("--against", nargs="+", default=[], metavar="TOKENIZER", help="others to compare its tokens with")
     add("--sizes", nargs="*", type=int, metavar="N", help="and vocabularies trained on it: 512 to 65536")
-    add("--split", choices=SPLITS, default="train", help="part of the corpus (%(default)s)")
+    add("--split", choices=SPLITS, default="train", help="part that show and where look at (%(default)s)")
     args = parser.parse(argv)
     corpus = Corpus.open(args.corpus, verify=False)
     if args.what == "show":
         _show(corpus, args.split, args.sample, args.seed)
     elif args.what == "tokens":
+        if args.of is not None:
+            raise UserError(f"one word too many: {args.of!r}", status=2)
         _tokens(corpus, args.against, args.sizes)
     elif args.of is None:
         of = "TOKEN" if args.what == "where" else "DOCUMENT"

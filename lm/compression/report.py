@@ -125,7 +125,16 @@ def _speeds(
 def table(variants: Sequence[Variant]) -> str:
     """For a person."""
     batches = list(variants[0].speed)
-    rows = [["", "MB", "layers", *(f"tok/s at {batch}" for batch in batches), "bits per byte", "perplexity"]]
+    rows = [
+        [
+            "",
+            "MB in memory",
+            "layers",
+            *(f"tok/s at {batch}" for batch in batches),
+            "bits per byte",
+            "perplexity",
+        ]
+    ]
     for each in variants:
         change = f"{each.change:+.2%} ± {each.error:.2%}" if each is not variants[0] else ""
         layers = f"1/{each.layers:.2f}" if each.layers else ""

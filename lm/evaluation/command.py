@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(known_tasks()))
         return
     if args.model is None:
-        raise UserError("which model? lm eval MODEL --tasks TASK …", status=2)
+        raise UserError("which model? It stands before the tasks: lm eval MODEL --tasks TASK …", status=2)
     for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)}: it must be at least {least}", status=2)

@@ -79,6 +79,9 @@ def evaluate(
                 fewshot_as_multiturn=chat,
             )
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:  # of a task's content
+        if "larger than population" in str(error):
+            what = f"{', '.join(loaded['tasks'])}: there are fewer examples than `shots` are to be shown"
+            raise UserError(f"{what} beside the one that is asked") from error
         raise explained(error, list(loaded["tasks"])) from error
     weights = _sha256(predictor)
     found = []

@@ -54,9 +54,12 @@ class Result:
     format: int = FORMAT
 
     def write(self, folder: Path) -> Path:
-        """Into a file of the task's name."""
+        """Into a file of the task's name, and of how many examples were shown and measured where that is
+        said: these are other figures."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.task.replace('/', '-')}.json"
+        shown = f"-{self.shots}-shot" if self.shots else ""
+        first = f"-first-{self.limit}" if self.limit else ""
+        path = folder / f"{self.task.replace('/', '-')}{shown}{first}.json"
         head = {key: value for key, value in asdict(self).items() if key != "records"}
         rows = ",\n".join(json.dumps(row, ensure_ascii=False, default=str) for row in self.records)
         text = json.dumps(head, ensure_ascii=False, indent=1, default=str)

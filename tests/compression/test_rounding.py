@@ -26,7 +26,7 @@ def test_a_gpt_with_integers(lm, trained, tmp_path, held_out):
     assert done.status == 0, done.err
     assert "8 bits: " in done.err and "gpt-int4.ckpt" in done.err
     head, first, eight, four = done.out.splitlines()
-    assert head.split()[:2] == ["MB", "layers"] and first.startswith("as it is")
+    assert head.split()[:4] == ["MB", "in", "memory", "layers"] and first.startswith("as it is")
     assert eight.split()[2].startswith("1/3.") and four.split()[2].startswith("1/6.")
     plain = package.load(run)
     for bits in (8, 4):
