@@ -12,10 +12,11 @@ from typing import Any
 import lm
 from lm.data.corpus import report
 from lm.data.corpus.documents import Document
-from lm.data.corpus.pipeline import Cleaning, Reducing, StageFiles, Tally, plan
+from lm.data.corpus.pipeline import Cleaning, Reducing, plan
 from lm.data.corpus.progress import Progress
 from lm.data.corpus.provenance import REMOVED, removed
 from lm.data.corpus.recipe import Recipe, RecipeFile
+from lm.data.corpus.stages import StageFiles, Tally
 from lm.errors import UserError
 from lm.files import synced, write_atomically
 from lm.processes import say
