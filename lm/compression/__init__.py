@@ -16,6 +16,11 @@ DISTILLED = (
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {"Distillation": "distillation", "drop_layers": "student", "quantise": "rounding"}
+    {
+        "Distillation": "distillation",
+        "DistilledFineTuning": "distillation",
+        "drop_layers": "student",
+        "quantise": "rounding",
+    }
     | dict.fromkeys(DISTILLED, "distilled"),
 )

@@ -59,11 +59,6 @@ def listening(net: Any, layers: bool) -> Iterator[Heard]:
             handle.remove()
 
 
-def head_of(task: Any) -> dict[str, Any]:
-    """What stands on a task's backbone."""
-    return task.head() if isinstance(task, ExampleTask) else {"kind": "language"}
-
-
 def see_it_fits(teacher: Model, task: Any, name: str) -> None:
     """See that a teacher speaks of what the student does.
 
@@ -74,7 +69,7 @@ def see_it_fits(teacher: Model, task: Any, name: str) -> None:
     Raises:
         UserError: it does not; says what to do.
     """
-    record, config, student, ours = teacher.record, teacher.config, task.config, head_of(task)
+    record, config, student, ours = teacher.record, teacher.config, task.config, task.head()
     if teacher.processor.fingerprint != task.processor.fingerprint:
         how = "let `data.tokenizer` be the teacher's"
         if isinstance(task, ExampleTask):
@@ -91,7 +86,7 @@ def see_it_fits(teacher: Model, task: Any, name: str) -> None:
             f"the teacher {name} is {entry.what if entry else 'a pretrained model'}, which can't teach "
             f"{task.plain().__name__}: train it for that {again}"
         )
-    known, wanted = list(record.get("labels") or ()), list(getattr(task, "labels", ()))
+    known, wanted = list(record.get("labels") or ()), list(task.labels)
     if head.get("outputs") != ours.get("outputs") or known != wanted:
         theirs, found = (some(map(repr, each), 6) or "none" for each in (known, wanted))
         raise UserError(

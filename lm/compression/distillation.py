@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lm.backbone import BackboneConfig
 from lm.checkpoint import Model
 from lm.compression.distil_loss import hidden_distance, linear_soft_distance, soft_distance
-from lm.compression.distil_teacher import Heard, head_of, listening, see_it_fits
+from lm.compression.distil_teacher import Heard, listening, see_it_fits
 from lm.compression.student import chosen, drop_layers, evenly, student_weights
 from lm.convert.models import fingerprint, open_model
 from lm.errors import UserError, some
@@ -26,7 +26,7 @@ from lm.tasks.finetuning import FineTuning
 PROJECTION = "projection.weight"
 # Attributes that decide nothing about how an example is encoded: see `Task.beside`.
 _BESIDE = frozenset({"teacher", "keep_layers", "kept_layers", "temperature", "weight", "hidden"}) | {
-    *("projection", "_kept_of", "_opened", "_teaching", "_teacher_fingerprint", "_divisor")
+    *("projection", "_kept_of", "_opened", "_teaching", "_teacher_fingerprint")
 }
 
 
@@ -75,17 +75,15 @@ class Distillation(Task):
         self.kept_layers: list[int] | None = None  # the layers, once it is known whose
         self._kept_of = 0  # of how many
         self._opened: Model | None = None  # the teacher, until its network is at work
-        if isinstance(self, FineTuning) and kwargs.get("init_from") is None:
-            if keep_layers is not None:
-                raise UserError("keep_layers: of which model? Give `model.init_from` MODEL", status=2)
-            # As large as it will be: see `FineTuning`.
-            backbone.vocab_size = self.with_pieces(self._open().tokenizer)[0].vocab_size
+        self.before(backbone, kwargs)
         super().__init__(backbone, **kwargs)
         self.temperature, self.weight, self.hidden = temperature, weight, hidden
         self.projection: nn.Linear | None = None
         self._teaching: tuple[Any, ...] = ()  # no submodule: in no checkpoint, and trained by nobody
         self._teacher_fingerprint = ""
-        self._divisor = 1.0  # of the task's own loss
+
+    def before(self, backbone: BackboneConfig, given: dict[str, Any]) -> None:
+        """What has to be known of the teacher before the task itself is made of what was given."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,23 +98,6 @@ class Distillation(Task):
         """How far a classifier's outputs are from the teacher's, summed over what its own loss sums: a
         scalar. Here every row is one distribution."""
         return soft_distance(student, teacher, self.temperature)
-
-    # What the student begins with.
-
-    def open_start(self, path: str) -> Model:
-        start = super().open_start(path)  # type: ignore[misc]  # FineTuning's
-        if self.keep_layers is None or start.record.get("kept_layers") == self.keep_layers:
-            return start  # the latter is what came of this run, which is evaluated
-        self.kept_layers = chosen(self.keep_layers, start.config, path)
-        self._kept_of = start.config.num_layers
-        return drop_layers(start, self.kept_layers)
-
-    def make_processor(self, data: Any) -> Any:
-        if self.start is not None:
-            return super().make_processor(data)  # type: ignore[misc]  # FineTuning's
-        tokenizer, self._added = self.with_pieces(self._open().tokenizer)
-        say(f"the student begins from nothing, with the tokenizer of {self.teacher}")
-        return tokenizer
 
     # The teacher.
 
@@ -139,19 +120,31 @@ class Distillation(Task):
         self._teacher_fingerprint = fingerprint(teacher.weights)
         if record is not None and record.get("teacher", {}).get("fingerprint") != self._teacher_fingerprint:
             raise UserError(f"{self.teacher} is no longer the teacher that this run began with")
-        if self.keep_layers is not None and not isinstance(self, FineTuning):
-            self.kept_layers = chosen(self.keep_layers, teacher.config, self.teacher)
-            self._kept_of = teacher.config.num_layers
-            weights = student_weights(teacher, self.config, self.kept_layers)
-            if record is None:
-                self.net.load_state_dict(weights, strict=False)  # a tied head is not among them
-                say(f"starting from layers {some(self.kept_layers, 12)} of {self.teacher}")
+        self.begin(teacher, anew=record is None)
         width, ours = teacher.config.hidden_size, self.config.hidden_size
         if self.hidden and width != ours:
             self.projection = nn.Linear(ours, width, bias=False)
         if self.weight or self.hidden:
             self._teaching = (teacher.network.requires_grad_(False),)
         self._opened = None
+
+    def begin(self, teacher: Model, anew: bool) -> None:
+        """Begin as the teacher's layers, where these are to be kept.
+
+        Args:
+            anew: the run begins, and does not go on.
+        """
+        if self.keep_layers is None:
+            return
+        kept = self._keep(self.keep_layers, teacher, self.teacher)
+        weights = student_weights(teacher, self.config, kept)
+        if anew:
+            self.net.load_state_dict(weights, strict=False)  # a tied head is not among them
+            say(f"starting from layers {some(kept, 12)} of {self.teacher}")
+
+    def _keep(self, layers: int | list[int], model: Model, path: str) -> list[int]:
+        self.kept_layers, self._kept_of = chosen(layers, model.config, path), model.config.num_layers
+        return self.kept_layers
 
     def _open(self) -> Model:
         self._opened = self._opened or open_model(self.teacher)
@@ -180,7 +173,7 @@ class Distillation(Task):
         (net,), layers = self._teaching, self.hidden > 0
         with listening(self.net, layers) as ours:
             made = super().training_step(batch, batch_idx)  # type: ignore[safe-super]
-        language = head_of(self)["kind"] == "language"
+        language = self.head()["kind"] == "language"
         with torch.no_grad(), listening(net, layers) as theirs:
             (args, kwargs) = ours.backbone if language else ours.asked
             (net.backbone if language else net)(*args, **kwargs)
@@ -190,14 +183,10 @@ class Distillation(Task):
                 apart = self._of_tokens(ours, theirs)
             else:
                 apart = self.disagreement(batch, ours.outputs, theirs.outputs)
-            loss = loss + self.weight * apart / self._divisor
+            loss = loss + self.weight * apart / made["divisor"]
         if self.hidden:
             loss = loss + self.hidden * self._of_layers(batch, ours, theirs)
         return {**made, "loss": loss}
-
-    def outcome(self, total: Tensor, divisor: float, *rest: Any, **named: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        self._divisor = divisor  # the teacher's part has the same
-        return super().outcome(total, divisor, *rest, **named)
 
     def _of_tokens(self, ours: Heard, theirs: Heard) -> Tensor:
         """How far two language models are apart where something is to be predicted."""
@@ -242,3 +231,31 @@ class Distillation(Task):
             checkpoint["state_dict"].pop(PROJECTION, None)
         else:
             checkpoint["state_dict"].setdefault(PROJECTION, self.projection.weight.detach())
+
+
+class DistilledFineTuning(Distillation, FineTuning):
+    """The same for fine-tuning, where `keep_layers` are those of `init_from`, and a student without one has
+    the teacher's tokenizer. It goes before the task, as `Distillation` does."""
+
+    def before(self, backbone: BackboneConfig, given: dict[str, Any]) -> None:
+        if given.get("init_from") is None:
+            if self.keep_layers is not None:
+                raise UserError("keep_layers: of which model? Give `model.init_from` MODEL", status=2)
+            # As large as it will be: see `FineTuning`.
+            backbone.vocab_size = self.with_pieces(self._open().tokenizer)[0].vocab_size
+
+    def begin(self, teacher: Model, anew: bool) -> None:
+        """It begins as `init_from`, or from nothing."""
+
+    def open_start(self, path: str) -> Model:
+        start = super().open_start(path)
+        if self.keep_layers is None or start.record.get("kept_layers") == self.keep_layers:
+            return start  # the latter is what came of this run, which is evaluated
+        return drop_layers(start, self._keep(self.keep_layers, start, path))
+
+    def make_processor(self, data: Any) -> Any:
+        if self.start is not None:
+            return super().make_processor(data)
+        tokenizer, self._added = self.with_pieces(self._open().tokenizer)
+        say(f"the student begins from nothing, with the tokenizer of {self.teacher}")
+        return tokenizer

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lm.compression.distil_loss import soft_distance
-from lm.compression.distillation import Distillation
+from lm.compression.distillation import Distillation, DistilledFineTuning
 from lm.tasks.causal import CausalPretraining
 from lm.tasks.instruction import InstructionTuning
 from lm.tasks.masked import MaskedPretraining
@@ -23,11 +23,11 @@ class DistilledMaskedPretraining(Distillation, MaskedPretraining):
     """Pretraining a small BERT on masked tokens and on a larger one's guesses at them."""
 
 
-class DistilledInstructionTuning(Distillation, InstructionTuning):
+class DistilledInstructionTuning(DistilledFineTuning, InstructionTuning):
     """Tuning a small chat model on answers and on what a larger one expects at each of their tokens."""
 
 
-class DistilledSequenceClassification(Distillation, SequenceClassification):
+class DistilledSequenceClassification(DistilledFineTuning, SequenceClassification):
     """Training a small classifier on labels and on a larger one's probabilities, or ratings."""
 
     def disagreement(self, batch: dict[str, Tensor], student: Tensor, teacher: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class DistilledSequenceClassification(Distillation, SequenceClassification):
         return soft_distance(student, teacher, self.temperature)
 
 
-class DistilledTokenClassification(Distillation, TokenClassification):
+class DistilledTokenClassification(DistilledFineTuning, TokenClassification):
     """Training a small tagger on tags and on a larger one's probabilities of them."""
 
     def disagreement(self, batch: dict[str, Tensor], student: Tensor, teacher: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class DistilledTokenClassification(Distillation, TokenClassification):
         return soft_distance(student[counted], teacher[counted], self.temperature)
 
 
-class DistilledQuestionAnswering(Distillation, QuestionAnswering):
+class DistilledQuestionAnswering(DistilledFineTuning, QuestionAnswering):
     """Training a small finder of answers on their places and on where a larger one looks for them."""
 
     def disagreement(self, batch: dict[str, Tensor], student: Tensor, teacher: Tensor) -> Tensor:

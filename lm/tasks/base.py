@@ -2,6 +2,7 @@
 in the checkpoint. What a task learns from its batches it says itself."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +58,7 @@ class Task(LightningModule, ABC):
         *("config", "optimizer", "schedule", "compiled", "compile_blocks", "processor", "best_by"),
         *("gradient_norm", "logs_figures", "_sharded"),
     }
+    labels: Sequence[str] = ()  # that the data have
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
 
     def __init__(
@@ -131,6 +133,11 @@ class Task(LightningModule, ABC):
         """What the checkpoint says of the model beyond its shape, in plain values."""
         return {}
 
+    def head(self) -> dict[str, Any]:
+        """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
+        (`pooled`, `tokens` or `span`)."""
+        return {"kind": "language"}
+
     @classmethod
     def plain(cls) -> type["Task"]:
         """The class that its checkpoints name: its own, or that of a task which it trains in another way."""
@@ -140,8 +147,8 @@ class Task(LightningModule, ABC):
     def outcome(
         total: Tensor, divisor: float, count: Tensor | int, bytes_: Tensor | int = 0
     ) -> dict[str, Tensor]:
-        """What `training_step` gives: `loss` to differentiate; to report, `total` (the loss summed), `count`
-        (over how many it is) and `bytes`.
+        """What `training_step` gives: `loss` to differentiate, with its `divisor`; to report, `total` (the
+        loss summed), `count` (over how many it is) and `bytes`.
 
         Args:
             total: the summed loss of the batch, a scalar.
@@ -152,6 +159,7 @@ class Task(LightningModule, ABC):
         """
         return {
             "loss": total / divisor,
+            "divisor": torch.as_tensor(divisor),
             "total": total.detach(),
             "count": torch.as_tensor(count),
             "bytes": torch.as_tensor(bytes_),

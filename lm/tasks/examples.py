@@ -58,8 +58,7 @@ class ExampleTask(Task):
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
-        """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
-        (`pooled`, `tokens` or `span`)."""
+        """See `Task.head`."""
 
     @abstractmethod
     def encode(self, example: Any, training: bool) -> list[Features]:
