@@ -24,28 +24,16 @@ from lm.compression.distil_teacher import listening
 from lm.compression.student import drop_layers, evenly
 from lm.convert.models import open_model
 from lm.data.examples.batches import TrainingExamples
-from lm.data.examples.records import ChatExample, Message, QuestionExample, TagExample, TextExample
+from lm.data.examples.records import TextExample
 from lm.errors import UserError
 from lm.tasks import SequenceClassification
 
 from ..tasks.conftest import Made, scramble, write_start
+from ..tasks.test_finetuning import CHATS, QUESTIONS, TAGS, TEXTS
 
 T = 2.5
-TEXTS = [TextExample("x = parser" + ".add" * (i % 5), label="abc"[i % 3]) for i in range(9)]
 SEVERAL = [TextExample(e.text, label=tuple("abc"[: i % 4])) for i, e in enumerate(TEXTS)]
 RATED = [TextExample(e.text, label=i / 4) for i, e in enumerate(TEXTS)]
-TAGS = [
-    TagExample(("def", f"f{i}", "return", "self")[: 2 + i % 3], ("O", "B-F", "O", "B-S")[: 2 + i % 3])
-    for i in range(9)
-]
-QUESTIONS = [
-    QuestionExample(str(i), "what is it?", f"it is a number, {i}" + " ok" * (i % 4), ((f"{i}", 16),))
-    for i in range(9)
-]
-CHATS = [
-    ChatExample((Message("user", "add" * (1 + i % 3)), Message("assistant", "the sum " * (1 + i % 4))))
-    for i in range(9)
-]
 TASKS: dict[str, tuple[Any, list[Any], str]] = {
     "texts": (DistilledSequenceClassification, TEXTS, "bert"),
     "several": (DistilledSequenceClassification, SEVERAL, "bert"),

@@ -20,11 +20,14 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 from lm.evaluation import harness
 
 SHIPPED = ["local_arc_easy", "local_winogrande", "local_lambada"]
-CHOICES = """
-task: mine
+DATA = """
 dataset_path: json
 dataset_kwargs: {data_files: {test: mine.jsonl}}
 test_split: test
+"""
+CHOICES = (
+    f"{DATA}task: mine"
+    + """
 output_type: multiple_choice
 doc_to_text: "{{question}}"
 doc_to_choice: options
@@ -33,17 +36,17 @@ target_delimiter: ""
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 metadata: {version: 3}
 """
-WRITING = """
-task: writing
-dataset_path: json
-dataset_kwargs: {data_files: {test: mine.jsonl}}
-test_split: test
+)
+WRITING = (
+    f"{DATA}task: writing"
+    + """
 output_type: generate_until
 doc_to_text: "{{question}}"
 doc_to_target: "{{options[right]}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 8}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
+)
 ROWS = [
     {"question": "def parse", "options": ["(self)", "(self, text, name=None)", " xyz"], "right": 0},
     {"question": "import", "options": [" os", " sys as _sys", " qqq"], "right": 1},
