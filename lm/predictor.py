@@ -62,7 +62,8 @@ def load(
     """Open a model.
 
     Args:
-        path: a checkpoint, a run's folder (its best.ckpt), an adapter.ckpt, or a Hugging Face folder.
+        path: a checkpoint, a run's folder (its best.ckpt), an adapter.ckpt, a Hugging Face folder, or an ONNX
+            file of lm.
         device: where it works: cpu, cuda, cuda:1, mps.
         base: what an adapter was trained beside, where it is no longer where it was.
         dtype: of the weights. bf16 halves the memory, and writes faster on a GPU, and on a CPU that has

@@ -48,6 +48,7 @@ OWN = {
 def chosen(tree: dict, option: str) -> object:
     """The value of an option in a configuration, in which classes keep theirs under `init_args`."""
     for part in option.split("."):
+        tree = tree[-1] if isinstance(tree, list) else tree  # what was added to a list
         tree = tree[part] if part in tree else tree["init_args"][part]
     return tree.get("class_path", tree) if isinstance(tree, dict) else tree
 
@@ -59,7 +60,7 @@ def test_every_command_is_one(lm, words):
     """Those that train and evaluate take each option, and it lands where it should; the others have it."""
     command, *rest = words[1:]
     following = pairwise([*rest, ""])
-    options = {word[2:]: value for word, value in following if word.startswith("--")}
+    options = {word[2:]: value for word, value in following if word.startswith("--") and "+=" not in word}
     if command not in ("fit", "validate", "test", "predict") or "help" in options:
         known = lm(command, "--help").out
         if command == "sweep":  # what has a dot is an option of `lm fit`, the same in every trial

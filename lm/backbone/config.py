@@ -57,6 +57,8 @@ class BackboneConfig:
         init_std: standard deviation of the initial weights.
         residual_init: projections back into the residual stream start scaled by 1/sqrt(2 num_layers)
             (GPT-2) or at zero (arXiv:2203.03466).
+        base_width: the `hidden_size` that `init_std` and the learning rates are for, where this one is
+            another: muP (arXiv:2203.03466) makes its own of them. Null: they are taken as they stand.
     """
 
     hidden_size: int = 256
@@ -96,6 +98,7 @@ class BackboneConfig:
     dropout: float = 0.0
     init_std: float = 0.02
     residual_init: Literal["scaled", "zero"] = "scaled"
+    base_width: int | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -105,7 +108,7 @@ class BackboneConfig:
                     f"backbone.{each.name} is {value!r}: it can be {', '.join(choices)}", status=2
                 )
         counts = ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len", "rope_original_len")
-        optional = ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every")
+        optional = ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every", "base_width")
         for name in (*counts, *optional):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -155,6 +158,16 @@ class BackboneConfig:
     def mlp_width(self) -> int:
         """Inner width of the feed-forward network."""
         return self.mlp_hidden_size or 4 * self.hidden_size
+
+    @property
+    def width_scale(self) -> float:
+        """`base_width` by `hidden_size`: muP's factor of the logits and of Adam's rate for matrices."""
+        return (self.base_width or self.hidden_size) / self.hidden_size
+
+    @property
+    def matrix_std(self) -> float:
+        """Standard deviation of a matrix's initial weights inside the network: as 1/sqrt(hidden_size)."""
+        return self.init_std * self.width_scale**0.5
 
     @property
     def gated(self) -> bool:

@@ -11,7 +11,7 @@ from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs import Input, make_norm
 from lm.backbone.linear import Linear, linear
 from lm.backbone.loss import linear_cross_entropy
-from lm.backbone.transformer import Backbone, draw, training_flops_per_token
+from lm.backbone.transformer import Backbone, draw, last_norm, training_flops_per_token
 
 
 class Head(nn.Module):
@@ -62,6 +62,12 @@ class Network(nn.Module):
         self.config = config
         self.backbone = Backbone(config, embeddings)
 
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Initial weights; a subclass adds those of its head."""
+        self.backbone.initialize()
+        nn.init.constant_(last_norm(self).weight, self.config.width_scale)
+
     def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
         """Take over `weights` without copying them first: for a model that was built on the meta device.
 
@@ -101,11 +107,11 @@ class LanguageModel(Network):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        self.backbone.initialize()
+        super().initialize()
         if not self.config.tie_embeddings:
             nn.init.normal_(self.head.weight, std=self.config.init_std)
         if self.head.dense is not None:
-            draw(self.head.dense, self.config.init_std)
+            draw(self.head.dense, self.config.matrix_std)
 
     def forward(
         self,
@@ -166,10 +172,10 @@ class Classifier(Network):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        self.backbone.initialize()
+        super().initialize()
         draw(self.head, self.config.init_std)
         if self.pooler is not None:
-            draw(self.pooler.dense, self.config.init_std)
+            draw(self.pooler.dense, self.config.matrix_std)
 
     def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
         """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""

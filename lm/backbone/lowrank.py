@@ -4,12 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
+from lm.backbone.quantised import dequantised
+
 DOWN, UP, SIZE = "lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector.default.weight"
 
 
 def merge(weights: dict[str, Tensor], adapter: dict[str, Any]) -> dict[str, Tensor]:
     """A network's weights without the adapter: W + s·B·A (LoRA, arXiv:2106.09685), or that with each row
-    brought to its learned length (DoRA, arXiv:2402.09353).
+    brought to its learned length (DoRA, arXiv:2402.09353). W is restored where it is integers.
 
     Args:
         weights: by the names that peft gives them: of a layer `NAME`, `NAME.base_layer.weight`,
@@ -18,7 +20,9 @@ def merge(weights: dict[str, Tensor], adapter: dict[str, Any]) -> dict[str, Tens
         adapter: its `rank` and `alpha`; s is alpha / rank.
     """
     scale = adapter["alpha"] / adapter["rank"]
+    integers = [name.removesuffix(".values") for name in weights if name.endswith(".base_layer.values")]
     merged = {}
+    weights = dequantised(weights, integers)
     for name, value in weights.items():
         layer, _, rest = name.partition(".base_layer.")
         if not rest:

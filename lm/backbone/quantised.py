@@ -2,7 +2,8 @@
 to read from memory for each token, which is what writing one text costs.
 
 A weight is (integer − offset) · scale + zero: with 8 bits a scale for each row (symmetric), with 4 bits scale
-and zero for each `group` of a row.
+and zero for each `group` of a row. The integers are not trained; what stands before them, or beside them
+(QLoRA, arXiv:2305.14314), gets its gradient through them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lm.backbone.linear import linear, multiplies_bf16_fast
+from lm.backbone.linear import linear, multiplies_bf16_fast, product
 
 FEW = 64  # rows up to which the integers are multiplied as they are
 KEPT = ("values", "scales", "zeros")  # in the place of `weight`
 
 
+class _Product(torch.autograd.Function):
+    """x · weightᵀ of (..., in), whose weights are made anew for the gradient: to keep them until then would
+    take the memory that integers save."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *kept: Tensor) -> Tensor:
+        ctx.save_for_backward(*kept)
+        return linear(x, restored(dict(zip(KEPT, kept, strict=False))).to(x.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors
+        weight = restored(dict(zip(KEPT, kept, strict=False))).to(grad.dtype)
+        found = product(grad.reshape(-1, len(weight)), weight).view(*grad.shape[:-1], -1)
+        return found, *[None] * len(kept)
+
+
 class QuantisedLinear(nn.Linear):
-    """A linear layer with integers for weights, for use and not for training.
+    """A linear layer with integers for weights.
 
     Few rows on a CPU are multiplied by torch's kernels for integers, with activations in bf16; many, and on
     other devices, by weights that are made anew each time. `weight` is that (out, in) matrix.
@@ -51,9 +70,14 @@ class QuantisedLinear(nn.Linear):
         """Weights that are no parameters."""
         return self.in_features * self.out_features
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """The layer's `KEPT`."""
+        return [getattr(self, each) for each in KEPT[: 2 + (self.bits == 4)]]
+
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
-            return restored({each: getattr(self, each) for each in KEPT[: 2 + (self.bits == 4)]})
+            return restored(dict(zip(KEPT, self.kept, strict=False)))
         return super().__getattr__(name)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -62,12 +86,14 @@ class QuantisedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         rows = x.numel() // self.in_features
-        bias = None if self.bias is None else self.bias.to(x.dtype)
         if rows <= FEW and not x.requires_grad and self.fits_kernel():
             y = self.multiply(x.reshape(rows, -1).bfloat16()).to(x.dtype).view(*x.shape[:-1], -1)
-            return y if bias is None else y + bias
-        return linear(x, self.weight.to(x.dtype), bias)
+        else:
+            y = _Product.apply(x, *self.kept)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def fits_kernel(self) -> bool:
         """Whether torch has a kernel for the shape, here: of others it multiplies something else, or ends."""
@@ -112,9 +138,9 @@ def restored(kept: dict[str, Tensor]) -> Tensor:
     """The weights (out, in), fp32, of a layer's `KEPT`."""
     scales = kept["scales"].float()[..., None]  # (out, groups, 1)
     if "zeros" not in kept:
-        return (kept["values"].float().view(*scales.shape[:2], -1) * scales).flatten(1)
-    values = unpacked(kept["values"]).float().view(*scales.shape[:2], -1) - 8
-    return (values * scales + kept["zeros"].float()[..., None]).flatten(1)
+        return kept["values"].float().view(*scales.shape[:2], -1).mul_(scales).flatten(1)
+    values = unpacked(kept["values"]).float().view(*scales.shape[:2], -1)
+    return values.sub_(8).mul_(scales).add_(kept["zeros"].float()[..., None]).flatten(1)
 
 
 def dequantised(weights: dict[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
@@ -135,3 +161,11 @@ def put_quantised(network: nn.Module, layers: Iterable[str], bits: int, group: i
             old.in_features, old.out_features, old.bias is not None, bits, group, old.weight.device
         )
         setattr(network.get_submodule(parent), own, new)
+
+
+def described(network: nn.Module) -> dict[str, Any] | None:
+    """What a record says of a network's quantised layers: `bits`, `group` and the `layers`' names; None where
+    it has none."""
+    layers = {name: each for name, each in network.named_modules() if isinstance(each, QuantisedLinear)}
+    first = next(iter(layers.values()), None)
+    return first and {"bits": first.bits, "group": first.group, "layers": list(layers)}

@@ -149,9 +149,9 @@ class Backbone(nn.Module):
         """The one place where initial weights come from: normal, biases zero, norms one, projections into
         the residual stream scaled down or zero."""
         config = self.config
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                draw(module, config.init_std)
+                draw(module, config.matrix_std if name.startswith("blocks.") else config.init_std)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
                 if config.residual_init == "zero":
@@ -163,6 +163,13 @@ class Backbone(nn.Module):
         """Number of parameters, each counted once."""
         integers = (each for each in self.modules() if isinstance(each, QuantisedLinear))
         return sum(p.numel() for p in self.parameters()) + sum(each.num_weights for each in integers)
+
+
+def last_norm(network: nn.Module) -> nn.RMSNorm | nn.LayerNorm:
+    """The norm in front of a network's head. Its gain is where muP's factor of the logits lives
+    (arXiv:2203.03466, table 8): Adam trains a gain that begins there, at a rate times the factor, as it would
+    train one that begins at 1 with the factor behind it, and the network is one like any other."""
+    return [each for each in network.modules() if isinstance(each, nn.RMSNorm | nn.LayerNorm)][-1]
 
 
 def draw(layer: nn.Linear | nn.Embedding, std: float) -> None:
@@ -187,6 +194,7 @@ def training_flops_per_token(
     if head is not None:
         looked_up.discard(id(head.weight))
     weights = sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in looked_up)
+    weights += sum(each.num_weights for each in module.modules() if isinstance(each, QuantisedLinear))
     seen = 0
     for layer in range(config.num_layers):
         reach = seq_len

@@ -41,9 +41,9 @@ def is_language(head: dict[str, Any] | None) -> bool:
 _DRAWING = {each for each in vars(torch.nn.init).values() if callable(each)}
 
 
-class _Uninitialized(TorchFunctionMode):
-    """Leaves new weights as they are: drawing them where there is no memory for them would import the
-    compiler, which takes as long as torch itself."""
+class Uninitialized(TorchFunctionMode):
+    """Leaves new weights as they are, which then take no memory. Drawing them on the meta device would import
+    the compiler, too, which takes as long as torch itself."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,7 +54,7 @@ class _Uninitialized(TorchFunctionMode):
 
 def outline(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
     """A network as `make_network` makes it, without memory for its weights: on the meta device."""
-    with torch.device("meta"), _Uninitialized():
+    with torch.device("meta"), Uninitialized():
         return make_network(config, head)
 
 
@@ -144,6 +144,17 @@ class Model:
         return self
 
 
+def merged(weights: dict[str, Tensor], record: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights with their adapter in them, if there is one, and what their record then says: integers that it
+    stood beside have become floats."""
+    if not record.get("adapter"):
+        return weights, record
+    found, made = merge(weights, record["adapter"]), record.get("quantised") or {}
+    left = [name for name in made.get("layers", ()) if f"{name}.values" in found]
+    record = {**record, "adapter": None, "quantised": {**made, "layers": left} if left else None}
+    return found, record
+
+
 def model_of(checkpoint: dict[str, Any], path: str | Path, device: torch.device | str = "cpu") -> Model:
     """The model of a checkpoint's content, before anybody looks whether its weights fit. An adapter in it is
     merged.
@@ -160,8 +171,7 @@ def model_of(checkpoint: dict[str, Any], path: str | Path, device: torch.device 
     try:
         config, language = config_of(record), is_language(record.get("head"))
         weights = network_weights(checkpoint["state_dict"])
-        if record.get("adapter"):
-            weights = merge(weights, record["adapter"])
+        weights, record = merged(weights, record)
         if language and config.tie_embeddings:
             weights.pop("head.weight", None)
         return Model(

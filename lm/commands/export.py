@@ -1,9 +1,9 @@
-"""`lm export`: a checkpoint as a folder that other programs read."""
+"""`lm export`: a checkpoint as a folder or file that other programs read."""
 
 import argparse
 
 from lm.commands.shared import MODEL
-from lm.errors import spelling
+from lm.errors import UserError, spelling
 from lm.options import OptionParser
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -11,31 +11,55 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def main(argv: list[str]) -> None:
     """The command `lm export`."""
-    parser = OptionParser("export", "Write a checkpoint as a folder that Hugging Face's transformers reads.")
-    parser.add_argument("model", help=MODEL.format("gpt-nano"))
-    parser.add_argument("folder", metavar="DIR", help="the folder to write; it appears when it is whole")
-    parser.add_argument("--to", choices=("hf",), default="hf", help="hf: a Hugging Face folder (default)")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)"
+    parser = OptionParser(
+        "export",
+        "Write a checkpoint as a folder that Hugging Face's transformers reads; or a classifier or a BERT as "
+        "an ONNX file, which onnxruntime runs, and lm.",
     )
-    parser.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)  # an adapter always is
-    parser.add_argument(
-        "--base", metavar="MODEL", help="the adapter's base, where it is no longer where it was"
-    )
-    parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
+    add = parser.add_argument
+    add("model", help=MODEL.format("gpt-nano"))
+    add("out", metavar="DIR|FILE", help="what to write, FILE ending in .onnx; it appears when it is whole")
+    add("--to", choices=("hf", "onnx"), help="a Hugging Face folder or an ONNX file (default: by its name)")
+    add("--dtype", choices=DTYPES, help="of a folder's weights (default: float32)")
+    add("--bits", type=int, choices=(32, 8), help="of an ONNX file's weights (default: 32)")
+    add("--merge", action="store_true", help=argparse.SUPPRESS)  # an adapter always is
+    add("--base", metavar="MODEL", help="the adapter's base, where it is no longer where it was")
+    add("--force", action="store_true", help="replace the model that is in DIR, or FILE")
     args = parser.parse(argv)
+    args.to = args.to or ("onnx" if args.out.endswith(".onnx") else "hf")
+    if args.to == "hf" and args.bits:
+        raise UserError("--bits is for --to onnx: a folder has --dtype", status=2)
+    if args.to == "onnx" and args.dtype:
+        raise UserError("--dtype is for --to hf: an ONNX file has --bits", status=2)
+    with spelling(lambda: vars(args)):
+        _onnx(args) if args.to == "onnx" else _folder(args)
 
+
+def _folder(args: argparse.Namespace) -> None:
     import torch
 
     from lm.convert import export_folder, open_model
 
-    with spelling(lambda: vars(args)):
-        model = open_model(args.model, base=args.base)
-        exported = export_folder(model, args.folder, getattr(torch, args.dtype), args.force)
+    dtype = args.dtype or DTYPES[0]
+    model = open_model(args.model, base=args.base)
+    exported = export_folder(model, args.out, getattr(torch, dtype), args.force)
     print(
-        f"{args.folder}: {exported.architecture}, {exported.parameters:,} parameters, {args.dtype}, "
+        f"{args.out}: {exported.architecture}, {exported.parameters:,} parameters, {dtype}, "
         f"{exported.nbytes / 1e6:.1f} MB"
     )
     for note in exported.notes:
         print(f"note: {note}")
     print("README.md there is its model card: name the licence before you publish it")
+
+
+def _onnx(args: argparse.Namespace) -> None:
+    from lm.convert import export_onnx, open_model
+
+    model = open_model(args.model, base=args.base)
+    made = export_onnx(model, args.out, args.bits or 32, args.force)
+    print(
+        f"{args.out}: {', '.join(made['inputs'])} → {made['output']}, {made['parameters']:,} parameters, "
+        f"{made['bits']} bits, {made['bytes'] / 1e6:.1f} MB"
+    )
+    for note in model.notes:
+        print(f"note: {note}")

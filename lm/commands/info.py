@@ -1,4 +1,4 @@
-"""`lm info PATH`: what a checkpoint, a run, a corpus or a Hugging Face folder is."""
+"""`lm info PATH`: what a checkpoint, a run, a corpus, a Hugging Face folder or an ONNX file is."""
 
 import json
 from pathlib import Path
@@ -116,10 +116,48 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         **finetuning_facts(path, record),
         "parameters": parameters,
         **({"quantised": f"{record['quantised']['bits']} bits"} if record.get("quantised") else {}),
+        **({"pruned": _pruned(record["pruned"])} if record.get("pruned") else {}),
         **({} if alone else {"steps": content.get("global_step", 0)}),
         "can be": f"merged: lm export {path} DIR" if alone else trainable,
         "figures": {k: round(v, 4) for k, v in record["figures"].items()},
         **_processor_fact(record),
+        "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
+        "written by": f"lm {record['version']}",
+    }
+
+
+def _pruned(made: dict[str, Any]) -> str:
+    """What `lm compress` left of a shape, and how many zeros it made."""
+    words = [
+        f"{name} {some(kept, 12) if name == 'layers' else kept} left"
+        for name, kept in made.items()
+        if name in ("layers", "heads", "mlp")
+    ]
+    if "method" in made:
+        pattern = f", {made['pattern']}" if "pattern" in made else ""
+        words.append(f"{made['sparsity']:.0%} zeros by {made['method']}{pattern}")
+    return "; ".join(words)
+
+
+def onnx_facts(path: Path) -> dict[str, Any]:
+    """What an ONNX file of lm says of itself."""
+    from lm.convert import open_model
+
+    model = open_model(path, integers=True)
+    record, made = model.record, model.record["onnx"]
+    facts = finetuning_facts(path, record)
+    if record["task"] == "lm.tasks.masked.MaskedPretraining" and not model.has_head:
+        facts["what for"] = "hidden states, for other programs"
+    return {
+        "kind": "ONNX file",
+        "file": f"{path} ({_size(path.stat().st_size)})",
+        "task": record["task"],
+        **facts,
+        "parameters": f"{made['parameters']:,}, {made['bits']} bits",
+        "takes": f"{', '.join(made['inputs'])}; gives {made['output']}",
+        "can be": "used",
+        "figures": {k: round(v, 4) for k, v in record["figures"].items()},
+        "tokenizer": f"{model.tokenizer.vocab_size:,} tokens, {model.tokenizer.fingerprint[:12]}",
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
     }
@@ -194,6 +232,8 @@ def facts_of(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
+    if path.suffix == ".onnx":
+        return onnx_facts(path)
     if path.is_file():
         return corpus_facts(path.parent) if path.name == "manifest.json" else checkpoint_facts(path)
     for name, facts in _FOLDERS.items():
@@ -230,7 +270,9 @@ def show(tree: Any, indent: int = 0) -> str:
 
 def main(argv: list[str]) -> None:
     """The command `lm info`."""
-    parser = OptionParser("info", "Say what a checkpoint, a run, a corpus or a Hugging Face folder is.")
+    parser = OptionParser(
+        "info", "Say what a checkpoint, a run, a corpus, a Hugging Face folder or an ONNX file is."
+    )
     parser.add_argument("path", type=Path, help="such as checkpoints/gpt-nano, its best.ckpt, or data/CORPUS")
     parser.add_argument("--json", action="store_true", help="as JSON, for scripts")
     args = parser.parse(argv)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for name, kind, metavar, what in (
         ("vocab_size", int, "N", "tokens of the tokenizer that is trained (%(default)s)"),
-        ("tokenizer", str, "FILE", "a SentencePiece model to use instead of training one"),
+        ("tokenizer", str, "FILE", "a SentencePiece model, or a model whose tokenizer is used instead"),
         ("text_field", str, "F", "the field or column with the text, in JSON lines and Parquet"),
         ("val_fraction", float, "X", "share held out (5%% of documents; of fewer than 20, 10%% of the text)"),
         ("data_dir", str, "DIR", "where prepared corpora lie (%(default)s)"),

@@ -19,8 +19,12 @@ __getattr__, __dir__ = lazy(
     {
         "Distillation": "distillation",
         "DistilledFineTuning": "distillation",
+        "QuantisationAware": "aware",
         "drop_layers": "student",
         "quantise": "rounding",
+        "KeepZeros": "zeros",
+        "shrink": "structure",
+        "sparsify": "sparsity",
     }
     | dict.fromkeys(DISTILLED, "distilled"),
 )

@@ -1,70 +1,114 @@
-"""`lm compress`: a model with smaller weights."""
+"""`lm compress`: a smaller model."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lm.errors import UserError
+from lm.errors import UserError, spelling
 from lm.files import read_text
 from lm.options import OptionParser
 from lm.processes import say
 
+_LEFT = "what is left of them: a number, or below 1 a share"
+_PRUNING = ("layers", "heads", "mlp", "sparsity", "pattern")
+# Name, type, metavar, help.
+_OPTIONS: tuple[tuple[str, type, str, str], ...] = (
+    ("layers", float, "N", _LEFT),
+    ("heads", float, "N", f"of attention, in each layer: {_LEFT}"),
+    ("mlp", float, "N", f"inner features of each feed-forward network: {_LEFT}"),
+    ("sparsity", float, "SHARE", "of the layers' weights that become zero"),
+    ("pattern", str, "N:M", "instead: of each M weights in a row N are left, as 2:4"),
+    ("texts", str, "FILE", "a text like those that the model reads: by it is found what it needs least"),
+    ("group", int, "N", "weights that share a scale, with 4 bits: 32 to 256 (32)"),
+    ("out", str, "FOLDER", "for the checkpoints (default: the run's, or here)"),
+    ("report", str, "FILE", "measure size, speed and quality on a held-out text, or a test file"),
+    ("picture", str, "FILE", "the report as a picture: PNG, SVG or PDF"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `lm compress`."""
-    parser = OptionParser(
-        "compress",
-        "Round the weights of a model's layers to 8 or 4 bits: a checkpoint comes out that every command "
-        "takes. --report measures what that brings and costs, on this machine.",
-    )
-    add = parser.add_argument
-    add("model", help="a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder")
-    add("--bits", type=int, nargs="+", default=[8], metavar="N", help="8 or 4, or both (8)")
-    add("--group", type=int, metavar="N", help="weights that share a scale, with 4 bits: 32 to 256 (32)")
-    add("--out", metavar="FOLDER", help="for the checkpoints (default: the run's, or here)")
-    add("--report", metavar="TEXT", help="measure size, speed and perplexity on this held-out file")
-    add("--json", action="store_true", help="the report as JSON")
-    add("--force", action="store_true", help="replace checkpoints that are there")
-    args = parser.parse(argv)
-    from lm.compression.report import measurable, report, table
-    from lm.compression.rounding import quantise, quantised_bytes
-    from lm.compression.saving import save
-    from lm.convert import open_model
-    from lm.predictor import Predictor
+    args = _parser().parse(argv)
+    with spelling(lambda: vars(args)):
+        _compress(args)
 
-    text = read_text(args.report) if args.report else None
+
+def _compress(args: argparse.Namespace) -> None:
+    for name in ("beside", "picture", "json"):
+        if getattr(args, name) and args.report is None:
+            raise UserError(f"`{name}` is of a report: give `report` FILE", status=2)
+    pruning = any(getattr(args, name) is not None for name in _PRUNING)
+    args.bits = args.bits or ([] if pruning or args.beside else [8])
+    from lm.compression.calibration import calibration
+    from lm.compression.picture import picture
+    from lm.compression.report import measurable, report, table
+    from lm.compression.saving import save
+    from lm.compression.variants import outcome, steps
+    from lm.convert import open_model
+    from lm.predictor import Predictor, load
+
+    planned = steps(args)
     model = open_model(args.model, integers=True)
-    paths = {bits: _place(Path(model.source), args.out, bits) for bits in args.bits}
+    if model.record.get("onnx"):
+        raise UserError(f"{model.source} is an ONNX file, for use alone: give the model that it was made of")
+    paths = {step.name: _place(Path(model.source), args.out, step.name) for step in planned}
     for path in paths.values():
         if path.exists() and not args.force:
             raise UserError(f"{path} is there already: --force replaces it, --out FOLDER puts it elsewhere")
     models = {"as it is": Predictor(model)}
-    if text is not None:
-        measurable(models["as it is"], text)
-    made = {bits: quantise(model, bits, args.group if bits == 4 else None) for bits in paths}
-    for bits, path in paths.items():
-        small, whole = quantised_bytes(made[bits].network)
-        save(made[bits], path)
-        what = f"{len(made[bits].record['quantised']['layers'])} layers from {whole / 1e6:,.1f}"
-        what += f" to {small / 1e6:,.1f} MB (1/{whole / small:.2f})"
-        say(f"{bits} bits: {what}; {path}: {path.stat().st_size / 1e6:,.1f} MB")
-    if text is None:
+    if args.report:
+        measurable(models["as it is"], args.report)
+    others = {Path(path).name: load(path) for path in args.beside}
+    tokens = None if args.texts is None else calibration(model, read_text(args.texts))
+    made = {"": model}
+    for name, of, make in planned:
+        made[name] = make(made[of], tokens)
+        save(made[name], paths[name])
+        models[name] = Predictor(made[name])
+        say(f"{outcome(made[name], model)}; {paths[name]}: {_bytes(paths[name]) / 1e6:,.1f} MB")
+    if not args.report:
         return
-    found = report(models | {f"int{bits}": Predictor(each) for bits, each in made.items()}, text)
-    if args.json:
-        print(json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1))
-        return
-    import torch
-
-    print(table(found))
-    threads = torch.get_num_threads()
-    say(f"in brackets: of the first; {threads} threads; perplexity on {args.report}, paired by windows")
+    models |= others
+    files = {name: Path(each.model.source) for name, each in models.items()} | paths
+    found = report(models, args.report, disk={name: _bytes(path) for name, path in files.items()})
+    if args.picture:
+        picture(found, Path(args.picture))
+    rows = [asdict(each) for each in found]
+    print(json.dumps(rows, ensure_ascii=False, indent=1) if args.json else table(found))
 
 
-def _place(source: Path, out: str | None, bits: int) -> Path:
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        "compress",
+        "Make a model smaller: fewer or narrower layers, zeros for weights, weights of 8 or 4 bits. What "
+        "comes out are checkpoints for every command; --report says what that brings and costs, here.",
+    )
+    add = parser.add_argument
+    add("model", help="a checkpoint, a run's folder, an adapter.ckpt, or a Hugging Face folder")
+    for name, kind, metavar, words in _OPTIONS:
+        add(f"--{name}", type=kind, metavar=metavar, help=words)
+    known = ("wanda", "magnitude")
+    words = (
+        "the least weights by what they are multiplied with, too (default where there are --texts), or alone"
+    )
+    add("--method", nargs="+", choices=known, help=words)
+    add("--bits", type=int, nargs="+", metavar="N", help="of weights: 8 or 4, or both (8 where nothing else)")
+    add("--beside", nargs="+", default=[], metavar="MODEL", help="others in the report: students, ONNX files")
+    add("--json", action="store_true", help="the report as JSON")
+    add("--force", action="store_true", help="replace checkpoints that are there")
+    return parser
+
+
+def _bytes(path: Path) -> int:
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files)
+
+
+def _place(source: Path, out: str | None, name: str) -> Path:
     """Beside a run's checkpoint; elsewhere with the name of the run or folder."""
     if out is None and source.is_file():
-        return source.parent / f"int{bits}.ckpt"
-    name = (source.parent if source.is_file() else source.resolve()).name
-    return Path(out or "") / f"{name}-int{bits}.ckpt"
+        return source.parent / f"{name}.ckpt"
+    of = (source.parent if source.is_file() else source.resolve()).name
+    return Path(out or "") / f"{of}-{name}.ckpt"

@@ -84,6 +84,8 @@ class Distillation(Task):
 
     def before(self, backbone: BackboneConfig, given: dict[str, Any]) -> None:
         """What has to be known of the teacher before the task itself is made of what was given."""
+        if self.keep_layers is not None and given.get("init_from") is not None:
+            raise UserError("keep_layers are the teacher's: give them or `init_from`, not both", status=2)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

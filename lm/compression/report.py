@@ -3,19 +3,23 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from lm.compression.material import HeldOut, Labelled, material
 from lm.compression.rounding import packed, quantised_bytes
 from lm.errors import UserError
-from lm.inference.batch import complete
-from lm.inference.scoring import score, windows
+from lm.processes import say
 
 if TYPE_CHECKING:
     from lm.predictor import Predictor
 
-_PROMPT, _TOKENS, _ROUNDS = 16, 32, 5
+_ROUNDS = 5  # of turns
+_ZEROS = 0.05  # of the weights: rounding to 8 bits makes 1 to 3% zeros by itself
+_FASTER, _SMALLER = 1.05, 0.99  # what is closer counts as equal: times vary
 
 
 @dataclass
@@ -24,130 +28,195 @@ class Variant:
 
     Attributes:
         name: of the model.
-        megabytes: of its weights in memory.
+        megabytes: of its weights in memory; `disk`, of its file, None where nobody said.
         layers: how many times smaller than in fp32 the quantised layers are; None where none is.
-        speed: tokens a second by texts side by side.
-        bits: bits per byte of the held-out text.
-        change: of the perplexity against the first model's, a share; `error` is its standard error.
+        zeros: share of the weights of the blocks' linear layers.
+        speed: `unit` (tokens, examples) a second by how many texts there are at once.
+        figure: what `quality` is: of `perplexity` it is bits per byte of the held-out text.
+        quality: on the held-out text or the test file; `error` is its standard error.
+        change: of the figure against the first model's: of perplexity a share, of others the difference;
+            `change_error` is its standard error, paired by windows or examples.
+        higher: whether more is better.
     """
 
     name: str
     megabytes: float
+    disk: float | None
     layers: float | None
+    zeros: float
     speed: dict[int, float]
-    bits: float
+    unit: str
+    figure: str
+    quality: float
+    error: float
     change: float = 0.0
-    error: float = 0.0
+    change_error: float = 0.0
+    higher: bool = False
+
+    @property
+    def size(self) -> float:
+        """Megabytes on disk, or in memory where nothing else is known."""
+        return self.megabytes if self.disk is None else self.disk
 
 
-def report(models: "dict[str, Predictor]", text: str, batches: Sequence[int] = (1, 32)) -> list[Variant]:
-    """Measure models that write beside the first of them, in turns: this machine's figures.
-
-    Args:
-        models: by name, all with the same tokenizer.
-        text: held out; the perplexities' difference is that of windows of it, with a paired error.
-        batches: texts written side by side.
+def measurable(model: "Predictor", file: str) -> None:
+    """See that a model can be measured on a file, before anything is made of it.
 
     Raises:
-        UserError: a model does not write, they have different tokenizers, or the text is too short.
+        UserError: it can't; see `lm.compression.material`.
     """
-    (first, *_), names = models.values(), list(models)
+    material([model], file)
+
+
+def report(
+    models: "Mapping[str, Predictor]",
+    file: str,
+    batches: Sequence[int] = (1, 32),
+    disk: Mapping[str, int] | None = None,
+) -> list[Variant]:
+    """Measure models beside the first of them, in turns: this machine's figures.
+
+    Args:
+        models: by name, all with the same tokenizer, for the same use.
+        file: a held-out text for models that write; else a test file, with labels.
+        batches: texts at once.
+        disk: bytes of the models' files, by name.
+
+    Raises:
+        UserError: see `measurable`; or the models differ in their tokenizers or uses.
+    """
+    from lm.evaluation import Series, paired
+
+    first, names = next(iter(models.values())), list(models)
     if any(each.tokenizer.fingerprint != first.tokenizer.fingerprint for each in models.values()):
         raise UserError("a report compares models with the same tokenizer")
-    ids, length = measurable(first, text)
-    prefix = first.tokenizer.start_id
-    losses = {name: _losses(each, ids, prefix, length) for name, each in models.items()}
-    speeds = _speeds(models, batches, ids[:_PROMPT])
-    found = []
-    for name in names:
-        network = models[name].writer()
-        tensors = {each.data_ptr(): each.nbytes for each in network.state_dict().values()}
-        tensors |= {each.data_ptr(): each.nbytes for each in packed(network)}
+    asked = material(models.values(), file)
+    scores = {}
+    for name, model in models.items():
+        say(f"measuring {name}")
+        scores[name] = asked.scores(model)
+    speeds, found = _speeds(models, asked, batches), []
+    series = {name: Series(each.values, each.weights) for name, each in scores.items()}
+    for name, model in models.items():
+        own = scores[name]
+        beside = paired(series[names[0]], series[name], own.clusters)
+        alone = paired(series[name], series[name], own.clusters)
+        quality, error = alone.a, alone.unpaired / math.sqrt(2)  # of two that are the same
+        change, change_error = beside.difference, beside.error
+        if isinstance(asked, HeldOut):  # nats a token, until here
+            quality, error = (each * asked.bits_per_byte for each in (quality, error))
+            change, change_error = math.expm1(change), change_error * math.exp(change)
+        network = asked.network(model)
         small, whole = quantised_bytes(network)
-        counts, own, base = losses[name][0], losses[name][1], losses[names[0]][1]
-        more = [(a - b) for a, b in zip(own, base, strict=True)]
-        change = sum(more) / sum(counts)
-        residuals = [d - change * n for d, n in zip(more, counts, strict=True)]
-        error = math.sqrt(len(more)) * statistics.stdev(residuals) / sum(counts)
-        found.append(
-            Variant(
-                name,
-                sum(tensors.values()) / 1e6,
-                whole / small if small else None,
-                speeds[name],
-                sum(own) / math.log(2) / len(text.encode()),
-                math.expm1(change),
-                error * math.exp(change),
-            )
+        variant = Variant(
+            name,
+            _bytes(model, network) / 1e6,
+            disk[name] / 1e6 if disk and name in disk else None,
+            whole / small if small else None,
+            _zeros(network),
+            speeds[name],
+            asked.unit,
+            own.figure,
+            quality,
+            error,
+            change,
+            change_error,
+            own.higher,
         )
+        found.append(variant)
     return found
 
 
-def measurable(model: "Predictor", text: str) -> tuple[list[int], int]:
-    """A text's ids, and how many of them a window has.
-
-    Raises:
-        UserError: the model does not write, or the text is too short.
-    """
-    model.writer()
-    ids = model.tokenizer.encode(text)
-    length = min(512, model.config.max_seq_len)
-    if len(ids) < 4 * length:
-        raise UserError(f"the text has {len(ids):,} tokens: a report wants {4 * length:,} at least")
-    return ids, length
+def _bytes(model: "Predictor", network: nn.Module) -> int:
+    """What the weights take in memory, each once."""
+    if made := model.model.record.get("onnx"):
+        return made["bytes"]
+    tensors = {each.data_ptr(): each.nbytes for each in network.state_dict().values()}
+    return sum((tensors | {each.data_ptr(): each.nbytes for each in packed(network)}).values())
 
 
-def _losses(model: "Predictor", ids: list[int], prefix: int, length: int) -> tuple[list[int], list[float]]:
-    """Tokens and nats of each window."""
-    texts = windows(ids, prefix, length)
-    scored = score(model.writer(), texts)
-    return [len(text) - start for text, start in texts], [-each.total for each in scored]
+def _zeros(network: Any) -> float:
+    if not hasattr(network, "backbone"):  # of an ONNX file
+        return 0.0
+    weights = [each.weight for each in network.backbone.blocks.modules() if isinstance(each, nn.Linear)]
+    return sum(int((each == 0).sum()) for each in weights) / sum(each.numel() for each in weights)
 
 
 def _speeds(
-    models: "dict[str, Predictor]", batches: Sequence[int], prompt: list[int]
+    models: "Mapping[str, Predictor]", asked: HeldOut | Labelled, batches: Sequence[int]
 ) -> dict[str, dict[int, float]]:
-    """Tokens a second, medians of rounds in which all have their turn."""
+    """Tokens or examples a second, medians of rounds in which all have their turn."""
     speeds: dict[str, dict[int, float]] = {name: {} for name in models}
-    tokens = min(_TOKENS, *(model.config.max_seq_len - len(prompt) for model in models.values()))
     for batch in batches:
         taken: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(_ROUNDS + 1):
             for name, model in models.items():
                 start = time.perf_counter()
-                rows = complete(model.writer(), [prompt] * batch, tokens, [None], batch_size=batch)
-                taken[name].append((time.perf_counter() - start) / sum(map(len, rows)))
+                count = asked.work(model, batch)
+                taken[name].append((time.perf_counter() - start) / count)
         for name, seconds in taken.items():
             speeds[name][batch] = 1 / statistics.median(seconds[1:])
     return speeds
 
 
+def dominated(variants: Sequence[Variant]) -> dict[str, str]:
+    """Those to which another is to be preferred, and which, by name: it is as small, as fast with any number
+    of texts and as good, and better in one of these; of several such the fastest."""
+
+    def beats(other: Variant, each: Variant) -> bool:
+        speeds = [other.speed[batch] / each.speed[batch] for batch in each.speed]
+        smaller, better = other.size / each.size, other.change - each.change
+        better *= 1 if each.higher else -1
+        worse = min(speeds) < 1 / _FASTER or smaller > 1 / _SMALLER or better < 0
+        return not worse and (max(speeds) > _FASTER or smaller < _SMALLER or better > 0)
+
+    found = {each.name: [other for other in variants if beats(other, each)] for each in variants}
+    fastest = {
+        name: max(others, key=lambda v: v.speed[min(v.speed)]) for name, others in found.items() if others
+    }
+    return {name: other.name for name, other in fastest.items()}
+
+
+def remarks(variants: Sequence[Variant]) -> list[str]:
+    """What the figures say, a sentence each."""
+    lines, first = [], variants[0]
+    for name, other in dominated(variants).items():
+        lines.append(f"{name}: {other} is as small, as fast and as good, and better in one of these")
+    for each in variants[1:]:
+        gained = each.size < _SMALLER * first.size or each.megabytes < _SMALLER * first.megabytes
+        gained |= any(each.speed[batch] > _FASTER * first.speed[batch] for batch in each.speed)
+        if each.zeros > _ZEROS and not gained:
+            lines.append(
+                f"{each.name}: {each.zeros:.0%} of the layers' weights are zero, which made it neither "
+                "smaller nor faster: zeros are stored and multiplied as other numbers are"
+            )
+    return lines
+
+
 def table(variants: Sequence[Variant]) -> str:
-    """For a person."""
-    batches = list(variants[0].speed)
-    rows = [
-        [
-            "",
-            "MB in memory",
-            "layers",
-            *(f"tok/s at {batch}" for batch in batches),
-            "bits per byte",
-            "perplexity",
-        ]
-    ]
+    """For a person: the figures, and what they say."""
+    first, batches = variants[0], list(variants[0].speed)
+    text, on_disk = first.figure == "perplexity", any(each.disk is not None for each in variants)
+    sparse = any(each.zeros > _ZEROS for each in variants)
+    head = ["", *["MB on disk"] * on_disk, "MB in memory", "layers", *["zeros"] * sparse]
+    head += [f"{first.unit.replace('tokens', 'tok').replace('examples', 'ex')}/s at {n}" for n in batches]
+    rows = [[*head, *(["bits per byte", "perplexity"] if text else [first.figure, "difference"])]]
     for each in variants:
-        change = f"{each.change:+.2%} ± {each.error:.2%}" if each is not variants[0] else ""
-        layers = f"1/{each.layers:.2f}" if each.layers else ""
-        speeds = [
-            f"{each.speed[batch]:,.0f} ({each.speed[batch] / variants[0].speed[batch]:.2f})"
-            for batch in batches
-        ]
-        rows.append([each.name, f"{each.megabytes:,.1f}", layers, *speeds, f"{each.bits:.4f}", change])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
+        row = [each.name, *["" if each.disk is None else f"{each.disk:,.1f}"] * on_disk]
+        row += [f"{each.megabytes:,.1f}", f"1/{each.layers:.2f}" if each.layers else ""]
+        row += [f"{each.zeros:.0%}" if each.zeros > _ZEROS else ""] * sparse
+        row += [f"{each.speed[n]:,.0f} ({each.speed[n] / first.speed[n]:.2f})" for n in batches]
+        digits = ".2%" if each.higher else ".4f"
+        row.append(f"{each.quality:{digits}} ± {each.error:{digits}}")
+        digits = ".2%" if text else digits
+        row.append("" if each is first else f"{each.change:+{digits}} ± {each.change_error:{digits}}")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = (
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )
+    return "\n".join([*shown, *remarks(variants)])

@@ -70,10 +70,19 @@ def drop_layers(model: Model, layers: list[int]) -> Model:
         elif block[1] in place:
             weights[f"backbone.blocks.{place[block[1]]}.{block[2]}"] = value
     config = replace(model.config, num_layers=len(layers))
+    record = dict(model.record)
+    if made := record.get("quantised"):
+        blocks = [(_BLOCK.fullmatch(name), name) for name in made["layers"]]
+        names = [
+            f"backbone.blocks.{place[b[1]]}.{b[2]}" if b else name
+            for b, name in blocks
+            if not b or b[1] in place
+        ]
+        record["quantised"] = {**made, "layers": names}
     notes = [*model.notes, f"the student begins as layers {some(layers, 12)} of {model.source}"]
     if any(config.windowed(number) != model.config.windowed(layer) for number, layer in enumerate(layers)):
         notes.append("some of the layers that are kept see further, or less far, than they did")
-    return replace(model, config=config, weights=weights, notes=notes)
+    return replace(model, config=config, weights=weights, record=record, notes=notes)
 
 
 def student_weights(model: Model, config: BackboneConfig, layers: list[int]) -> dict[str, Tensor]:

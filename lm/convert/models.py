@@ -1,5 +1,5 @@
-"""What can be opened: a checkpoint of lm, a run's folder, an adapter with what it was trained beside, or a
-Hugging Face folder."""
+"""What can be opened: a checkpoint of lm, a run's folder, an adapter with what it was trained beside, a
+Hugging Face folder, or an ONNX file of lm."""
 
 import hashlib
 import re
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from lm import checkpoint as checkpoints
-from lm.backbone.lowrank import is_adapter, merge
+from lm.backbone.lowrank import is_adapter
 from lm.checkpoint import Model
+from lm.checkpoint.model import merged
 from lm.convert.folder import read_folder
+from lm.convert.onnx import open_onnx
 from lm.errors import UserError
 
 # Tables that fine-tuning may lengthen: by new tokens, or by more positions.
@@ -59,10 +61,11 @@ def open_model(
     Args:
         path: a checkpoint of lm, a run's folder, an adapter.ckpt, which is put into what it was trained
             beside, or a Hugging Face folder: config.json, model.safetensors (or its shards with their index)
-            and the tokenizer's files.
+            and the tokenizer's files; or, with `integers`, an ONNX file of lm, which is for use alone, too.
         base: what an adapter was trained beside; None: it is where it lay then.
         check: see whether the weights fit. The network of a task of one's own can't be made here.
-        integers: leave the weights of a quantised model so, which is for use alone; else they become floats.
+        integers: leave the weights of a quantised model so: to use them, or to train an adapter beside them;
+            else they become floats.
 
     Raises:
         UserError: it is none of these, or it is damaged, or it is a model that can't be followed exactly; of
@@ -73,13 +76,18 @@ def open_model(
         model = read_folder(path)
         model.weights = {name: value.to(device) for name, value in model.weights.items()}
         return model
+    if path.suffix == ".onnx":
+        if not integers:
+            raise UserError(f"{path} is an ONNX file, for use alone: give the model that it was made of")
+        return open_onnx(path, device)
     checkpoint = checkpoints.read(path)
     record = checkpoints.read_record(checkpoint, path)
     if record.get("base") is not None:
-        return _open_adapter(path, checkpoint, record, base, device)
-    if base is not None:
+        model, check = _open_adapter(path, checkpoint, record, base, device), False
+    elif base is not None:
         raise UserError(f"{path} is a whole model, no adapter: leave `base` out", status=2)
-    model = checkpoints.model_of(checkpoint, path, device)
+    else:
+        model = checkpoints.model_of(checkpoint, path, device)
     if not integers:
         model = model.dequantised()
     return model.checked() if check else model
@@ -111,7 +119,7 @@ def _open_adapter(
             f"{path} was trained beside {source}, which is not there: best.ckpt needs none; or put "
             f"it into the one you have by `lm export {path} DIR --base MODEL`"
         )
-    start = open_model(base or source)
+    start = open_model(base or source, integers=bool(record.get("quantised")))
     if fingerprint(start.weights) != known:
         raise UserError(
             f"{path} is for another model than {start.source}: it was trained beside {source} as it was then"
@@ -130,7 +138,9 @@ def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Model, so
     trained = checkpoints.network_weights(checkpoint["state_dict"])
     adapted = {name.partition(".lora_")[0] for name in trained if is_adapter(name)}
     weights = dict(trained)
-    for name, wanted in checkpoints.outline(config, head).state_dict().items():
+    network = checkpoints.outline(config, head)
+    start.shape(network)
+    for name, wanted in network.state_dict().items():
         theirs = start.weights.get(name)
         if name in trained or theirs is None:
             continue
@@ -140,9 +150,10 @@ def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Model, so
             theirs = theirs[: len(wanted)]
         layer, _, kind = name.rpartition(".")
         weights[f"{layer}.base_layer.{kind}" if layer in adapted else name] = theirs
+    weights, record = merged(weights, {**record, "quantised": start.record.get("quantised")})
     return Model(
         config,
-        merge(weights, record["adapter"]),
+        weights,
         checkpoints.processor_of(record) if "processor" in record else start.processor,
         source,
         {name: value for name, value in record.items() if name not in ("processor", "base")},

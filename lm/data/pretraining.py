@@ -14,10 +14,11 @@ from lm.data.corpus.shards import MANIFEST, TOKENIZER, Corpus
 from lm.data.corpus.sources import STDLIB
 from lm.data.loading import Data, ResumableLoader, at_least
 from lm.data.mixing import MixedValidation, MixedWindows, Share, Stage, check, mixed_windows, plain, seed_of
+from lm.data.tokenizers import open_tokenizer
 from lm.data.windows import TrainingWindows, ValidationWindows
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
-from lm.tokenizer import Tokenizer, load_tokenizer
+from lm.tokenizer import Tokenizer
 
 
 class PretrainingData(Data):
@@ -38,7 +39,8 @@ class PretrainingData(Data):
         seq_len: tokens that a window predicts.
         batch_size: windows in a batch, on each device.
         vocab_size: tokens of the tokenizer that is trained on the corpus.
-        tokenizer: a SentencePiece model to use instead; vocab_size is then its own.
+        tokenizer: a SentencePiece model, a Hugging Face folder or a checkpoint whose tokenizer is used
+            instead, by default that of `model.init_from`; vocab_size is then its own.
         text_field: the field or column that holds the text, in JSON lines and Parquet.
         val_fraction: the share held out for validation; by default 5% of the documents, or, of fewer than 20
             documents, the last 10% of the text.
@@ -92,7 +94,7 @@ class PretrainingData(Data):
             options = ["--tokenizer", tokenizer] if tokenizer else []
             self.vocab_size = RecipeFile(str(recipes[0]), options).vocab_size
         else:
-            self.vocab_size = load_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
+            self.vocab_size = open_tokenizer(tokenizer).vocab_size if tokenizer else vocab_size
 
     def shape(self) -> dict[str, int]:
         return {"vocab_size": self.vocab_size, "max_seq_len": self.seq_len}

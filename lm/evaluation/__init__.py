@@ -6,11 +6,33 @@ from lm.lazy import lazy
 
 if TYPE_CHECKING:
     from lm.evaluation.callback import Evaluation
+    from lm.evaluation.comparison.predictions import prediction_figures
+    from lm.evaluation.comparison.statistics import Series, paired
+    from lm.evaluation.comparison.tested import command_of, predicted, test_examples
     from lm.evaluation.measure import evaluate
     from lm.evaluation.quality import ModelScore
 
-__all__ = ["Evaluation", "ModelScore", "evaluate"]
+_HOMES = {
+    "Evaluation": "callback",
+    "ModelScore": "quality",
+    "Series": "comparison.statistics",
+    "command_of": "comparison.tested",
+    "evaluate": "measure",
+    "paired": "comparison.statistics",
+    "predicted": "comparison.tested",
+    "prediction_figures": "comparison.predictions",
+    "test_examples": "comparison.tested",
+}
+__all__ = [
+    "Evaluation",
+    "ModelScore",
+    "Series",
+    "command_of",
+    "evaluate",
+    "paired",
+    "predicted",
+    "prediction_figures",
+    "test_examples",
+]
 
-__getattr__, __dir__ = lazy(
-    __name__, {"Evaluation": "callback", "ModelScore": "quality", "evaluate": "measure"}
-)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

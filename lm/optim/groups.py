@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from lm.backbone.transformer import last_norm
+
 KINDS = ("matrix", "embedding", "vector")
 
 
@@ -25,7 +27,9 @@ def depth_of(name: str, layers: int) -> int:
     return layers + 1 if "embeddings." in name else 0
 
 
-def parameter_groups(module: nn.Module, layer_decay: float = 1.0, layers: int = 0) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, layer_decay: float = 1.0, layers: int = 0, width_scale: float = 1.0
+) -> list[dict[str, Any]]:
     """Groups for any torch optimizer, one for each kind that occurs: `params`, `kind`, and no weight decay
     on vectors. Parameters that are not trained are left out.
 
@@ -33,17 +37,24 @@ def parameter_groups(module: nn.Module, layer_decay: float = 1.0, layers: int = 
         layer_decay: below 1, a group for each kind and layer, with `lr_scale`: the factor of its learning
             rate, which is this many times that of the layer above (arXiv:1801.06146).
         layers: how many the network has.
+        width_scale: the width that the learning rates are for by the network's own. Other than 1, it is the
+            `width_scale` of the groups whose rate under Adam goes with the width (arXiv:2203.03466, table 8):
+            the matrices, and the norm in front of the head, for the logits.
     """
-    groups: dict[tuple[int, int], dict[str, Any]] = {}
+    groups: dict[tuple[int, int, bool], dict[str, Any]] = {}
+    last = set() if width_scale == 1 else {id(p) for p in last_norm(module).parameters()}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = kind_of(name, parameter)
         depth = 0 if layer_decay == 1 else depth_of(name, layers)
-        group = groups.setdefault((depth, KINDS.index(kind)), {"kind": kind, "params": []})
+        scaled = width_scale != 1 and (kind == "matrix" or id(parameter) in last)
+        group = groups.setdefault((depth, KINDS.index(kind), scaled), {"kind": kind, "params": []})
         group["params"].append(parameter)
         if kind == "vector":
             group["weight_decay"] = 0.0
         if layer_decay != 1:
             group["lr_scale"] = layer_decay**depth
+        if scaled:
+            group["width_scale"] = width_scale
     return [groups[key] for key in sorted(groups)]

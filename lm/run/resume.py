@@ -38,7 +38,7 @@ class Resumed:
         """
         checkpoint = checkpoints.read(path)
         record = checkpoints.read_record(checkpoint, path)
-        if training and record.get("quantised"):
+        if training and record.get("quantised") and not record.get("adapter"):
             what = f"{path} is quantised, which can't be trained on"
             raise UserError(f"{what}: go on from the checkpoint that it was made of")
         if training and "optimizer_states" not in checkpoint:

@@ -131,6 +131,9 @@ class Words:
             options = config.data.get("init_args", {})
             if "seed" in options:
                 options["seed"] += seed  # another order of the examples, too
+        corpus, start = config.data.get("init_args", {}), config.model.get("init_args", {}).get("init_from")
+        if start is not None and "corpus" in corpus and corpus.tokenizer is None:
+            corpus.tokenizer = start  # pretraining goes on in the tokens that the model knows
         if not 0 <= int(config.seed_everything) < 1 << 32:
             said = f"--seed_everything {config.seed_everything}: it must be from 0 to {(1 << 32) - 1}"
             raise UserError(said, status=2)
@@ -191,8 +194,11 @@ class Words:
     def start_from(self, path: str) -> None:
         """Start from a checkpoint instead of what the configuration names, if it names anything."""
         options = self.config.model.get("init_args") or {}
-        if options.get("init_from") is not None:
+        start, data = options.get("init_from"), self.config.data.get("init_args") or {}
+        if start is not None:
             options["init_from"] = path
+            if data.get("tokenizer") == start:
+                data["tokenizer"] = path
 
     @cached_property
     def options(self) -> list[str]:

@@ -200,8 +200,9 @@ class Task(LightningModule, ABC):
             block.compile()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer is made with; a group's `lr_scale` multiplies its learning rate."""
-        return parameter_groups(self.net)
+        """What the optimizer is made with; a group's `lr_scale` multiplies its learning rate, and so does its
+        `width_scale` where the update is Adam's."""
+        return parameter_groups(self.net, width_scale=self.config.width_scale)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer on groups by kind of parameter, and its schedule by step.
@@ -216,7 +217,9 @@ class Task(LightningModule, ABC):
         if isinstance(optimizer, Muon):
             optimizer.bf16 = str(self.trainer.precision).startswith("bf16")
         for group in optimizer.param_groups:
-            group["lr"] *= group.get("lr_scale", 1.0)
+            # An orthogonal update is as large as it should be at every width (arXiv:2310.17813).
+            orthogonal = isinstance(optimizer, Muon) and group["kind"] == "matrix"
+            group["lr"] *= group.get("lr_scale", 1.0) * (1.0 if orthogonal else group.get("width_scale", 1.0))
         scheduler = self.schedule.scheduler(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -241,7 +244,9 @@ class Task(LightningModule, ABC):
         """
         record = checkpoint.get("lm") or {}
         if made := record.get("quantised"):
+            ours = self.state_dict().keys()  # with integers, too, where an adapter is trained beside them
             layers = [f"{checkpoints.MODEL_PREFIX}{name}" for name in made["layers"]]
+            layers = [name for name in layers if f"{name}.values" not in ours]
             checkpoint["state_dict"] = dequantised(checkpoint["state_dict"], layers)
         ours = {**self.record(), "processor": self.processor.fingerprint}
         theirs = {**record, "processor": checkpoints.processor_of(record).fingerprint} if record else ours

@@ -15,6 +15,8 @@ class CausalPretraining(Pretraining):
     """Predict each next token of a document. Documents packed into one window don't see each other, and the
     first token of a document is not predicted from the one before it."""
 
+    causal = True
+
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
         tokens, documents = batch["tokens"], batch["documents"]
         targets = tokens[:, 1:]

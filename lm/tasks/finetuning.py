@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lm import checkpoint as checkpoints
-from lm.backbone import BackboneConfig
+from lm.backbone import BackboneConfig, Network
+from lm.backbone.quantised import described
 from lm.checkpoint import Model
+from lm.checkpoint.model import Uninitialized
 from lm.convert.models import GROWING, fingerprint, open_model
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
@@ -34,7 +36,8 @@ class FineTuning(ExampleTask):
         init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors,
             tokenizer). None: from nothing.
         dropout: instead of the starting point's.
-        adapter: train small matrices beside the frozen ones (LoRA, DoRA) instead of everything.
+        adapter: train small matrices beside the frozen ones (LoRA, DoRA) instead of everything. Those of a
+            model that `lm compress` has made stay integers (QLoRA, arXiv:2305.14314).
         freeze_layers: the embeddings and this many of the lowest layers stay as they are.
         layer_decay: the learning rate of each layer is this many times that of the one above it.
     """
@@ -56,6 +59,7 @@ class FineTuning(ExampleTask):
         **kwargs: Any,
     ) -> None:
         start: Model | None = None
+        self.adapter = adapter
         if init_from is not None:
             start = self.open_start(init_from)
             if start.config.max_seq_len > backbone.max_seq_len:
@@ -83,7 +87,7 @@ class FineTuning(ExampleTask):
         super().__init__(backbone, **kwargs)
         if adapter is not None and start is None:
             raise UserError("an adapter stands beside trained weights: give `model.init_from`", status=2)
-        self.start, self.init_from, self.adapter = start, init_from, adapter
+        self.start, self.init_from = start, init_from
         if adapter is not None:
             self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
             self._base_tokenizer = start.tokenizer.fingerprint
@@ -92,8 +96,8 @@ class FineTuning(ExampleTask):
         self._added: tuple[str, ...] = ()  # tokens that the starting point lacks
 
     def open_start(self, path: str) -> Model:
-        """The model to start from."""
-        return open_model(path)
+        """The model to start from: integers stay so beside an adapter, and become floats to be trained."""
+        return open_model(path, integers=self.adapter is not None)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -133,6 +137,23 @@ class FineTuning(ExampleTask):
             say("starting from nothing: no `model.init_from` was given")
         return tokenizer
 
+    def prepare(self, data: ExampleData, record: dict[str, Any] | None = None, stage: str = "fit") -> None:
+        if record is not None and stage != "fit" and not record.get("adapter"):
+            self.adapter = None  # what is measured has it in its weights: `lm compress` has made it of a run
+        super().prepare(data, record, stage)
+
+    def make_network(self) -> Network:
+        if self.start is None or not self.start.record.get("quantised"):
+            return super().make_network()
+        with Uninitialized():  # what is never written takes no memory: the floats where integers will be
+            net = super().make_network()
+        self.start.shape(net)
+        for module in net.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        net.initialize()
+        return net
+
     def initialize(self, resumed: bool, training: bool) -> None:
         if self.start is not None:
             self._take_over(self.start, talk=not resumed)
@@ -164,7 +185,9 @@ class FineTuning(ExampleTask):
         rows, room = start.config.max_seq_len, len(start.weights.get(POSITIONS, ()))
         if room and rows > room:
             notes.append(f"{self.init_from} has learned {room} positions: those up to {rows} begin as copies")
-        notes.append(f"starting from {self.init_from}" + (f"; new: {new}" if new else ""))
+        made = start.record.get("quantised")
+        kept = f", whose layers stay integers of {made['bits']} bits" if made else ""
+        notes.append(f"starting from {self.init_from}{kept}" + (f"; new: {new}" if new else ""))
         for note in notes if talk else ():
             say(note)
 
@@ -209,12 +232,15 @@ class FineTuning(ExampleTask):
             say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return parameter_groups(self.net, self.layer_decay, self.config.num_layers)
+        # Rates for trained weights are as they are given: how those were once found is the past.
+        scale = self.config.width_scale if self.init_from is None else 1.0
+        return parameter_groups(self.net, self.layer_decay, self.config.num_layers, scale)
 
     def record(self) -> dict[str, Any]:
         made = {**super().record(), "init_from": self.init_from}
         if self.adapter is not None:
             made["adapter"] = {**asdict(self.adapter), "layers": list(self.adapter.layers)}
+            made["quantised"] = described(self.net)
         return made
 
     def save_beside(self, folder: Path) -> None:

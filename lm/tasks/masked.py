@@ -23,6 +23,8 @@ class MaskedPretraining(Pretraining):
         whole_words: mask all tokens of a word or none.
     """
 
+    causal = False
+
     def __init__(
         self,
         backbone: BackboneConfig,
@@ -31,15 +33,13 @@ class MaskedPretraining(Pretraining):
         whole_words: bool = False,
         **kwargs: Any,
     ) -> None:
-        if backbone.causal:
-            raise UserError("MaskedPretraining needs both sides: set backbone.causal to false", status=2)
         for name, rate in (("mask_rate", mask_rate), ("eval_mask_rate", eval_mask_rate)):
             if not 0 < rate < 1:
                 raise UserError(f"{name} is {rate}: it must lie between 0 and 1", status=2)
         super().__init__(backbone, **kwargs)
         self.mask_rate, self.eval_mask_rate, self.whole_words = mask_rate, eval_mask_rate, whole_words
         for name in ("opens", "closes", "special"):
-            table = torch.zeros(backbone.vocab_size, dtype=torch.bool)
+            table = torch.zeros(self.config.vocab_size, dtype=torch.bool)
             self.register_buffer(name, table, persistent=False)
 
     def setup(self, stage: str) -> None:

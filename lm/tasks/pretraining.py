@@ -1,6 +1,7 @@
 """What the two pretrainings share: a network that predicts tokens, and the figures of a language model."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -8,10 +9,16 @@ from torch import Tensor
 
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, LanguageModel
+from lm.checkpoint import Model
+from lm.convert.models import open_model
 from lm.errors import UserError
 from lm.metrics import CorpusLosses, TokenLoss
+from lm.processes import say
 from lm.tasks.base import Task, Work
+from lm.tasks.table import writes_text
 from lm.tokenizer import Tokenizer
+
+POSITIONS = "backbone.embeddings.positions.weight"
 
 
 class Example(NamedTuple):
@@ -39,9 +46,25 @@ def several_documents(documents: Tensor) -> Tensor | None:
 
 
 class Pretraining(Task):
-    """Pretraining of a language model. A subclass says what an example is."""
+    """Pretraining of a language model. A subclass says what an example is.
 
-    def __init__(self, backbone: BackboneConfig, **kwargs: Any) -> None:
+    Args:
+        backbone: the shape of the Transformer; with `init_from` it comes from there.
+        init_from: go on from a checkpoint or a Hugging Face folder, on a corpus in its tokenizer's tokens.
+            None: from nothing.
+    """
+
+    causal: bool  # whether the backbone has to be
+
+    def __init__(self, backbone: BackboneConfig, init_from: str | None = None, **kwargs: Any) -> None:
+        self.init_from = init_from
+        self.start = None if init_from is None else self.open_start(init_from, backbone.max_seq_len)
+        if self.start is not None:
+            backbone = self.start.config
+        if backbone.causal != self.causal:
+            wanted, there = ("a GPT", "a BERT") if self.causal else ("a BERT", "a GPT")
+            said = f"but {init_from} is {there}" if init_from else f"set causal to {str(self.causal).lower()}"
+            raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
         super().__init__(backbone, **kwargs)
         self.net = LanguageModel(backbone)
         self.validation_loss = TokenLoss()
@@ -49,6 +72,20 @@ class Pretraining(Task):
         self.register_buffer(
             "byte_lengths", torch.zeros(backbone.vocab_size, dtype=torch.int64), persistent=False
         )
+
+    def open_start(self, path: str, length: int) -> Model:
+        """The model to go on from, with windows of `length` tokens.
+
+        Raises:
+            UserError: it is no language model, or has not learned so many positions.
+        """
+        start = open_model(path)
+        if not (writes_text(start.record) and start.has_head):
+            raise UserError(f"{path} has no language-model head: pretraining can't go on from it")
+        if start.config.positions == "learned" and length > start.config.max_seq_len:
+            known = start.config.max_seq_len
+            raise UserError(f"{path} has learned {known} positions: give `data.seq_len` {known}", status=2)
+        return replace(start, config=replace(start.config, max_seq_len=length))
 
     @abstractmethod
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:
@@ -81,12 +118,30 @@ class Pretraining(Task):
                 f"{self.trainer.ckpt_path} was trained with another tokenizer than {data.source} has: "
                 "give its own `data.corpus`, or `data.tokenizer` with the tokenizer.model of its corpus"
             )
+        if self.start is not None:
+            self._begin(self.start, data.source, anew=record is None)
+            self.start = None  # its weights are in the network now
         lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         if len(lengths) > self.config.vocab_size:
             raise UserError(
                 f"the data's tokenizer has {len(lengths)} tokens, the model room for {self.config.vocab_size}"
             )
         self.byte_lengths[: len(lengths)] = lengths
+
+    def _begin(self, start: Model, source: str, anew: bool) -> None:
+        if start.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"{self.init_from} has another tokenizer than {source}: let `data.tokenizer` be the former"
+            )
+        if anew:
+            rows = self.config.max_seq_len  # of learned positions no more are needed
+            weights = {n: w[:rows] if n == POSITIONS else w for n, w in start.weights.items()}
+            self.net.load_state_dict(weights, strict=False)  # a tied head is not among them
+            for note in (*start.notes, f"going on from {self.init_from}"):
+                say(note)
+
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), **({"init_from": self.init_from} if self.init_from else {})}
 
     def sums(self, batch: dict[str, Tensor], training: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """Nats, hits, targets and their bytes of a batch; the targets of a full one."""

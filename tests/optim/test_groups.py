@@ -1,12 +1,17 @@
 """Every trained parameter is in one group, of the right kind."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lm.backbone import BackboneConfig, LanguageModel
-from lm.optim import parameter_groups
+from lm.backbone import BackboneConfig, Classifier, LanguageModel
+from lm.errors import UserError
+from lm.optim import Muon, parameter_groups
 from lm.optim.groups import depth_of
+from lm.tasks import CausalPretraining, MaskedPretraining, SequenceClassification
 
 VECTORS = ("norm.weight", "bias")
 
@@ -112,3 +117,134 @@ def test_learning_rates_by_layer(tie):
 
 def test_without_a_decay_there_is_no_scale():
     assert all("lr_scale" not in group for group in parameter_groups(make()))
+
+
+ADAMW = partial(torch.optim.AdamW, lr=2e-3)
+MUON = partial(Muon, lr=0.02, adamw_lr=2e-3)
+BERT = {
+    **{"causal": False, "positions": "learned", "norm": "layer", "norm_position": "after", "mlp": "gelu"},
+    **{"bias": True, "embedding_norm": True},
+}
+NANO = {"qk_norm": True, "mlp": "relu2", "residual_init": "zero"}
+
+
+def optimizer_of(model: LanguageModel, optimizer) -> torch.optim.Optimizer:
+    """As a task makes it, in front of its schedule's first step."""
+    kind = CausalPretraining if model.config.causal else MaskedPretraining
+    task = kind(model.config, optimizer=optimizer)
+    task.net, task._trainer = model, SimpleNamespace(max_steps=10, precision="32-true")
+    made = task.configure_optimizers()["optimizer"]
+    for group in made.param_groups:
+        group["lr"] = group["initial_lr"]
+    return made
+
+
+def rates(model: nn.Module, optimizer) -> dict[str, float]:
+    """Learning rate by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = optimizer_of(model, optimizer).param_groups
+    return {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({}, "backbone.norm.weight"),
+        ({"tie_embeddings": False}, "backbone.norm.weight"),
+        ({"norm_position": "after"}, "backbone.blocks.1.mlp_norm.weight"),
+        (BERT, "head.norm."),
+    ],
+    ids=["gpt", "untied", "norms after", "bert"],
+)
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_rates_at_four_times_the_base_width(changes, last, optimizer):
+    """Table 8 of arXiv:2203.03466; Muon's matrices are as arXiv:2310.17813 wants them already."""
+    scaled, plain = (rates(make(**changes, base_width=base), optimizer) for base in (4, None))
+    assert scaled.keys() == plain.keys()
+    matrices = kinds(make(**changes))
+    for name, rate in scaled.items():
+        matrix = matrices[name] == "matrix" and optimizer is ADAMW
+        assert rate == pytest.approx(plain[name] / (4 if matrix or name.startswith(last) else 1)), name
+
+
+def test_initial_weights_at_four_times_the_base_width():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 300, "base_width": 16}
+    untied = LanguageModel(BackboneConfig(**shape, tie_embeddings=False))
+    for net in (untied, LanguageModel(BackboneConfig(**shape, **BERT))):
+        for name, p in net.named_parameters():
+            if name.endswith(("output.weight", "down.weight")):
+                assert p.std().item() == pytest.approx(0.01 / 2, rel=0.1), name
+            elif p.ndim == 2:
+                inside = "blocks" in name or "dense" in name
+                assert p.std().item() == pytest.approx(0.01 if inside else 0.02, rel=0.1), name
+        assert (net.head.norm or net.backbone.norm).weight.unique().tolist() == [0.25]
+        assert net.backbone.blocks[0].mlp_norm.weight.unique().tolist() == [1.0]
+    assert Classifier(BackboneConfig(**shape), 3, "mean").backbone.norm.weight.unique().tolist() == [0.25]
+
+
+@pytest.mark.parametrize("changes", [{}, BERT], ids=["gpt", "bert"])
+def test_at_its_own_width_a_base_changes_nothing(changes):
+    made = []
+    for base in (None, 16):
+        torch.manual_seed(0)
+        made.append(make(**changes, base_width=base))
+    assert all(torch.equal(a, b) for a, b in zip(*(net.parameters() for net in made), strict=True))
+    assert all("width_scale" not in group for net in made for group in optimizer_of(net, MUON).param_groups)
+    with pytest.raises(UserError, match=r"backbone\.base_width is 0"):
+        make(base_width=0)
+
+
+def test_layers_and_width_multiply():
+    model = make(base_width=4)
+    groups = parameter_groups(model, layer_decay=0.5, layers=2, width_scale=model.config.width_scale)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: (g["lr_scale"], g.get("width_scale")) for g in groups for p in g["params"]}
+    assert found["backbone.norm.weight"] == (1, 0.25)
+    assert found["backbone.blocks.0.mlp.up.weight"] == (0.25, 0.25)
+    assert found["backbone.blocks.0.mlp_norm.weight"] == (0.25, None)
+    assert found["backbone.embeddings.tokens.weight"] == (0.125, None)
+
+
+@pytest.mark.parametrize("start", [None, "checkpoints/base"])
+def test_rates_of_fine_tuning_are_as_given(start):
+    """A model that goes on has its `base_width` from the checkpoint, and rates that are for it as it is."""
+    task = SequenceClassification(make(base_width=4, causal=False).config)
+    task.net, task.init_from = Classifier(task.config, 2, "first"), start
+    scales = {group["kind"]: group.get("width_scale") for group in task.parameter_groups()}
+    assert scales["matrix"] == (0.25 if start is None else None)
+
+
+def changes_of(width: int, base: int | None, optimizer, shape: dict) -> list[float]:
+    """Root mean square of what three updates change: the hidden states after each block, and the logits."""
+    torch.manual_seed(0)
+    shape = {"num_layers": 2, "vocab_size": 257, "max_seq_len": 32, "num_heads": width // 16, **shape}
+    model = LanguageModel(BackboneConfig(hidden_size=width, base_width=base, **shape))
+    tokens = torch.randint(257, (8, 33), generator=torch.Generator().manual_seed(1))
+    seen: list[Tensor] = []
+    for block in model.backbone.blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+
+    def look() -> list[Tensor]:
+        seen.clear()
+        with torch.no_grad():
+            logits = model(tokens[:, :-1])
+        return [*seen, logits]
+
+    before, made = look(), optimizer_of(model, optimizer)
+    for _ in range(3):
+        made.zero_grad()
+        (model(tokens[:, :-1], targets=tokens[:, 1:])[0] / 256).backward()
+        made.step()
+    return [(new - old).square().mean().sqrt().item() for new, old in zip(look(), before, strict=True)]
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
+@pytest.mark.parametrize("shape", [NANO, {"tie_embeddings": False}, BERT], ids=["gpt", "untied", "bert"])
+def test_an_update_changes_as_much_at_four_times_the_width(shape, optimizer):
+    """The coordinate check (arXiv:2203.03466, appendix D.1)."""
+    narrow, wide, given = (changes_of(w, b, optimizer, shape) for w, b in ((64, 64), (256, 64), (256, None)))
+    assert [b / a for a, b in zip(narrow[:-1], wide[:-1], strict=True)] == pytest.approx([1, 1], abs=0.3)
+    # The embeddings that begin in the logits' sum are chance, which is less in a wider one.
+    assert 0.5 < wide[-1] / narrow[-1] < 1.2
+    assert given[-1] / narrow[-1] > 2

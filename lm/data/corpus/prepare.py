@@ -24,10 +24,11 @@ from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.report import PAGE
 from lm.data.corpus.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, ShardWriter, token_dtype
 from lm.data.corpus.sources import STDLIB, Given, Warnings, resolve
+from lm.data.tokenizers import open_tokenizer
 from lm.errors import UserError
 from lm.files import make_once, write_atomically
 from lm.processes import say
-from lm.tokenizer import Tokenizer, load_tokenizer, split_lines, train_tokenizer
+from lm.tokenizer import Tokenizer, split_lines, train_tokenizer
 
 _TRAINING_BYTES = 32_000_000  # how much text the tokenizer learns from; a sample where there is more
 _SAMPLED_CHUNK = 16_000  # characters
@@ -257,7 +258,7 @@ def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
     if not settings.tokenizer_weights:
         del made_of["tokenizer_weights"]  # a setting that is younger than some corpora
     if settings.tokenizer:
-        made_of |= {"vocab_size": None, "tokenizer": load_tokenizer(settings.tokenizer).fingerprint}
+        made_of |= {"vocab_size": None, "tokenizer": open_tokenizer(settings.tokenizer).fingerprint}
     words = json.dumps([made_of, collection.state()], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:12]
 
@@ -265,7 +266,7 @@ def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
 def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> None:
     collection.make()
     survey = Survey.take(collection, settings.val_fraction)
-    tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
+    tokenizer = open_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
     write_atomically(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}

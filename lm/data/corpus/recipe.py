@@ -12,8 +12,8 @@ from lm.data.corpus import readers, steps  # their classes go by their last name
 from lm.data.corpus.documents import AnyStep, PassageReduction, Reduction, Source, Step
 from lm.data.corpus.engine import Engine, Local
 from lm.data.corpus.files import plain_name
+from lm.data.tokenizers import open_tokenizer
 from lm.errors import UserError
-from lm.tokenizer import load_tokenizer
 
 RECIPES = (".yaml", ".yml")
 
@@ -128,7 +128,7 @@ class RecipeFile:
         """Of the corpus's tokenizer."""
         asked = json.loads(self.content)
         tokenizer = asked["tokenizer"]
-        return load_tokenizer(tokenizer).vocab_size if tokenizer else asked["vocab_size"]
+        return open_tokenizer(tokenizer).vocab_size if tokenizer else asked["vocab_size"]
 
     @property
     def cleaning(self) -> dict[str, Any]:

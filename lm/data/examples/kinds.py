@@ -24,9 +24,10 @@ from lm.data.examples.stdlib import stdlib_chats, stdlib_texts
 from lm.data.examples.tags import read_tags
 from lm.data.examples.texts import read_texts
 from lm.data.loading import at_least
+from lm.data.tokenizers import open_tokenizer
 from lm.errors import UserError
 from lm.processes import say
-from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from lm.tokenizer import Tokenizer, train_tokenizer
 from lm.tokenizer.chat import with_chat
 
 Found = Iterable[Example | Skipped | Known]
@@ -80,7 +81,7 @@ class TextExampleData(ExampleData):
 
     def open_tokenizer(self) -> Tokenizer:
         """The tokenizer that was asked for, for chats with their tokens."""
-        found = load_tokenizer(self.tokenizer_path)
+        found = open_tokenizer(self.tokenizer_path)
         return with_chat(found)[0] if self.chats else found
 
     def make_tokenizer(self) -> Tokenizer:

@@ -1,0 +1,22 @@
+"""The tokenizer at a path: a file of its own, or what a checkpoint carries."""
+
+from pathlib import Path
+
+from lm.tokenizer import Tokenizer, load_tokenizer
+
+
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """What `load_tokenizer` opens, and the tokenizer of a checkpoint or a run's folder.
+
+    Raises:
+        UserError: it is missing, damaged or none of these.
+    """
+    found = [place for name in ("best.ckpt", "last.ckpt") if (place := Path(path, name)).is_file()]
+    place = found[0] if found else Path(path)
+    if place.suffix != ".ckpt":
+        return load_tokenizer(path)
+    from lm import checkpoint as checkpoints  # torch, which preparing a corpus does without
+
+    processor = checkpoints.processor_of(checkpoints.read_record(checkpoints.read(place, whole=False), place))
+    assert isinstance(processor, Tokenizer)
+    return processor
