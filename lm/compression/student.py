@@ -8,11 +8,11 @@ from torch import Tensor
 from lm.backbone import BackboneConfig
 from lm.checkpoint import Model
 from lm.convert.models import GROWING
-from lm.errors import UserError, some
+from lm.errors import UserError
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.(.*)")
 # What two shapes may differ in where one takes the other's weights: tables are cut to length.
-_BESIDE = ("max_seq_len", "vocab_size", "dropout", "init_std", "residual_init")
+_BESIDE = ("max_seq_len", "vocab_size", "dropout", "init_std", "residual_init", "base_width")
 
 
 def evenly(count: int, keep: int) -> list[int]:
@@ -79,7 +79,7 @@ def drop_layers(model: Model, layers: list[int]) -> Model:
             if not b or b[1] in place
         ]
         record["quantised"] = {**made, "layers": names}
-    notes = [*model.notes, f"the student begins as layers {some(layers, 12)} of {model.source}"]
+    notes = list(model.notes)
     if any(config.windowed(number) != model.config.windowed(layer) for number, layer in enumerate(layers)):
         notes.append("some of the layers that are kept see further, or less far, than they did")
     return replace(model, config=config, weights=weights, record=record, notes=notes)

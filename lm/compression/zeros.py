@@ -9,7 +9,6 @@ from lm.backbone.linear import Linear
 from lm.errors import UserError
 from lm.processes import say
 
-
 _FEW = 0.01  # zeros that rounding makes are nobody's
 
 

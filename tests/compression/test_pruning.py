@@ -265,7 +265,7 @@ def test_training_on_keeps_zeros_and_goes_on_exactly(
     words += ("--data.batch_size=2", "--trainer.val_check_interval=4", "--sample.tokens=0")
     words += ("--trainer.max_steps=8", "--checkpoint.every_n_steps=2", "--trainer.log_every_n_steps=1")
     words += ("--monitor.window=3",)
-    whole, _ = ends_alike_though_killed(*words, at="step 6/", saved=4)
+    ends_alike_though_killed(*words, at="step 6/", saved=4)
     config = yaml.safe_load((tmp_path / "checkpoints/whole/config.yaml").read_text())
     assert config["data"]["init_args"]["tokenizer"] == str(start)  # the model's, where none is given
     before, after = (linears(open_model(path)) for path in (start, tmp_path / "checkpoints/whole/last.ckpt"))
