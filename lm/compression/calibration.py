@@ -27,6 +27,12 @@ def copied(model: Model) -> Model:
     return replace(model, weights=weights, notes=[], record=dict(model.record)).checked()
 
 
+def filled(record: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a pruned model whose zeros have become other numbers."""
+    made = record.get("pruned", {})
+    return {**record, "pruned": {name: made[name] for name in made if name in ("layers", "heads", "mlp")}}
+
+
 def calibration(model: Model, text: str) -> Tensor:
     """Windows (N, T) of a text's tokens, evenly spread over it, each as the model knows the start of a text.
 

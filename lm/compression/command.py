@@ -42,7 +42,7 @@ def _compress(args: argparse.Namespace) -> None:
     pruning = any(getattr(args, name) is not None for name in _PRUNING)
     args.bits = args.bits or ([] if pruning or args.beside else [8])
     from lm.compression.calibration import calibration
-    from lm.compression.picture import picture
+    from lm.compression.picture import drawable, picture
     from lm.compression.report import measurable, report, table
     from lm.compression.saving import save
     from lm.compression.variants import outcome, steps
@@ -58,25 +58,32 @@ def _compress(args: argparse.Namespace) -> None:
         if path.exists() and not args.force:
             raise UserError(f"{path} is there already: --force replaces it, --out FOLDER puts it elsewhere")
     models = {"as it is": Predictor(model)}
+    twice = len({Path(path).name for path in args.beside}) < len(args.beside)
+    others = {path if twice else Path(path).name: load(path) for path in args.beside}
     if args.report:
-        measurable(models["as it is"], args.report)
-    others = {Path(path).name: load(path) for path in args.beside}
+        measurable([*models.values(), *others.values()], args.report)
+    if args.picture:
+        drawable(args.picture)
     tokens = None if args.texts is None else calibration(model, read_text(args.texts))
     made = {"": model}
     for name, of, make in planned:
         made[name] = make(made[of], tokens)
         save(made[name], paths[name])
         models[name] = Predictor(made[name])
-        say(f"{outcome(made[name], model)}; {paths[name]}: {_bytes(paths[name]) / 1e6:,.1f} MB")
+        for note in made[name].notes:
+            say(note)
+        say(f"{outcome(made[name], made[of])}; {paths[name]}: {_bytes(paths[name]) / 1e6:,.1f} MB")
     if not args.report:
         return
     models |= others
     files = {name: Path(each.model.source) for name, each in models.items()} | paths
-    found = report(models, args.report, disk={name: _bytes(path) for name, path in files.items()})
-    if args.picture:
-        picture(found, Path(args.picture))
+    # An adapter is not all of its model.
+    disk = {name: _bytes(path) for name, path in files.items() if path.name != "adapter.ckpt"}
+    found = report(models, args.report, disk=disk)
     rows = [asdict(each) for each in found]
     print(json.dumps(rows, ensure_ascii=False, indent=1) if args.json else table(found))
+    if args.picture:
+        picture(found, args.picture)
 
 
 def _parser() -> OptionParser:
@@ -108,7 +115,9 @@ def _bytes(path: Path) -> int:
 
 def _place(source: Path, out: str | None, name: str) -> Path:
     """Beside a run's checkpoint; elsewhere with the name of the run or folder."""
+    if source.is_file() and source.stem not in ("best", "last", "adapter"):  # it has a name of its own
+        return Path(source.parent if out is None else out) / f"{source.stem}-{name}.ckpt"
     if out is None and source.is_file():
         return source.parent / f"{name}.ckpt"
-    of = (source.parent if source.is_file() else source.resolve()).name
+    of = (source.absolute().parent if source.is_file() else source.resolve()).name
     return Path(out or "") / f"{of}-{name}.ckpt"

@@ -253,7 +253,9 @@ class DistilledFineTuning(Distillation, FineTuning):
         start = super().open_start(path)
         if self.keep_layers is None or start.record.get("kept_layers") == self.keep_layers:
             return start  # the latter is what came of this run, which is evaluated
-        return drop_layers(start, self._keep(self.keep_layers, start, path))
+        kept = self._keep(self.keep_layers, start, path)
+        start.notes.append(f"the student begins as layers {some(kept, 12)} of {path}")
+        return drop_layers(start, kept)
 
     def make_processor(self, data: Any) -> Any:
         if self.start is not None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,21 @@ _LEGEND = (
 )
 
 
+def drawable(path: str | Path) -> None:
+    """See that a picture can be drawn there, before anything is measured for it.
+
+    Raises:
+        UserError: it ends in something else, there is no such folder, or matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _KINDS:
+        raise UserError(f"{path}: a picture's name ends in {', '.join(_KINDS)}", status=2)
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for the picture")
+    if find_spec("matplotlib") is None:
+        raise not_installed("the picture", "matplotlib", "finetune")
+
+
 def picture(variants: Sequence[Variant], path: str | Path) -> None:
     """Each variant by its quality and its speed at the first batch, and by its quality and its size.
 
@@ -29,18 +45,13 @@ def picture(variants: Sequence[Variant], path: str | Path) -> None:
         path: ends in .png, .svg or .pdf.
 
     Raises:
-        UserError: it ends in something else, there is no such folder, or matplotlib is not installed.
+        UserError: see `drawable`.
     """
+    drawable(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     path, first = Path(path), variants[0]
-    if path.suffix.lower() not in _KINDS:
-        raise UserError(f"{path}: a picture's name ends in {', '.join(_KINDS)}", status=2)
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for the picture")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise not_installed("the picture", "matplotlib", "finetune") from error
     figure: Any = Figure(figsize=(10, 4.6), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     speed, size = figure.subplots(1, 2, sharey=True)

@@ -59,13 +59,15 @@ class Variant:
         return self.megabytes if self.disk is None else self.disk
 
 
-def measurable(model: "Predictor", file: str) -> None:
-    """See that a model can be measured on a file, before anything is made of it.
+def measurable(models: "Sequence[Predictor]", file: str) -> HeldOut | Labelled:
+    """What models are measured on; called before anything is made of them, too.
 
     Raises:
-        UserError: it can't; see `lm.compression.material`.
+        UserError: they can't be, see `lm.compression.material`; or they differ in their tokenizers.
     """
-    material([model], file)
+    if len({each.tokenizer.fingerprint for each in models}) > 1:
+        raise UserError("a report compares models with the same tokenizer")
+    return material(models, file)
 
 
 def report(
@@ -83,14 +85,11 @@ def report(
         disk: bytes of the models' files, by name.
 
     Raises:
-        UserError: see `measurable`; or the models differ in their tokenizers or uses.
+        UserError: see `measurable`.
     """
     from lm.evaluation import Series, paired
 
-    first, names = next(iter(models.values())), list(models)
-    if any(each.tokenizer.fingerprint != first.tokenizer.fingerprint for each in models.values()):
-        raise UserError("a report compares models with the same tokenizer")
-    asked = material(models.values(), file)
+    names, asked = list(models), measurable([*models.values()], file)
     scores = {}
     for name, model in models.items():
         say(f"measuring {name}")

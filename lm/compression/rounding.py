@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lm.backbone.linear import Linear
 from lm.backbone.quantised import KEPT, QuantisedLinear
 from lm.checkpoint import Model
+from lm.compression.calibration import filled
 from lm.errors import UserError
 
 _SHRINKS = torch.linspace(1.0, 0.6, 21)  # of a group's range, that are tried
@@ -26,11 +27,7 @@ def quantise(model: Model, bits: int = 8, group: int | None = None) -> Model:
     """
     if model.record.get("quantised"):
         raise UserError(f"{model.source} is quantised already: give the model that it was made of")
-    if bits not in (4, 8):
-        raise UserError(f"`bits` {bits}: they can be 8 or 4", status=2)
-    group = (0 if bits == 8 else 32) if group is None else group
-    if (bits == 8 and group) or (bits == 4 and group not in (32, 64, 128, 256)):
-        raise UserError(f"`group` {group}: 4 bits have 32, 64, 128 or 256, 8 bits none", status=2)
+    group = group_of(bits, group)
     network = model.checked().network
     layers = {
         name: module
@@ -45,7 +42,24 @@ def quantise(model: Model, bits: int = 8, group: int | None = None) -> Model:
         rounded = to_int8(plain) if bits == 8 else to_int4(plain, group)
         weights |= {f"{name}.{kind}": value for kind, value in rounded.items()}
     record = {**model.record, "quantised": {"bits": bits, "group": group, "layers": list(layers)}}
-    return replace(model, weights=weights, record=record, notes=[])
+    notes = []
+    if bits == 4 and "sparsity" in record.get("pruned", {}):
+        record, notes = filled(record), ["4 bits make other numbers of zeros: 8 bits leave them"]
+    return replace(model, weights=weights, record=record, notes=notes)
+
+
+def group_of(bits: int, group: int | None) -> int:
+    """How many weights share a scale, 0 for a whole row, where `group` were asked for.
+
+    Raises:
+        UserError: bits or group can't be.
+    """
+    if bits not in (4, 8):
+        raise UserError(f"`bits` {bits}: they can be 8 or 4", status=2)
+    found = (0 if bits == 8 else 32) if group is None else group
+    if (bits == 8 and found) or (bits == 4 and found not in (32, 64, 128, 256)):
+        raise UserError(f"`group` {found}: 4 bits have 32, 64, 128 or 256, 8 bits none", status=2)
+    return found
 
 
 def to_int8(weight: Tensor) -> dict[str, Tensor]:

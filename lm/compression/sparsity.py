@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lm.backbone.linear import Linear
 from lm.checkpoint import Model
-from lm.compression.calibration import Read, copied, inputs_of, walk
+from lm.compression.calibration import Read, copied, filled, inputs_of, walk
 from lm.errors import UserError
 
 Method = Literal["wanda", "magnitude"]
@@ -79,7 +79,7 @@ def sparsify(
     what["method"] = "magnitude" if tokens is None else "wanda"
     if pattern:
         what["pattern"] = f"{pattern.of - pattern.zeros}:{pattern.of}"
-    made.record["pruned"] = {**made.record.get("pruned", {}), **what}
+    made.record["pruned"] = {**filled(made.record)["pruned"], **what}
     return made
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lm.backbone import BackboneConfig
-from lm.checkpoint import Model
-from lm.compression.calibration import Read, copied, inputs_of, walk
-from lm.compression.student import drop_layers
+from lm.checkpoint import Model, is_language
+from lm.compression.calibration import Read, copied, filled, inputs_of, walk
+from lm.compression.student import drop_layers, of_shape
 from lm.errors import UserError, some
 
 _DAMPING = 0.01  # of the mean square of what is read, against directions that the texts hardly have
@@ -46,8 +46,9 @@ def shrink(
     if layers is not None:
         count = number(layers, config.num_layers, "layers")
         kept = deepest(made, tokens, count)
-        made = replace(drop_layers(made, kept), notes=[])
-        wanted["layers"] = kept
+        made = drop_layers(made, kept)
+        before = model.record.get("pruned", {}).get("layers")  # in the numbers of what that was made of
+        wanted["layers"] = kept if before is None else [before[layer] for layer in kept]
     if heads is not None:
         wanted["heads"] = heads_left(heads, config)
     if mlp is not None:
@@ -69,10 +70,13 @@ def shrink(
     if mlp is not None:
         shape = replace(shape, mlp_hidden_size=wanted["mlp"])
     weights = dict(made.network.state_dict())
-    if config.tie_embeddings:
-        weights.pop("head.weight", None)
+    if config.tie_embeddings and is_language(model.record.get("head")):
+        weights.pop("head.weight")
     weights |= {name: value for name, value in made.weights.items() if name.startswith("pooler.")}
-    record = {**made.record, "pruned": {**made.record.get("pruned", {}), **wanted}}
+    record = of_shape(made.record, shape)
+    if heads is not None or mlp is not None:
+        record = filled(record)  # what is fitted anew has no zeros
+    record["pruned"] = {**record.get("pruned", {}), **wanted}
     return replace(made, config=shape, weights=weights, record=record).checked()
 
 
@@ -82,8 +86,10 @@ def number(asked: float, there: int, name: str, step: int = 1) -> int:
     Raises:
         UserError: more than there are, none, or a part of one.
     """
-    found = max(round(asked * there / step) * step, 1) if 0 < asked < 1 else int(asked)
-    if not 1 <= found <= there or (asked >= 1 and asked != found):
+    found = int(asked) if asked % 1 == 0 else 0
+    if 0 < asked < 1:
+        found = min(round(asked * there / step) * step, there) or max(round(asked * there), 1)
+    if not 1 <= found <= there:
         said = f"the model has {there}; give how many are left, or a share below 1"
         raise UserError(f"`{name}` {asked:g}: {said}", status=2)
     return found

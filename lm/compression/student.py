@@ -1,7 +1,8 @@
 """A student that begins as some of another model's layers (DistilBERT, arXiv:1910.01108)."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def drop_layers(model: Model, layers: list[int]) -> Model:
         elif block[1] in place:
             weights[f"backbone.blocks.{place[block[1]]}.{block[2]}"] = value
     config = replace(model.config, num_layers=len(layers))
-    record = dict(model.record)
+    record = of_shape(model.record, config)
     if made := record.get("quantised"):
         blocks = [(_BLOCK.fullmatch(name), name) for name in made["layers"]]
         names = [
@@ -83,6 +84,11 @@ def drop_layers(model: Model, layers: list[int]) -> Model:
     if any(config.windowed(number) != model.config.windowed(layer) for number, layer in enumerate(layers)):
         notes.append("some of the layers that are kept see further, or less far, than they did")
     return replace(model, config=config, weights=weights, record=record, notes=notes)
+
+
+def of_shape(record: dict[str, Any], config: BackboneConfig) -> dict[str, Any]:
+    """What is said of a model, said of the same with another shape."""
+    return {**record, "backbone": asdict(config)} if "backbone" in record else dict(record)
 
 
 def student_weights(model: Model, config: BackboneConfig, layers: list[int]) -> dict[str, Tensor]:

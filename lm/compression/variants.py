@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lm.checkpoint import Model
-from lm.compression.rounding import quantise, quantised_bytes
+from lm.compression.rounding import group_of, quantise, quantised_bytes
 from lm.compression.sparsity import pattern_of, sparsify
 from lm.compression.structure import shrink
 from lm.errors import UserError
@@ -52,6 +52,9 @@ def steps(asked: Namespace) -> list[Step]:
         )
     if asked.texts is not None and not reads:
         raise UserError("nothing that was asked for reads `texts`: leave it out", status=2)
+    if asked.group is not None and 4 not in asked.bits:
+        raise UserError("`group` is of 4 bits: give `bits` 4, too", status=2)
+    groups = {bits: group_of(bits, asked.group if bits == 4 else None) for bits in asked.bits}
     found: list[Step] = []
     bases = [""]
     if shape:
@@ -68,8 +71,8 @@ def steps(asked: Namespace) -> list[Step]:
             found.append(Step(_joined(base, f"{method}{share}"), base, make))
             bases.append(found[-1].name)
     for base in bases:
-        for bits in dict.fromkeys(asked.bits):
-            make = partial(_rounded, bits=bits, group=asked.group if bits == 4 else None)
+        for bits, group in groups.items():
+            make = partial(_rounded, bits=bits, group=group)
             found.append(Step(_joined(base, f"int{bits}"), base, make))
     return found
 
@@ -87,20 +90,20 @@ def _sparse(model: Model, tokens: Tensor | None, share: float | None, pattern: A
     return sparsify(model, 0.5 if share is None else share, pattern, tokens if reading else None)
 
 
-def _rounded(model: Model, tokens: Tensor | None, bits: int, group: int | None) -> Model:
+def _rounded(model: Model, tokens: Tensor | None, bits: int, group: int) -> Model:
     return quantise(model, bits, group)
 
 
-def outcome(made: Model, whole: Model) -> str:
-    """What a step has made, in words."""
+def outcome(made: Model, of: Model) -> str:
+    """What a step has made of a model, in words."""
     if found := made.record.get("quantised"):
         small, large = quantised_bytes(made.network)
         sizes = f"from {large / 1e6:,.1f} to {small / 1e6:,.1f} MB (1/{large / small:.2f})"
         return f"{found['bits']} bits: {len(found['layers'])} layers {sizes}"
     pruned, shape = made.record["pruned"], made.config
-    if "method" in pruned:
+    if "method" in pruned and shape == of.config:
         how = f"by {pruned['method']}" + (f", {pruned['pattern']}" if "pattern" in pruned else "")
         return f"{pruned['sparsity']:.0%} of the layers' weights are zero, {how}"
-    left, all_ = (sum(each.numel() for each in model.weights.values()) for model in (made, whole))
+    left, all_ = (sum(each.numel() for each in model.weights.values()) for model in (made, of))
     what = f"{shape.num_layers} layers, {shape.num_heads} heads, MLP {shape.mlp_width}"
     return f"{what}: {left:,} of {all_:,} parameters are left"

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lm.backbone.linear import Linear
 from lm.errors import UserError
@@ -18,14 +20,15 @@ class KeepZeros(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         task: Any = pl_module
-        layers = {n: m for n, m in task.net.backbone.blocks.named_modules() if isinstance(m, Linear)}
         if getattr(task, "adapter", None) is not None:
             raise UserError("KeepZeros: an adapter fills zeros: leave one of the two out", status=2)
+        layers = {n: m for n, m in task.net.backbone.blocks.named_modules() if isinstance(m, Linear)}
         kept = [(layer.weight, layer.weight.detach() != 0) for layer in layers.values()]
-        empty = [name for name, (_, mask) in zip(layers, kept, strict=True) if not bool(mask.any())]
-        if empty:
-            raise UserError(f"KeepZeros: blocks.{empty[0]} has nothing but zeros: begin from a pruned model")
-        share = 1 - sum(int(mask.sum()) for _, mask in kept) / sum(mask.numel() for _, mask in kept)
+        left = {name: _count(mask) for name, (_, mask) in zip(layers, kept, strict=True)}
+        for name, count in left.items():
+            if count == 0:
+                raise UserError(f"KeepZeros: blocks.{name} has nothing but zeros: begin from a pruned model")
+        share = 1 - sum(left.values()) / sum(mask.numel() for _, mask in kept)
         if share < _FEW:
             return
         say(f"{share:.1%} of the blocks' weights are zero, and stay so")
@@ -37,3 +40,9 @@ class KeepZeros(Callback):
 
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(after_step)
+
+
+def _count(mask: Tensor) -> int:
+    """How many are True, in all shards together."""
+    found = mask.sum()
+    return int(found.full_tensor() if isinstance(found, DTensor) else found)

@@ -131,9 +131,9 @@ class Words:
             options = config.data.get("init_args", {})
             if "seed" in options:
                 options["seed"] += seed  # another order of the examples, too
-        corpus, start = config.data.get("init_args", {}), config.model.get("init_args", {}).get("init_from")
-        if start is not None and "corpus" in corpus and corpus.tokenizer is None:
-            corpus.tokenizer = start  # pretraining goes on in the tokens that the model knows
+        data, start = config.data.get("init_args", {}), config.model.get("init_args", {}).get("init_from")
+        if start is not None and "corpus" in data and data.get("tokenizer", start) is None:
+            data.tokenizer = start  # pretraining goes on in the tokens that the model knows
         if not 0 <= int(config.seed_everything) < 1 << 32:
             said = f"--seed_everything {config.seed_everything}: it must be from 0 to {(1 << 32) - 1}"
             raise UserError(said, status=2)

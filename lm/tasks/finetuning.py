@@ -68,6 +68,8 @@ class FineTuning(ExampleTask):
                     f"{init_from} takes {start.config.max_seq_len}"
                 )
             start.config.max_seq_len = backbone.max_seq_len
+            # Rates for trained weights are as they are given: how those were once found is the past.
+            start.config.base_width = None
             backbone = start.config
             # As large as it will be, so that a run that goes on finds the shape that it began with.
             backbone.vocab_size = max(backbone.vocab_size, self.with_pieces(start.tokenizer)[0].vocab_size)
@@ -232,9 +234,8 @@ class FineTuning(ExampleTask):
             say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # Rates for trained weights are as they are given: how those were once found is the past.
-        scale = self.config.width_scale if self.init_from is None else 1.0
-        return parameter_groups(self.net, self.layer_decay, self.config.num_layers, scale)
+        config = self.config
+        return parameter_groups(self.net, self.layer_decay, config.num_layers, config.width_scale)
 
     def record(self) -> dict[str, Any]:
         made = {**super().record(), "init_from": self.init_from}

@@ -85,7 +85,8 @@ class Pretraining(Task):
         if start.config.positions == "learned" and length > start.config.max_seq_len:
             known = start.config.max_seq_len
             raise UserError(f"{path} has learned {known} positions: give `data.seq_len` {known}", status=2)
-        return replace(start, config=replace(start.config, max_seq_len=length))
+        # Rates for trained weights are as they are given: how those were once found is the past.
+        return replace(start, config=replace(start.config, max_seq_len=length, base_width=None))
 
     @abstractmethod
     def example(self, batch: dict[str, Tensor], training: bool) -> Example:

@@ -11,12 +11,15 @@ import lm as package
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.backbone.linear import Linear
 from lm.checkpoint import Model
-from lm.compression import shrink, sparsify
+from lm.compression import quantise, shrink, sparsify
 from lm.compression.calibration import calibration
+from lm.compression.saving import save as save_model
 from lm.compression.sparsity import cut, pattern_of
-from lm.compression.structure import heads_left, number
+from lm.compression.structure import deepest, heads_left, number
+from lm.compression.variants import outcome
 from lm.convert import open_model
 
+from ..commands.test_apply import CLASSES, KINDS, head_of, save
 from ..tasks.conftest import scramble
 
 SHAPES = {
@@ -206,6 +209,35 @@ def test_the_layer_that_does_nothing_goes(tokenizer, tokens):
 def test_numbers_and_shares():
     assert number(0.75, 1536, "mlp", 32) == 1152 and number(0.7, 1000, "mlp", 32) == 704
     assert number(3, 4, "layers") == 3 and number(0.5, 3, "layers") == 2
+    # A step is for what is wider than it, and a share is never more than there is.
+    assert number(0.5, 16, "mlp", 32) == 8 and number(0.99, 340, "mlp", 32) == 340
+
+
+def test_what_a_record_says_of_what_was_pruned_twice(tokenizer, tokens):
+    model = made(tokenizer, "llama", num_layers=4)
+    zeros = sparsify(model, pattern=pattern_of("2:4"))
+    assert sparsify(zeros, 0.7).record["pruned"] == {"sparsity": 0.7, "method": "magnitude"}
+    narrow = shrink(zeros, tokens, mlp=16)  # its projections are fitted anew, without zeros
+    assert narrow.record["pruned"] == {"mlp": 16} and outcome(narrow, zeros).startswith("4 layers, 4 heads")
+    assert quantise(zeros, 8).record["pruned"] == zeros.record["pruned"]
+    rounded = quantise(zeros, 4)
+    assert rounded.record["pruned"] == {} and "other numbers of zeros" in rounded.notes[0]
+    (fewer := made(tokenizer, "llama", num_layers=4)).record["pruned"] = {"layers": [0, 2, 5, 7]}
+    kept = deepest(fewer, tokens, 2)
+    assert shrink(fewer, tokens, layers=2).record["pruned"]["layers"] == [[0, 2, 5, 7][n] for n in kept]
+
+
+def test_layers_that_see_further_than_they_did_are_told(tokenizer, tokens):
+    model = made(tokenizer, "llama", num_layers=4, window=6, global_every=3)
+    with torch.no_grad():
+        for part in (
+            model.network.backbone.blocks[1].attention.output,
+            model.network.backbone.blocks[1].mlp.down,
+        ):
+            part.weight.zero_()
+    found = shrink(model, tokens, layers=3)
+    assert found.record["pruned"] == {"layers": [0, 2, 3]}  # the last sees everything no longer
+    assert found.notes == ["some of the layers that are kept see further, or less far, than they did"]
 
 
 def test_windows_of_a_text(tokenizer):
@@ -280,6 +312,30 @@ def test_training_on_keeps_zeros_and_goes_on_exactly(
     assert f"{expected['val_loss']:.4f}" in done.out
 
 
+def test_zeros_are_counted_over_all_processes(start_lm, trained, tmp_path, code_text):
+    """Sharded, and one process has nothing but zeros of a layer."""
+    model = sparsify(open_model(trained / "checkpoints/gpt"), pattern=pattern_of("2:4"))
+    weight = model.network.backbone.blocks[0].mlp.up.weight.data
+    weight[: len(weight) // 2] = 0
+    save_model(model, tmp_path / "start.ckpt")
+    words = ("recover", "--config=fsdp", "--trainer.strategy.compute=fp32", "--model.init_from=start.ckpt")
+    words += (f"--data.corpus={code_text}", "--data.seq_len=32", "--data.batch_size=2")
+    words += (
+        "--trainer.max_steps=2",
+        "--sample.tokens=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+    )
+    process = start_lm("fit", *words)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    places = ("start.ckpt", "checkpoints/recover/last.ckpt")
+    before, after = (linears(open_model(tmp_path / place)) for place in places)
+    share = sum(int((w == 0).sum()) for w in before.values()) / sum(w.numel() for w in before.values())
+    assert f"{share:.1%} of the blocks' weights are zero, and stay so" in err
+    assert all(torch.equal(before[name] == 0, after[name] == 0) for name in before)
+
+
 def test_recovery_with_what_it_was_made_of_as_teacher(lm, trained, tmp_path, texts, code_text):
     whole = trained / "checkpoints/gpt"
     assert lm("compress", whole, "--mlp=0.5", f"--texts={texts}", "--out=.").status == 0
@@ -322,6 +378,12 @@ def test_zeros_that_no_one_pruned_are_not_kept(lm, tiny_gpt, tmp_path):
         (["--mlp=0.5", "--texts=short.txt"], "the calibration text has"),
         (["--mlp=0.5", "--texts=none.txt"], "none.txt"),
         (["--bits=8", "--picture=x.png"], "give --report FILE"),
+        (["--layers=nan", "--texts=T"], "--layers nan: the model has 2"),
+        (["--mlp=inf", "--texts=T"], "--mlp inf: the model has"),
+        (["--sparsity=0.5", "--bits=3"], "--bits 3: they can be 8 or 4"),
+        (["--bits=8", "--group=64"], "--group is of 4 bits"),
+        (["--bits=8", "--report=T", "--picture=x.gif"], "a picture's name ends in"),
+        (["--bits=8", "--report=T", "--picture=no/x.png"], "there is no folder no"),
     ],
 )
 def test_what_cannot_be_pruned_so(lm, trained, tmp_path, texts, options, said):
@@ -330,6 +392,37 @@ def test_what_cannot_be_pruned_so(lm, trained, tmp_path, texts, options, said):
     done = lm("compress", trained / "checkpoints/gpt", *options, "--out=.")
     assert done.status and said in done.err, done.err
     assert done.err.count("\n") == 1 and not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_classifier_is_pruned_and_measured(lm, tokenizer, tmp_path, texts):
+    """Its head is its own, though its backbone's configuration ties a language model's."""
+    task, extra = KINDS["single"]
+    path = save(tmp_path / "c.ckpt", tokenizer, CLASSES[task.__name__], head_of("single", extra), **extra)
+    assert open_model(path).config.tie_embeddings
+    rows = [{"text": line, "label": "bad"} for line in texts.read_text().splitlines() if line.strip()]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:40]))
+    words = ("--layers=1", "--heads=2", "--mlp=0.5", "--sparsity=0.5", f"--texts={texts}")
+    words += ("--report=test.jsonl", f"--beside={path}", "--json")
+    done = lm("compress", path, *words)
+    assert done.status == 0, done.err
+    found = {each["name"]: each for each in json.loads(done.out)}
+    name = "layers1-heads2-mlp0.5"
+    assert list(found) == ["as it is", name, f"{name}-wanda0.5", "c.ckpt"]
+    assert found[f"{name}-wanda0.5"]["zeros"] == pytest.approx(0.5) and not found[name]["zeros"]
+    small = open_model(tmp_path / f"c-{name}.ckpt")
+    assert (small.config.num_layers, small.config.num_heads, small.config.mlp_width) == (1, 2, 64)
+    assert torch.equal(small.weights["head.weight"], open_model(path).weights["head.weight"])
+    assert lm("classify", tmp_path / f"c-{name}.ckpt", "raise").status == 0
+
+
+def test_models_of_the_same_name_stand_beside_each_other(lm, trained, tmp_path, texts):
+    best = trained / "checkpoints/gpt/best.ckpt"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.ckpt").write_bytes(best.read_bytes())
+    done = lm("compress", best, "--beside", "a/best.ckpt", "b/best.ckpt", f"--report={texts}", "--json")
+    assert done.status == 0, done.err
+    assert [each["name"] for each in json.loads(done.out)] == ["as it is", "a/best.ckpt", "b/best.ckpt"]
 
 
 def test_integers_cannot_be_pruned(lm, trained, tmp_path, texts):

@@ -11,6 +11,7 @@ from lm.backbone.quantised import QuantisedLinear
 from lm.compression.rounding import quantise, to_int4, to_int8
 from lm.compression.saving import save
 from lm.convert import open_model
+from lm.data.tokenizers import open_tokenizer
 from tests.run.test_finetune import STOP, rows_of, said, write, write_start
 
 pytest.importorskip("peft")
@@ -127,6 +128,7 @@ def test_a_run_beside_integers(fit, lm, tmp_path, bits, kind):
             ]
         assert torch.equal(merged.weights[f"{each}.weight"], whole)
     joined = open_model(run / "adapter.ckpt")
+    assert open_tokenizer(run / "adapter.ckpt").fingerprint == joined.tokenizer.fingerprint
     assert merged.weights.keys() == joined.weights.keys()
     assert all(torch.equal(merged.weights[each], joined.weights[each]) for each in merged.weights)
 

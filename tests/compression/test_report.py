@@ -70,7 +70,7 @@ def test_a_classifier_by_hand(classifier, tmp_path):
     made = export_onnx(plain, tmp_path / "x.onnx")
     models = {name: Predictor(each) for name, each in {"whole": plain, "empty": empty}.items()}
     models["onnx"] = package.load(tmp_path / "x.onnx")
-    measurable(models["whole"], str(classifier / "test.jsonl"))
+    measurable([*models.values()], str(classifier / "test.jsonl"))
     whole, zeros, onnx = report(models, str(classifier / "test.jsonl"), (1, 32))
     rows = [json.loads(line) for line in (classifier / "test.jsonl").open()]
     right = {
@@ -233,7 +233,7 @@ def test_what_can_not_be_measured(trained, classifier, tmp_path, code_text):
         (single, "nothing.csv", r"nothing\.csv"),
     ):
         with pytest.raises(UserError, match=what):
-            measurable(model, file)
+            measurable([model], file)
     with pytest.raises(UserError, match="use `lm tag`"):
         report({"a": single, "b": package.load(classifier / "tag.ckpt")}, tests)
     other = Predictor(replace(single.model, processor=SimpleNamespace(fingerprint="another")))

@@ -75,7 +75,7 @@ def test_a_bert_and_a_classifier(lm, trained, tmp_path, tokenizer):
     )
     assert lm("compress", path, "--bits", "4").status == 0
     plain, small = (
-        package.load(each).classify("raise ValueError") for each in (path, tmp_path / "int4.ckpt")
+        package.load(each).classify("raise ValueError") for each in (path, tmp_path / "c-int4.ckpt")
     )
     assert plain["probabilities"].keys() == small["probabilities"].keys()
     for label, value in plain["probabilities"].items():

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lm.backbone import BackboneConfig, Classifier, LanguageModel
+from lm.convert import open_model
 from lm.errors import UserError
 from lm.optim import Muon, parameter_groups
 from lm.optim.groups import depth_of
 from lm.tasks import CausalPretraining, MaskedPretraining, SequenceClassification
+
+from ..tasks.conftest import write_start
 
 VECTORS = ("norm.weight", "bias")
 
@@ -206,13 +209,12 @@ def test_layers_and_width_multiply():
     assert found["backbone.embeddings.tokens.weight"] == (0.125, None)
 
 
-@pytest.mark.parametrize("start", [None, "checkpoints/base"])
-def test_rates_of_fine_tuning_are_as_given(start):
-    """A model that goes on has its `base_width` from the checkpoint, and rates that are for it as it is."""
-    task = SequenceClassification(make(base_width=4, causal=False).config)
-    task.net, task.init_from = Classifier(task.config, 2, "first"), start
-    scales = {group["kind"]: group.get("width_scale") for group in task.parameter_groups()}
-    assert scales["matrix"] == (0.25 if start is None else None)
+def test_rates_for_trained_weights_are_as_given(tmp_path, tokenizer):
+    for kind, task in (("bert", SequenceClassification), ("gpt", CausalPretraining)):
+        start = write_start(tmp_path / f"{kind}.ckpt", kind, tokenizer, base_width=8)
+        assert open_model(start).config.width_scale == 0.25
+        made = task(BackboneConfig(max_seq_len=24), init_from=str(start))
+        assert made.config.width_scale == 1
 
 
 def changes_of(width: int, base: int | None, optimizer, shape: dict) -> list[float]:
