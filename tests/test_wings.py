@@ -88,7 +88,7 @@ def test_a_wing_works_and_can_be_deleted(copy, trained):
 def test_without_any_wing_the_rest_works(copy):
     """Those that ship: their folders, and their lines in the table of commands."""
     table = copy / "lm/cli.py"
-    for wing in ("audit", "evaluation", "tuning", "compression"):
+    for wing in ("audit", "evaluation", "tuning", "compression", "serving"):
         shutil.rmtree(copy / "lm" / wing)
         kept = [line for line in table.read_text().splitlines(True) if f'"lm.{wing}.' not in line]
         table.write_text("".join(kept))

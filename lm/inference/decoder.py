@@ -20,9 +20,10 @@ from lm.backbone.quantised import QuantisedLinear
 from lm.backbone.transformer import ACTIVATIONS, MLP
 
 Step = Callable[[Tensor], Tensor]
-# The first position that T new tokens see, and what is added to their scores of it and of those behind it:
-# 0 or -inf, (1 or B, 1, 1 or T, S); None where all are seen.
-_Sight = tuple[int, Tensor | None]
+# Stores a layer's new keys and values (B, T, K, D), and gives what its queries (B, H, T, D) find among all
+# that they may see: (B, H, T, D).
+Look = Callable[["Layer", Tensor, Tensor, Tensor], Tensor]
+_Turns = tuple[Tensor, Tensor] | None  # cosines, and sines with their signs; None where positions are learned
 # What a block is made of; an adapter's layers, or another library's, are none of these.
 KNOWN = {
     Block,
@@ -57,13 +58,14 @@ def _unit(x: Tensor, eps: float) -> Tensor:
     return torch.layer_norm(torch.cat((x, -x), -1), (2 * size,), eps=eps).narrow(-1, 0, size)
 
 
-def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def sight(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to scores: nothing where a position is seen."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
 
 
-def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of a few queries (B, H, T, D) for keys and values (B, K, S, D).
+def attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """Scaled dot-product attention of a few queries (B, H, T, D) for keys and values (B, K, S, D), which have
+    `bias` added to their scores: 0 or -inf, (1 or B, 1, 1 or T, S); None where all are seen.
 
     The fused kernels are made for many queries of a head; with one query each of many heads two batched
     products take half the time.
@@ -78,22 +80,27 @@ def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> 
     return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view_as(q)
 
 
-class _Prepared:
+class _Joined:
     """A norm and the projections behind it, as one.
 
     Args:
         norm: before these.
         layers: that read the same input.
         rows: texts side by side.
+        copied: put into matrices of their own; False: the modules are called as they are.
     """
 
-    def __init__(self, norm: nn.Module, layers: list[Any], rows: int) -> None:
+    def __init__(self, norm: nn.Module, layers: list[Any], rows: int, copied: bool) -> None:
         self.norm: Step | None = None if isinstance(norm, nn.Identity) else norm
+        if not copied:
+            one = len(layers) == 1
+            self.linear: Step = layers[0] if one else lambda x: torch.cat([each(x) for each in layers], -1)
+            return
         if isinstance(layers[0], QuantisedLinear):
             if isinstance(norm, nn.RMSNorm):  # its weight can't be put into integers
                 scale, eps = norm.weight, float(norm.eps)
                 self.norm = lambda x: _unit(x, eps) * scale
-            self.linear: Step = QuantisedLinear.joined(layers)
+            self.linear = QuantisedLinear.joined(layers)
             return
         weight = torch.cat([layer.weight for layer in layers])
         biases = [layer.bias for layer in layers]
@@ -107,46 +114,42 @@ class _Prepared:
         return self.linear(x if self.norm is None else self.norm(x))
 
 
-class _Layer:
-    """A block's step: hidden states (B * T, hidden_size) of T tokens of each text, to the same shape.
+class Layer:
+    """A block's step: hidden states (B * T, hidden_size) of T tokens of each of B texts, to the same shape.
 
-    Args:
-        cache: whose entries of this layer it reads and writes.
+    Attributes:
+        number: of the block.
+        windowed: whether it sees no further than the window.
     """
 
-    def __init__(self, block: Block, config: BackboneConfig, cache: KVCache) -> None:
-        attention, mlp, rows = block.attention, block.mlp, cache.entries.shape[2]
-        self.block = block
+    def __init__(self, block: Block, config: BackboneConfig, rows: int, copied: bool) -> None:
+        attention, mlp = block.attention, block.mlp
+        self.block, self.number, self.windowed = block, block.layer, config.windowed(block.layer)
         self.first = block.norm_first
         before = [block.attention_norm, block.mlp_norm] if self.first else [nn.Identity(), nn.Identity()]
-        self.qkv = _Prepared(before[0], [attention.query, attention.key, attention.value], rows)
-        self.out = _Prepared(nn.Identity(), [attention.output], rows)
-        self.up = _Prepared(before[1], [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up], rows)
-        self.down = _Prepared(nn.Identity(), [mlp.down], rows)
+        self.qkv = _Joined(before[0], [attention.query, attention.key, attention.value], rows, copied)
+        self.out = _Joined(nn.Identity(), [attention.output], rows, copied)
+        self.up = _Joined(before[1], [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up], rows, copied)
+        self.down = _Joined(nn.Identity(), [mlp.down], rows, copied)
         self.gated, self.activate = mlp.gate is not None, ACTIVATIONS[mlp.kind]
         self.heads, self.kv_heads, self.dim = attention.heads, attention.kv_heads, attention.dim
-        self.windowed = config.windowed(block.layer)
-        self.keys, self.values = cache.entries[block.layer]
         self.head_norm: Tensor | None = None
         if config.qk_norm:  # queries and keys in one
             both = ((attention.query_norm, self.heads), (attention.key_norm, self.kv_heads))
             self.head_norm = torch.cat([norm.weight.expand(count, -1) for norm, count in both])
             self.eps = config.norm_eps
 
-    def attend(self, x: Tensor, end: int, turns: tuple[Tensor, Tensor] | None, sight: _Sight) -> Tensor:
-        """What the attention adds to hidden states of the T positions before `end`."""
-        start, bias = sight
+    def attend(self, x: Tensor, texts: int, turns: _Turns, look: Look) -> Tensor:
+        """What the attention adds to hidden states of T tokens of each text."""
         heads, kv_heads, both = self.heads, self.kv_heads, self.heads + self.kv_heads
-        qkv = self.qkv(x).view(self.keys.shape[0], -1, both + kv_heads, self.dim)  # (B, T, ..., D)
-        qk, count = qkv.narrow(2, 0, both), qkv.shape[1]
+        qkv = self.qkv(x).view(texts, -1, both + kv_heads, self.dim)  # (B, T, ..., D)
+        qk = qkv.narrow(2, 0, both)
         if self.head_norm is not None:
             qk = _unit(qk, self.eps) * self.head_norm
         if turns is not None:
             qk = torch.addcmul(qk * turns[0], qk.roll(self.dim // 2, -1), turns[1])
-        self.keys.narrow(2, end - count, count).copy_(qk.narrow(2, heads, kv_heads).transpose(1, 2))
-        self.values.narrow(2, end - count, count).copy_(qkv.narrow(2, both, kv_heads).transpose(1, 2))
-        keys, values = (each.narrow(2, start, end - start) for each in (self.keys, self.values))
-        y = _attention(qk.narrow(2, 0, heads).transpose(1, 2).to(keys.dtype), keys, values, bias)
+        q = qk.narrow(2, 0, heads).transpose(1, 2)
+        y = look(self, q, qk.narrow(2, heads, kv_heads), qkv.narrow(2, both, kv_heads))
         return self.out(y.transpose(1, 2).reshape(x.shape[0], -1).to(x.dtype))
 
     def feed(self, x: Tensor) -> Tensor:
@@ -157,12 +160,61 @@ class _Layer:
             return self.down(self.activate(gate) * h)
         return self.down(self.activate(h))
 
-    def __call__(self, x: Tensor, end: int, turns: tuple[Tensor, Tensor] | None, sight: _Sight) -> Tensor:
+    def __call__(self, x: Tensor, texts: int, turns: _Turns, look: Look) -> Tensor:
         if self.first:
-            x = self.attend(x, end, turns, sight).add_(x)
+            x = self.attend(x, texts, turns, look).add_(x)
             return self.feed(x).add_(x)
-        x = self.block.attention_norm(self.attend(x, end, turns, sight).add_(x))
+        x = self.block.attention_norm(self.attend(x, texts, turns, look).add_(x))
         return self.block.mlp_norm(self.feed(x).add_(x))
+
+
+class Prepared:
+    """A model's step, whatever keeps the keys and values.
+
+    Args:
+        model: see `can_be_prepared`.
+        rows: texts side by side.
+        length: positions of a text at most.
+        copied: see `_Joined`; False is slower, for models that can't be prepared.
+    """
+
+    def __init__(self, model: LanguageModel, rows: int, length: int, copied: bool = True) -> None:
+        self.model = model
+        self.layers = [Layer(block, model.config, rows, copied) for block in model.backbone.blocks]
+        self.head = _Joined(model.backbone.norm, [model.head], rows, copied)
+        self.kinds = {layer.windowed for layer in self.layers}
+        self.tables: dict[bool, _Turns] = {kind: self._table(length, kind) for kind in self.kinds}
+
+    def _table(self, length: int, windowed: bool) -> _Turns:
+        """Cosines, and sines with their signs, of all positions: (length, D) each."""
+        every = torch.arange(length, device=self.model.head.weight.device)
+        angles = self.model.backbone.angles(every, length, windowed)
+        if angles is None:
+            return None
+        cos, sin = angles
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+    def __call__(self, tokens: Tensor, places: Tensor, look: Look) -> Tensor:
+        """Logits (B, T, V) behind each of the next tokens of each text (B, T).
+
+        Args:
+            places: (1 or B, T): positions of the tokens in their texts.
+        """
+        texts, count = tokens.shape
+        embeddings = self.model.backbone.embeddings
+        x = F.embedding(tokens, embeddings.tokens.weight)
+        if embeddings.positions is not None:
+            x = x + embeddings.positions.weight[places]
+        if embeddings.segments is not None:
+            x = x + embeddings.segments.weight[0]
+        x = embeddings.norm(x).flatten(0, 1)
+        turns = {
+            kind: table and (table[0][places].unsqueeze(2), table[1][places].unsqueeze(2))
+            for kind, table in self.tables.items()
+        }
+        for layer in self.layers:
+            x = layer(x, texts, turns[layer.windowed], look)
+        return self.head(x).view(texts, count, -1)
 
 
 class Decoder:
@@ -176,58 +228,46 @@ class Decoder:
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, documents: Tensor | None) -> None:
-        self.model, self.cache = model, cache
-        self.layers = [_Layer(block, model.config, cache) for block in model.backbone.blocks]
-        self.head = _Prepared(model.backbone.norm, [model.head], cache.entries.shape[2])
+        self.cache, self.window = cache, model.config.window
         device, length = cache.entries.device, cache.entries.shape[4]
+        self.network = Prepared(model, cache.entries.shape[2], length)
+        self.entries = [(keys, values) for keys, values in cache.entries]  # of each layer
         self.bias: Tensor | None = None  # (B, 1, 1, L)
         self.every = torch.arange(length, device=device)
         self.pads = self.every.new_zeros(1, 1)  # (1 or B, 1): positions before a text's own first
         if documents is not None:
             seen = torch.ones(len(documents), length, dtype=torch.bool, device=device)
             seen[:, : documents.shape[1]] = documents == documents[:, -1:]
-            self.bias = _bias(seen, cache.entries.dtype)[:, None, None]
+            self.bias = sight(seen, cache.entries.dtype)[:, None, None]
             last = positions(1, documents, documents.shape[1] - 1, device)
             self.pads = documents.shape[1] - 1 - last
-        self.tables = {
-            kind: None if model.backbone.rotary is None else self._table(length, kind)
-            for kind in {layer.windowed for layer in self.layers}
-        }
 
-    def _table(self, length: int, windowed: bool) -> tuple[Tensor, Tensor]:
-        """Cosines, and sines with their signs, of all positions: (length, D) each."""
-        cos, sin = self.model.backbone.angles(self.every, length, windowed)
-        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-    def _sight(self, begin: int, end: int, windowed: bool) -> _Sight:
-        """What the tokens at the positions from `begin` to `end` see."""
-        window = (self.model.config.window if windowed else None) or end
+    def _sight(self, begin: int, end: int, windowed: bool) -> tuple[int, Tensor | None]:
+        """The first position that the tokens from `begin` to `end` see, and what is added to their scores of
+        it and of those behind it; see `attention`."""
+        window = (self.window if windowed else None) or end
         start = max(0, begin + 1 - window)
         bias = None if self.bias is None else self.bias[..., start:end]
         if end - begin > 1:  # not those behind them, nor what has left their window
             back = self.every[begin:end, None] - self.every[start:end]
-            own = _bias((back >= 0) & (back < window), self.cache.entries.dtype)[None, None]
+            own = sight((back >= 0) & (back < window), self.cache.entries.dtype)[None, None]
             bias = own if bias is None else own + bias
         return start, bias
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) behind each of the next tokens of each text (B, T)."""
-        texts, count = tokens.shape
-        embeddings = self.model.backbone.embeddings
+        count = tokens.shape[1]
         begin, end = self.cache.length, self.cache.length + count
-        places = self.every[begin:end] - self.pads  # (1 or B, T)
-        x = F.embedding(tokens, embeddings.tokens.weight)
-        if embeddings.positions is not None:
-            x = x + embeddings.positions.weight[places]
-        if embeddings.segments is not None:
-            x = x + embeddings.segments.weight[0]
-        x = embeddings.norm(x).flatten(0, 1)
-        turns = {
-            kind: table and (table[0][places].unsqueeze(2), table[1][places].unsqueeze(2))
-            for kind, table in self.tables.items()
-        }
-        sights = {kind: self._sight(begin, end, kind) for kind in self.tables}
-        for layer in self.layers:
-            x = layer(x, end, turns[layer.windowed], sights[layer.windowed])
+        sights = {kind: self._sight(begin, end, kind) for kind in self.network.kinds}
+
+        def look(layer: Layer, q: Tensor, *new: Tensor) -> Tensor:
+            """All texts go on at the same position."""
+            (start, bias), both = sights[layer.windowed], self.entries[layer.number]
+            for kept, own in zip(both, new, strict=True):
+                kept.narrow(2, begin, count).copy_(own.transpose(1, 2))
+            keys, values = (kept.narrow(2, start, end - start) for kept in both)
+            return attention(q.to(keys.dtype), keys, values, bias)
+
+        logits = self.network(tokens, self.every[begin:end] - self.pads, look)
         self.cache.length = end
-        return self.head(x).view(texts, count, -1)
+        return logits

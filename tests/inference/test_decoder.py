@@ -119,6 +119,29 @@ def test_what_is_no_plain_model_stays_as_it_is(monkeypatch):
     assert not can_be_prepared(make(KINDS["llama"])), "large: a copy costs more than it wins"
 
 
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+@torch.no_grad()
+def test_the_modules_as_they_are(changes):
+    """For models that are too large to copy, or not plain: the same numbers, whatever keeps the entries."""
+    model = make(changes)
+    model.backbone.blocks[1].mlp.up = torch.nn.Sequential(model.backbone.blocks[1].mlp.up)
+    tokens = torch.randint(61, (2, 9))
+    known: dict[int, list[torch.Tensor]] = {}
+
+    def look(layer, q, *new):
+        kept = known.setdefault(layer.number, list(new))
+        if kept[0] is not new[0]:
+            kept[:] = (torch.cat(pair, 1) for pair in zip(kept, new, strict=True))
+        window = model.config.window if layer.windowed else None
+        keys, values = (each[:, -(window or 99) :].transpose(1, 2) for each in kept)
+        return decoders.attention(q, keys, values, None)
+
+    step = decoders.Prepared(model, 2, 24, copied=False)
+    for at in range(9):
+        logits = step(tokens[:, at : at + 1], torch.tensor([[at]]), look)[:, 0]
+        torch.testing.assert_close(logits, model(tokens[:, : at + 1])[:, -1], rtol=1e-4, atol=1e-4)
+
+
 def test_texts_that_have_ended_leave_the_batch(monkeypatch):
     """What the others get is what they get alone, greedily and by a generator of one's own."""
     model = make(KINDS["qwen3"])

@@ -1,0 +1,128 @@
+"""`lm serve`: models that answer over HTTP."""
+
+import argparse
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lm.errors import UserError, not_installed, spelling
+from lm.options import OptionParser
+from lm.processes import say
+
+if TYPE_CHECKING:
+    from lm.serving.house import House, Served
+
+# Name, type, default, least, help.
+_NUMBERS: tuple[tuple[str, type, float, float, str], ...] = (
+    ("port", int, 8000, 0, "0 takes a free one"),
+    ("slots", int, 16, 1, "texts that a model writes at once"),
+    ("queue", int, 64, 1, "requests of a model that wait; more get 429"),
+    ("timeout", float, 300, 1, "seconds of a request: what is written by then is the answer"),
+    ("grace", float, 30, 0, "seconds that running requests have when the server is stopped"),
+    ("max-body", float, 4, 0.001, "megabytes of a request; more get 413"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `lm serve`."""
+    args = _parser().parse(argv)
+    for name, _, _, least, _ in _NUMBERS:
+        value = getattr(args, name.replace("-", "_"))
+        if not least <= value < 1e9:  # nor is it none
+            raise UserError(f"--{name} {value:g}: it must be at least {least:g}", status=2)
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise not_installed("lm serve", "FastAPI, uvicorn and prometheus-client", "serve") from None
+    with spelling(lambda: [name.replace("_", "-") for name in vars(args)]):
+        _serve(args)
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        "serve",
+        "Let models answer over HTTP as OpenAI's interface does, so that its clients work unchanged; at / is "
+        "a page to try them. Only this machine can ask, unless --host says otherwise.",
+    )
+    add = parser.add_argument
+    words = "a checkpoint, a run's folder, or a Hugging Face folder; NAME=MODEL gives it a name of your own"
+    add("models", nargs="+", metavar="MODEL", help=words)
+    add("--host", default="127.0.0.1", help="0.0.0.0: every machine that reaches this one (%(default)s)")
+    for name, kind, default, _, words in _NUMBERS:
+        add(f"--{name}", type=kind, default=default, metavar="N", help=f"{words} (%(default)s)")
+    words = "those that may ask, a key a line; or set LM_API_KEYS (default: everybody who can)"
+    add("--keys", metavar="FILE", help=words)
+    add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    words = "of the weights: bf16 is faster on GPUs, and on CPUs with instructions for it (%(default)s)"
+    add("--dtype", choices=("fp32", "bf16"), default="fp32", help=words)
+    words = "a line for each request: when, who, what, how long; never what it says"
+    add("--log-requests", action="store_true", help=words)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from lm.serving.house import House, Served, named
+    from lm.serving.security import VARIABLE, is_local, read_keys
+    from lm.serving.server import open_port, take
+
+    paths = named(args.models)
+    keys, local = read_keys(args.keys, os.environ.get(VARIABLE)), is_local(args.host)
+    taken = take(args.host, args.port)  # before the models are read, which may take long
+    if not local and not keys:
+        say(f"everybody who reaches {args.host} can ask, for there are no keys: --keys FILE")
+
+    from lm.predictor import load
+    from lm.serving.app import make_app
+    from lm.serving.limits import Limits
+    from lm.serving.server import Server
+
+    models = []
+    for name, path in paths.items():
+        models.append(Served(name, load(path, args.device, dtype=args.dtype), args.slots, args.queue))
+        if not models[-1].abilities:
+            raise UserError(f"{path} has nothing that could be asked over HTTP")
+    house = House(models)
+    limits = Limits(body=int(args.max_body * 1e6), seconds=args.timeout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("lm.serving").setLevel(logging.INFO)
+    guard = make_app(house, limits, keys, local and not keys, args.log_requests)
+    open_port(taken)
+    for served in models:
+        served.start()
+    host, port, *_ = taken.getsockname()
+    _greet(house, host, port, len(keys), args.grace)
+    Server(guard, house, args.grace).run([taken])
+    say("stopped")
+
+
+def _greet(house: "House", host: str, port: int, keys: int, grace: float) -> None:
+    """What a person needs to go on."""
+    for served in house.models.values():
+        ways = " ".join(f"/v1/{ability}" for ability in served.abilities)
+        say(f"{served.name}: {served.what} that sees {served.context} tokens; {ways}")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
+    address = f"http://{host}:{port}"
+    say(f"serving at {address}, where a page is, too" + (f"; {keys} keys" if keys else ""))
+    say(f"try it:  {_example(next(iter(house.models.values())), address, bool(keys))}")
+    say(f"stop it: Ctrl-C, or kill {os.getpid()}; running requests have {grace:g} seconds to end")
+
+
+def _example(served: "Served", address: str, keys: bool) -> str:
+    """A line to type that asks the first model."""
+    fields = {
+        "classify": '"input": "A text"',
+        "tag": '"input": "Ada lives in London."',
+        "embeddings": '"input": "A text"',
+        "chat/completions": '"messages": [{"role": "user", "content": "Good day"}]',
+        "completions": f'"prompt": "def parse", "max_tokens": {min(50, served.context // 2)}',
+        "answer": '"question": "Who?", "context": "Ada wrote it."',
+        "fill": '"input": "import <mask>"',
+    }
+    ability = served.abilities[0]
+    body = f'{{"model": "{served.name}", {fields[ability]}}}'
+    key = " -H 'Authorization: Bearer KEY'" if keys else ""
+    return f"curl {address}/v1/{ability}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -1,0 +1,29 @@
+"""How much one request may ask for."""
+
+from dataclasses import dataclass
+
+PROMPTS = 64  # of a completion
+CHOICES = 16  # `n`
+INPUTS = 2048  # of embeddings and tasks
+STOPS, STOP_LENGTH = 16, 256  # strings, and characters of each
+TOP = 20  # likeliest tokens beside each
+BIASES = 300
+MESSAGES = 1000
+TEXT = 1 << 20  # characters of a text
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the command can change.
+
+    Args:
+        body: bytes of a request.
+        seconds: that a request may take; what is written by then is the answer.
+        upload: seconds in which its body has to be there.
+        linger: more seconds, for who reads slowly and for what an engine does not write.
+    """
+
+    body: int = 4_000_000
+    seconds: float = 300
+    upload: float = 20
+    linger: float = 10

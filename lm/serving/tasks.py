@@ -1,0 +1,56 @@
+"""`/v1/classify`, `/v1/tag`, `/v1/answer`, `/v1/fill`: what fine-tuned models and BERTs find in texts, those
+of a request in one batch, in the model's own thread."""
+
+from typing import Any
+
+from lm.serving.errors import APIError
+from lm.serving.house import Served
+from lm.serving.schemas import Answer, Classify, Fill, Tag
+
+
+def classify(served: Served, body: Classify) -> dict[str, Any]:
+    texts, pairs = _list("input", body.input), None if body.pair is None else _list("pair", body.pair)
+    if pairs is not None:
+        _alike(input=texts, pair=pairs)
+    return _response(served, served.model.classify(texts, pairs))
+
+
+def tag(served: Served, body: Tag) -> dict[str, Any]:
+    return _response(served, served.model.tag(_list("input", body.input)))
+
+
+def answer(served: Served, body: Answer) -> dict[str, Any]:
+    questions, contexts = _list("question", body.question), _list("context", body.context)
+    _alike(question=questions, context=contexts)
+    return _response(served, served.model.answer(questions, contexts))
+
+
+def fill(served: Served, body: Fill) -> dict[str, Any]:
+    guesses = served.model.fill(_list("input", body.input), body.best)
+    masks = [
+        [[{"text": text, "probability": share} for text, share in mask] for mask in each] for each in guesses
+    ]
+    return _response(served, [{"masks": each} for each in masks])
+
+
+def _list(field: str, texts: str | list[str]) -> list[str]:
+    """One text or several as several.
+
+    Raises:
+        APIError: one is empty.
+    """
+    several = [texts] if isinstance(texts, str) else texts
+    if not all(map(str.strip, several)):
+        raise APIError(400, f"`{field}`: a text is empty", field)
+    return several
+
+
+def _alike(**columns: list[str]) -> None:
+    first, second = columns
+    if len(columns[first]) != len(columns[second]):
+        raise APIError(400, f"`{second}`: give as many as of `{first}`", second)
+
+
+def _response(served: Served, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    data = [{"index": index, **row} for index, row in enumerate(rows)]
+    return {"object": "list", "model": served.name, "data": data}
