@@ -194,11 +194,12 @@ class Prepared:
         cos, sin = angles
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
-    def __call__(self, tokens: Tensor, places: Tensor, look: Look) -> Tensor:
+    def __call__(self, tokens: Tensor, places: Tensor, look: Look, last: int | None = None) -> Tensor:
         """Logits (B, T, V) behind each of the next tokens of each text (B, T).
 
         Args:
             places: (1 or B, T): positions of the tokens in their texts.
+            last: how many of a text's tokens are asked for, the last ones; None for all.
         """
         texts, count = tokens.shape
         embeddings = self.model.backbone.embeddings
@@ -214,7 +215,9 @@ class Prepared:
         }
         for layer in self.layers:
             x = layer(x, texts, turns[layer.windowed], look)
-        return self.head(x).view(texts, count, -1)
+        if last is not None:
+            x, count = x.view(texts, count, -1)[:, count - last :].flatten(0, 1), last
+        return self.head(x).view(texts, count, self.model.config.vocab_size)
 
 
 class Decoder:
@@ -225,12 +228,19 @@ class Decoder:
         cache: of the texts so far.
         documents: (B, S) of the positions in the cache, where texts are padded; what is written belongs to
             the last position's.
+        network: the model's step, where it has been prepared before.
     """
 
-    def __init__(self, model: LanguageModel, cache: KVCache, documents: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        cache: KVCache,
+        documents: Tensor | None,
+        network: Prepared | None = None,
+    ) -> None:
         self.cache, self.window = cache, model.config.window
         device, length = cache.entries.device, cache.entries.shape[4]
-        self.network = Prepared(model, cache.entries.shape[2], length)
+        self.network = network or Prepared(model, cache.entries.shape[2], length)
         self.entries = [(keys, values) for keys, values in cache.entries]  # of each layer
         self.bias: Tensor | None = None  # (B, 1, 1, L)
         self.every = torch.arange(length, device=device)
@@ -254,8 +264,8 @@ class Decoder:
             bias = own if bias is None else own + bias
         return start, bias
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) behind each of the next tokens of each text (B, T)."""
+    def __call__(self, tokens: Tensor, last: int | None = None) -> Tensor:
+        """Logits (B, T, V) behind each of the next tokens of each text (B, T); `last`: see `Prepared`."""
         count = tokens.shape[1]
         begin, end = self.cache.length, self.cache.length + count
         sights = {kind: self._sight(begin, end, kind) for kind in self.network.kinds}
@@ -268,6 +278,6 @@ class Decoder:
             keys, values = (kept.narrow(2, start, end - start) for kept in both)
             return attention(q.to(keys.dtype), keys, values, bias)
 
-        logits = self.network(tokens, self.every[begin:end] - self.pads, look)
+        logits = self.network(tokens, self.every[begin:end] - self.pads, look, last)
         self.cache.length = end
         return logits

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from lm.backbone import KVCache, LanguageModel
@@ -142,12 +141,12 @@ class Batch:
     def _piece(self, row: Row, cache: KVCache, count: int) -> Tensor | None:
         """Read the next tokens of a prompt: logits (1, V) behind its last one, once that has come."""
         begin, ids = cache.length, row.request.ids
-        tokens = torch.tensor([ids[begin : begin + count]], device=cache.entries.device)
-        hidden = self.model.backbone(tokens, None, cache)[0]
+        whole, echo = begin + count == len(ids), row.request.echo
+        logits = self.slots.read(ids[begin : begin + count], cache, last=count if echo else 1)
         self.stats.prompt_tokens += count
-        if row.request.echo:
-            row.hear(begin, self.model.head(hidden))
-        return self.model.head(hidden[-1:]) if cache.length == len(ids) else None
+        if echo:
+            row.hear(begin, logits)
+        return logits[-1:] if whole else None
 
     def _write(self) -> None:
         """One more token of each text."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lm.backbone import KVCache, LanguageModel
 from lm.backbone.quantised import QuantisedLinear
-from lm.inference.decoder import Layer, Prepared, attention, can_be_prepared, sight
+from lm.inference.decoder import Decoder, Layer, Prepared, attention, can_be_prepared, sight
 
 SPREAD = 1 << 14  # numbers of a text's keys that are read for nothing, from which it is looked at alone
 
@@ -24,7 +24,7 @@ class Slots:
 
     def __init__(self, model: LanguageModel, most: int) -> None:
         weight = next(model.parameters())
-        self.config, self.most, self.device = model.config, most, weight.device
+        self.model, self.config, self.most, self.device = model, model.config, most, weight.device
         copied = can_be_prepared(model)
         self.network = Prepared(model, most, model.config.max_seq_len, copied)
         # As `lm generate` has it: on a CPU products are fastest in fp32, whatever the weights are in.
@@ -44,6 +44,14 @@ class Slots:
     def cache(self, length: int) -> KVCache:
         """An empty cache for a prompt that is being read."""
         return KVCache(self.config, 1, length, self.device, self.dtype)
+
+    def read(self, tokens: Sequence[int], cache: KVCache, last: int) -> Tensor:
+        """Read the next tokens of a prompt into its cache: logits (N, V) behind the `last` ones."""
+        ids = torch.tensor([tokens], device=self.device)
+        if self.one_by_one:  # as it is read alone
+            hidden = self.model.backbone(ids, None, cache)[0]
+            return self.model.head(hidden[len(tokens) - last :])
+        return Decoder(self.model, cache, None, self.network)(ids, last)[0]
 
     def join(self, cache: KVCache, length: int) -> None:
         """A text whose prompt has been read becomes the last one.

@@ -87,6 +87,10 @@ def test_several_tokens_in_one_step(changes, rows):
         torch.testing.assert_close(step(tokens[:, begin:end]), whole[:, begin:end], rtol=1e-4, atol=1e-4)
     cache.length = 12  # the rest is forgotten
     torch.testing.assert_close(step(tokens[:, 12:20]), whole[:, 12:20], rtol=1e-4, atol=1e-4)
+    again = KVCache(model.config, rows, 20, torch.device("cpu"), torch.float32)
+    first = Decoder(model, again, None, step.network)  # which is prepared, and reads the prompt, too
+    torch.testing.assert_close(first(tokens[:, :9], last=2), whole[:, 7:9], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first(tokens[:, 9:], last=1), whole[:, 19:], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

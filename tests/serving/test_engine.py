@@ -448,7 +448,7 @@ def test_an_error_ends_those_concerned_and_the_engine_goes_on(serve, tokenizer, 
     assert without_end(ids_of(engine.submit(request).pieces()), request, tokenizer) == alone(
         model, tokenizer, request
     )
-    monkeypatch.setattr(type(model.backbone), "forward", lambda *_: 1 / 0)
+    monkeypatch.setattr(Slots, "read", lambda *_, **__: 1 / 0)
     assert [*engine.submit(request).pieces()] == [("", (), "error")]
     monkeypatch.undo()
     with torch.no_grad():
