@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lm.compression.report import Variant, dominated
 from lm.errors import UserError, not_installed
 from lm.files import atomic
@@ -15,6 +17,8 @@ _KINDS = (".png", ".svg", ".pdf")
 _INK, _PALE, _GOOD, _REST = "#222222", "#bbbbbb", "#1f6fb4", "#c2562b"
 _AREA = 260.0  # of the largest model's point, in points²
 _RANGE = 4  # largest by smallest value from which an axis is logarithmic
+_WIDE = 0.5  # change of perplexity from which its axis is
+_TICKS = (-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _LEGEND = (
     "area: megabytes     bar: standard error of the change     line: the best for each speed or size     "
     "hollow: another is as small, as fast and as good, and better in one"
@@ -106,9 +110,13 @@ def _panel(
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    changes = [each.change for each in variants]
+    if variants[0].figure == "perplexity" and max(changes) > _WIDE:  # by factors, as one thinks of them
+        axis.set_yscale("function", functions=(np.log1p, np.expm1))
+        axis.set_yticks([tick for tick in _TICKS if min(changes) - 0.2 <= tick <= 1.5 * max(changes)])
     if variants[0].higher or variants[0].figure == "perplexity":
         axis.yaxis.set_major_formatter(
-            lambda value, _: f"{100 * value:+.3g}%".replace("-", "−") if value else "0"
+            lambda value, _: f"{100 * value:+,g}%".replace("-", "−") if value else "0"
         )
     axis.margins(0.16, 0.2)
     axis.set_xlabel(label)
