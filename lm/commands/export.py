@@ -1,6 +1,7 @@
 """`lm export`: a checkpoint as a folder or file that other programs read."""
 
 import argparse
+from pathlib import Path
 
 from lm.commands.shared import MODEL
 from lm.errors import UserError, spelling
@@ -59,7 +60,7 @@ def _onnx(args: argparse.Namespace) -> None:
     made = export_onnx(model, args.out, args.bits or 32, args.force)
     print(
         f"{args.out}: {', '.join(made['inputs'])} → {made['output']}, {made['parameters']:,} parameters, "
-        f"{made['bits']} bits, {made['bytes'] / 1e6:.1f} MB"
+        f"{made['bits']} bits, {Path(args.out).stat().st_size / 1e6:.1f} MB"
     )
     for note in model.notes:
         print(f"note: {note}")

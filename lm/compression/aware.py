@@ -44,6 +44,8 @@ class QuantisationAware(Callback):
             themselves, or not on one device.
     """
 
+    changes_training = True
+
     def __init__(self, bits: int = 4, group: int | None = None) -> None:
         self.bits, self.group = bits, (0 if bits == 8 else 32) if group is None else group
         if (bits, self.group) not in {(8, 0), *((4, size) for size in (32, 64, 128, 256))}:

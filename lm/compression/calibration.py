@@ -48,7 +48,9 @@ def calibration(model: Model, text: str) -> Tensor:
     ids = tokenizer.encode(text)
     if len(ids) < inner:
         said = f"{inner:,} are one window of this model"
-        raise UserError(f"the calibration text has {len(ids):,} tokens: {said}, and {TEXTS} are better")
+        raise UserError(
+            f"the calibration text has {len(ids):,} tokens: {said}, and {TEXTS} windows are better"
+        )
     count = min(TEXTS, len(ids) // inner)
     starts = [round(n * (len(ids) - inner) / max(count - 1, 1)) for n in range(count)]
     return torch.tensor([frame(ids[start : start + inner]) for start in starts])

@@ -17,6 +17,7 @@ _KINDS = (".png", ".svg", ".pdf")
 _INK, _PALE, _GOOD, _REST = "#222222", "#bbbbbb", "#1f6fb4", "#c2562b"
 _AREA = 260.0  # of the largest model's point, in points²
 _RANGE = 4  # largest by smallest value from which an axis is logarithmic
+_LEAST = 1e-3  # a change that is worth drawing
 _WIDE = 0.5  # change of perplexity from which its axis is
 _TICKS = (-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _LEGEND = (
@@ -73,6 +74,8 @@ def picture(variants: Sequence[Variant], path: str | Path) -> None:
     _panel(speed, variants, lambda each: each.speed[batch], True, f"{first.unit} a second, {at} →")
     where = "on disk" if all(each.disk is not None for each in variants) else "of weights"
     _panel(size, variants, lambda each: each.size, False, f"← megabytes {where}")
+    if all(abs(each.change) + each.change_error < _LEAST for each in variants):
+        speed.set_ylim(-_LEAST, _LEAST)
     if not first.higher:
         speed.invert_yaxis()
     figure.draw_without_rendering()

@@ -180,7 +180,7 @@ def remarks(variants: Sequence[Variant]) -> list[str]:
     """What the figures say, a sentence each."""
     lines, first = [], variants[0]
     for name, other in dominated(variants).items():
-        lines.append(f"{name}: {other} is as small, as fast and as good, and better in one of these")
+        lines.append(f"{name}: outdone by {other}, as small, as fast and as good, and better in one of these")
     for each in variants[1:]:
         gained = each.size < _SMALLER * first.size or each.megabytes < _SMALLER * first.megabytes
         gained |= any(each.speed[batch] > _FASTER * first.speed[batch] for batch in each.speed)

@@ -69,6 +69,8 @@ def shrink(
         shape = replace(shape, num_heads=first.heads, num_kv_heads=first.kv_heads, head_dim=first.dim)
     if mlp is not None:
         shape = replace(shape, mlp_hidden_size=wanted["mlp"])
+    if shape == config:
+        raise UserError("nothing is left out: as much is kept as there is", status=2)
     weights = dict(made.network.state_dict())
     if config.tie_embeddings and is_language(model.record.get("head")):
         weights.pop("head.weight")

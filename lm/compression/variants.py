@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lm.checkpoint import Model
 from lm.compression.rounding import group_of, quantise, quantised_bytes
@@ -99,7 +99,8 @@ def outcome(made: Model, of: Model) -> str:
     if found := made.record.get("quantised"):
         small, large = quantised_bytes(made.network)
         sizes = f"from {large / 1e6:,.1f} to {small / 1e6:,.1f} MB (1/{large / small:.2f})"
-        return f"{found['bits']} bits: {len(found['layers'])} layers {sizes}"
+        there = sum(isinstance(each, nn.Linear) for each in made.network.backbone.modules())
+        return f"{found['bits']} bits: {len(found['layers'])} of {there} layers {sizes}"
     pruned, shape = made.record["pruned"], made.config
     if "method" in pruned and shape == of.config:
         how = f"by {pruned['method']}" + (f", {pruned['pattern']}" if "pattern" in pruned else "")

@@ -18,6 +18,12 @@ class KeepZeros(Callback):
     """Weights of the blocks' linear layers that are zero when training begins are zero after every step. A
     run that goes on finds them in its checkpoint; where there are none nothing happens."""
 
+    changes_training = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and getattr(pl_module, "init_from", "") is None:
+            raise UserError("which model is trained on? Give `model.init_from` MODEL, a pruned one", status=2)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         task: Any = pl_module
         if getattr(task, "adapter", None) is not None:

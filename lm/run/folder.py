@@ -4,6 +4,7 @@ import contextlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -70,11 +71,17 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def identity(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: all that decides what is learned, by dotted keys. A step
+    """What has to stay the same for a run to go on: all that decides what is learned, by dotted keys, of the
+    callbacks those that say so of themselves, by an attribute `changes_training`. A step
     may be cut into other micro-batches and processes; that it has as many samples is checked once these are
     known."""
     leaves = _flat(json.loads(json.dumps(configuration, default=str)))
-    return {key: value for key, value in leaves.items() if not f"{key}.".startswith(NOT_LEARNED)}
+    found = {key: value for key, value in leaves.items() if not f"{key}.".startswith(NOT_LEARNED)}
+    for each in (configuration.get("trainer") or {}).get("callbacks") or []:
+        path = each.get("class_path", "") if isinstance(each, dict) else ""
+        if getattr(locate(path), "changes_training", False):
+            found[f"trainer.callbacks.{path.rpartition('.')[2]}"] = each.get("init_args") or {}
+    return found
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], path: str = "") -> list[str]:

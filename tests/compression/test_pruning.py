@@ -18,6 +18,7 @@ from lm.compression.sparsity import cut, pattern_of
 from lm.compression.structure import deepest, heads_left, number
 from lm.compression.variants import outcome
 from lm.convert import open_model
+from lm.run.folder import identity
 
 from ..commands.test_apply import CLASSES, KINDS, head_of, save
 from ..tasks.conftest import scramble
@@ -353,9 +354,33 @@ def test_recovery_with_what_it_was_made_of_as_teacher(lm, trained, tmp_path, tex
     assert done.status == 2 and "give them or --model.init_from, not both" in done.err
 
 
+STILL = ("--model.optimizer.lr=0", "--model.optimizer.adamw_lr=0")
+
+
+def test_callbacks_that_change_training_belong_to_a_run():
+    plain = {
+        "trainer": {"callbacks": [{"class_path": "lm.evaluation.Evaluation", "init_args": {"tasks": []}}]}
+    }
+    assert identity(plain) == identity({"trainer": {"callbacks": None}})
+    kept = {"trainer": {"callbacks": [{"class_path": "lm.compression.KeepZeros"}]}}
+    assert identity(kept) != identity(plain)
+    bits = [
+        {
+            "trainer": {
+                "callbacks": [{"class_path": "lm.compression.QuantisationAware", "init_args": {"bits": n}}]
+            }
+        }
+        for n in (4, 8)
+    ]
+    assert identity(bits[0]) != identity(bits[1])
+
+
 def test_zeros_that_no_one_pruned_are_not_kept(lm, tiny_gpt, tmp_path):
     zero = ("--model.backbone.residual_init=zero", "--trainer.callbacks+=lm.compression.KeepZeros")
     done = lm("fit", *tiny_gpt, *zero, "--trainer.max_steps=2")
+    assert done.status == 2 and "which model is trained on? Give --model.init_from MODEL" in done.err
+    assert lm("fit", *tiny_gpt, *zero[:1], "--trainer.max_steps=1", *STILL, "--name=none").status == 0
+    done = lm("fit", *tiny_gpt, zero[1], "--trainer.max_steps=2", "--model.init_from=checkpoints/none")
     assert done.status and "has nothing but zeros: begin from a pruned model" in done.err
 
 

@@ -143,9 +143,9 @@ int4                 54.0          54.0  1/6.40         70 (1.40)   64 (0.98)  8
 half zeros           90.0          90.0            50%  51 (1.02)   66 (1.01)  89.40% ± 1.00%  -0.60% ± 0.30%
 4 of 6 layers        66.0          66.0                 73 (1.46)   95 (1.46)  88.00% ± 1.00%  -2.00% ± 1.00%
 onnx                 90.3          90.3                 62 (1.24)   58 (0.89)  90.00% ± 1.00%  +0.00% ± 0.00%
-as it is: int8 is as small, as fast and as good, and better in one of these
-half zeros: int4 is as small, as fast and as good, and better in one of these
-onnx: int8 is as small, as fast and as good, and better in one of these
+as it is: outdone by int8, as small, as fast and as good, and better in one of these
+half zeros: outdone by int4, as small, as fast and as good, and better in one of these
+onnx: outdone by int8, as small, as fast and as good, and better in one of these
 half zeros: 50% of the layers' weights are zero, which made it neither smaller nor faster: zeros are stored \
 and multiplied as other numbers are"""
 
