@@ -108,7 +108,9 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         weights = dequantised(weights, made["layers"] if (made := record.get("quantised")) else ())
         places = {value.data_ptr(): value.numel() for name, value in weights.items() if not is_adapter(name)}
         parameters = f"{sum(places.values()):,}"
-    trainable = "trained on" if "optimizer_states" in content else "used; to train on take last.ckpt"
+    smaller = record.get("quantised") or record.get("pruned")
+    start = "begun from, by model.init_from" if smaller else "to train on take last.ckpt"
+    trainable = "trained on" if "optimizer_states" in content else f"used; {start}"
     return {
         "kind": "adapter" if alone else "checkpoint",
         "file": f"{path} ({_size(path.stat().st_size)})",
@@ -119,7 +121,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         **({"pruned": _pruned(record["pruned"])} if record.get("pruned") else {}),
         **({} if alone else {"steps": content.get("global_step", 0)}),
         "can be": f"merged: lm export {path} DIR" if alone else trainable,
-        "figures": {k: round(v, 4) for k, v in record["figures"].items()},
+        **({"figures": {k: round(v, 4) for k, v in record["figures"].items()}} if record["figures"] else {}),
         **_processor_fact(record),
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
