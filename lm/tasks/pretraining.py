@@ -54,14 +54,14 @@ class Pretraining(Task):
             None: from nothing.
     """
 
-    causal: bool  # whether the backbone has to be
+    causal: bool | None = None  # whether the backbone has to be; None: either will do
 
     def __init__(self, backbone: BackboneConfig, init_from: str | None = None, **kwargs: Any) -> None:
         self.init_from = init_from
         self.start = None if init_from is None else self.open_start(init_from, backbone.max_seq_len)
         if self.start is not None:
             backbone = self.start.config
-        if backbone.causal != self.causal:
+        if self.causal is not None and backbone.causal != self.causal:
             wanted, there = ("a GPT", "a BERT") if self.causal else ("a BERT", "a GPT")
             said = f"but {init_from} is {there}" if init_from else f"set causal to {str(self.causal).lower()}"
             raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
