@@ -85,7 +85,7 @@ class QuantisationAware(Callback):
         """Make the layers those that round; their weights keep their names."""
         if self._parts:
             return
-        if getattr(task, "adapter", None) is not None:
+        if task.adapter is not None:
             hint = "leave `model.adapter` out; an adapter beside integers needs no callback"
             raise UserError(f"QuantisationAware trains the layers themselves: {hint}", status=2)
         if task.device_mesh is not None:

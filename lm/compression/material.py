@@ -88,12 +88,7 @@ class Labelled:
         for model in others:
             model.task(self.command)  # or it says what it is for
         examples, _ = test_examples(first.model.source, self.command, file)
-        # Texts have a label, sentences tags; questions, which may have no answer, are all of use.
-        self.examples = [
-            each
-            for each in examples
-            if getattr(each, "label", "") is not None and getattr(each, "tags", True)
-        ]
+        self.examples = [each for each in examples if each.labelled]
         if len(self.examples) < 2:
             raise UserError(
                 f"{file} has {len(self.examples)} examples with labels: a report wants 2 at least"

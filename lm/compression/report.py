@@ -5,10 +5,11 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lm.backbone.transformer import Block
 from lm.compression.material import HeldOut, Labelled, material
 from lm.compression.rounding import packed, quantised_bytes
 from lm.errors import UserError
@@ -134,11 +135,11 @@ def _bytes(model: "Predictor", network: nn.Module) -> int:
     return sum((tensors | {each.data_ptr(): each.nbytes for each in packed(network)}).values())
 
 
-def _zeros(network: Any) -> float:
-    if not hasattr(network, "backbone"):  # of an ONNX file
-        return 0.0
-    weights = [each.weight for each in network.backbone.blocks.modules() if isinstance(each, nn.Linear)]
-    return sum(int((each == 0).sum()) for each in weights) / sum(each.numel() for each in weights)
+def _zeros(network: nn.Module) -> float:
+    """Share of the blocks' weights; an ONNX file's network has none."""
+    blocks = [each for each in network.modules() if isinstance(each, Block)]
+    weights = [each.weight for block in blocks for each in block.modules() if isinstance(each, nn.Linear)]
+    return sum(int((each == 0).sum()) for each in weights) / max(sum(each.numel() for each in weights), 1)
 
 
 def _speeds(

@@ -21,12 +21,13 @@ class KeepZeros(Callback):
     changes_training = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and getattr(pl_module, "init_from", "") is None:
+        task: Any = pl_module
+        if stage == "fit" and task.init_from is None:
             raise UserError("which model is trained on? Give `model.init_from` MODEL, a pruned one", status=2)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         task: Any = pl_module
-        if getattr(task, "adapter", None) is not None:
+        if task.adapter is not None:
             raise UserError("KeepZeros: an adapter fills zeros: leave one of the two out", status=2)
         layers = {n: m for n, m in task.net.backbone.blocks.named_modules() if isinstance(m, Linear)}
         kept = [(layer.weight, layer.weight.detach() != 0) for layer in layers.values()]

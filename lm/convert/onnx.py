@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,10 @@ def export_onnx(model: Model, path: str | Path, bits: int = 32, force: bool = Fa
         raise UserError(f"{path}: the name of an ONNX file ends in .onnx", status=2)
     if path.exists() and not force:
         raise UserError(f"{path} is there already: name another file, or `force` to replace it")
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401  # what the file is for
-        import onnxscript  # noqa: F401  # torch's exporter asks for it late
-    except ImportError as error:
-        raise not_installed("ONNX", error.name or "onnx", "onnx") from error
+    for package in ("onnx", "onnxscript", "onnxruntime"):  # torch's exporter asks for the second late
+        if find_spec(package) is None:
+            raise not_installed("ONNX", package, "onnx")
+    import onnx
 
     network = _encoder(model) if checkpoints.is_language(head) and not model.has_head else model.network
     parameters = network.num_parameters()

@@ -1,29 +1,16 @@
 """`/v1/chat/completions`: the answer to the user's last message."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request as Http
 
-from lm.serving.engine import Running, TokenInfo
+from lm.serving.engine import Request, TokenInfo
 from lm.serving.errors import APIError
 from lm.serving.house import Served
 from lm.serving.schemas import ChatCompletion
-from lm.serving.writing import (
-    LOWEST,
-    collect,
-    events,
-    finish,
-    merged,
-    new_id,
-    submit,
-    token_bytes,
-    token_text,
-    usage,
-    wanted,
-)
+from lm.serving.writing import LOWEST, Answer, finish, merged, wanted
 
 
 async def answer(http: Http, served: Served, body: ChatCompletion) -> Any:
@@ -43,27 +30,25 @@ async def answer(http: Http, served: Served, body: ChatCompletion) -> Any:
     top = body.top_logprobs if body.logprobs else None
     end = served.chat.end_id
     requests = wanted(http, served, body, ids, tokens, logprobs=top, stop_ids=() if end is None else (end,))
-    runs = submit(http, served, requests)
-    made = _Answer(http, served, body, len(ids), runs)
-    return events(made.chunks()) if body.stream else await made.whole()
+    return await _Chat(http, served, body, len(ids), requests).response()
 
 
-class _Answer:
-    """An answer while it comes about."""
+class _Chat(Answer):
+    """The assistant's message."""
 
     def __init__(
-        self, http: Http, served: Served, body: ChatCompletion, read: int, runs: list[Running]
+        self, http: Http, served: Served, body: ChatCompletion, read: int, requests: list[Request]
     ) -> None:
-        self.http, self.served, self.body, self.read, self.runs = http, served, body, read, runs
-        self.head = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": served.name}
+        super().__init__(http, served, body, "chatcmpl", read, requests)
+        self.logprobs = body.logprobs
 
     def _logprobs(self, tokens: Sequence[TokenInfo]) -> Any:
-        if not self.body.logprobs or not tokens:
+        if not self.logprobs or not tokens:
             return None
 
         def entry(id: int, logprob: float) -> dict[str, Any]:
-            data = list(token_bytes(self.served, id))
-            return {"token": token_text(self.served, id), "logprob": max(logprob, LOWEST), "bytes": data}
+            data = list(self.token_bytes(id))
+            return {"token": self.token_text(id), "logprob": max(logprob, LOWEST), "bytes": data}
 
         found = [
             {**entry(token.id, token.logprob), "top_logprobs": [entry(*pair) for pair in token.top]}
@@ -72,7 +57,7 @@ class _Answer:
         return {"content": found, "refusal": None}
 
     async def whole(self) -> dict[str, Any]:
-        found = await asyncio.gather(*(collect(run) for run in self.runs))
+        found = await self.written()
         choices = [
             {
                 "index": index,
@@ -82,13 +67,12 @@ class _Answer:
             }
             for index, one in enumerate(found)
         ]
-        used = usage(self.http, self.read, sum(len(one.tokens) for one in found), self.body.n)
+        used = self.used(sum(len(one.tokens) for one in found))
         return {**self.head, "object": "chat.completion", "choices": choices, "usage": used}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The role, each piece as it comes, how it ended; and what was used, where that is wanted."""
-        told = self.body.stream_options.include_usage
-        head = {**self.head, "object": "chat.completion.chunk", **({"usage": None} if told else {})}
+        head = {**self.head, "object": "chat.completion.chunk", **({"usage": None} if self.told else {})}
 
         def chunk(index: int, delta: dict[str, Any], end: str | None = None, logprobs: Any = None) -> Any:
             choice = {"index": index, "delta": delta, "finish_reason": end, "logprobs": logprobs}
@@ -99,11 +83,11 @@ class _Answer:
         written = 0
         async for index, piece in merged(self.runs):
             written += len(piece.tokens)
-            end = None if piece.finish is None else finish(piece.finish)
+            end = finish(piece.finish)
             logprobs = self._logprobs(piece.tokens)
             if piece.text or logprobs:
                 yield chunk(index, {"content": piece.text}, logprobs=logprobs)
             if end:
                 yield chunk(index, {}, end)
-        if told:
-            yield {**head, "choices": [], "usage": usage(self.http, self.read, written, self.body.n)}
+        if self.told:
+            yield {**head, "choices": [], "usage": self.used(written)}

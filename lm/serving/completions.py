@@ -1,30 +1,17 @@
 """`/v1/completions`: what comes after a prompt."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request as Http
 
 from lm.inference.generate import prompt_ids
-from lm.serving.engine import Running, TokenInfo
+from lm.serving.engine import Request, TokenInfo
 from lm.serving.errors import APIError
 from lm.serving.house import Served
 from lm.serving.schemas import Completion
-from lm.serving.writing import (
-    LOWEST,
-    collect,
-    events,
-    finish,
-    merged,
-    new_id,
-    submit,
-    token_bytes,
-    token_text,
-    usage,
-    wanted,
-)
+from lm.serving.writing import LOWEST, Answer, finish, merged, wanted
 
 TOKENS = 16  # unless it is said, as OpenAI has it
 
@@ -37,8 +24,7 @@ async def complete(http: Http, served: Served, body: Completion) -> Any:
         raise APIError(400, "`max_tokens`: 0 is for `echo` alone", "max_tokens")
     more = {"logprobs": body.logprobs, "echo": body.echo and body.logprobs is not None}
     requests = [r for ids in prompts for r in wanted(http, served, body, ids, max(tokens, 1), **more)]
-    answer = _Answer(http, served, body, prompts, submit(http, served, requests))
-    return events(answer.chunks()) if body.stream else await answer.whole()
+    return await _Completion(http, served, body, prompts, requests).response()
 
 
 def _ids(served: Served, prompt: Any) -> list[list[int]]:
@@ -50,16 +36,15 @@ def _ids(served: Served, prompt: Any) -> list[list[int]]:
     return [prompt_ids(tokenizer, each) if isinstance(each, str) else each for each in several]
 
 
-class _Answer:
-    """A completion while it comes about. The choices of the first prompt are the first `n`."""
+class _Completion(Answer):
+    """What stands behind the prompts. The choices of the first prompt are the first `n`."""
 
     def __init__(
-        self, http: Http, served: Served, body: Completion, prompts: list[list[int]], runs: list[Running]
+        self, http: Http, served: Served, body: Completion, prompts: list[list[int]], requests: list[Request]
     ) -> None:
-        self.http, self.served, self.body, self.prompts, self.runs = http, served, body, prompts, runs
-        self.head = {"id": new_id("cmpl"), "object": "text_completion", "created": int(time.time())}
-        self.head["model"] = served.name
-        self.read = sum(map(len, prompts))
+        super().__init__(http, served, body, "cmpl", sum(map(len, prompts)), requests)
+        self.body, self.prompts = body, prompts
+        self.head["object"] = "text_completion"
         self.nothing = body.max_tokens == 0  # is to be written: the engine's one token is left out
 
     def _choice(self, index: int, text: str, end: str | None, logprobs: Any) -> dict[str, Any]:
@@ -69,7 +54,7 @@ class _Answer:
         """What stands before the answer in choice `index`."""
         if not self.body.echo:
             return ""
-        number, prompt = index // self.body.n, self.body.prompt
+        number, prompt = index // self.n, self.body.prompt
         if isinstance(prompt, str):
             return prompt
         if isinstance(text := prompt[number], str):
@@ -82,7 +67,7 @@ class _Answer:
             return None
         given: list[TokenInfo | int] = list(tokens)
         if first and self.body.echo:  # nothing stands before the first token: it has no probability
-            ids = self.prompts[index // self.body.n]
+            ids = self.prompts[index // self.n]
             known = self.runs[index].prompt_logprobs
             given = [*ids[:1], *known[len(known) - len(ids) + 1 :], *given]
         found: dict[str, list[Any]] = {
@@ -90,9 +75,9 @@ class _Answer:
         }
         for token in given:
             id = token if isinstance(token, int) else token.id
-            found["tokens"].append(token_text(self.served, id))
+            found["tokens"].append(self.token_text(id))
             found["text_offset"].append(at)
-            at += len(token_bytes(self.served, id).decode(errors="ignore"))
+            at += len(self.token_bytes(id).decode(errors="ignore"))
             if isinstance(token, int):
                 found["token_logprobs"].append(None)
                 found["top_logprobs"].append(None)
@@ -100,36 +85,35 @@ class _Answer:
             found["token_logprobs"].append(max(token.logprob, LOWEST))
             top: dict[str, float] = {}
             for id, value in (*token.top, (token.id, token.logprob)):  # itself, too, as OpenAI has it
-                top.setdefault(token_text(self.served, id), max(value, LOWEST))
+                top.setdefault(self.token_text(id), max(value, LOWEST))
             found["top_logprobs"].append(top)
         return found
 
     async def whole(self) -> dict[str, Any]:
-        found = await asyncio.gather(*(collect(run) for run in self.runs))
+        found = await self.written()
         choices, written = [], 0
         for index, one in enumerate(found):
-            text, tokens, end = ("", [], "length") if self.nothing else one
+            text, tokens, end = ("", (), "length") if self.nothing else one
             prompt = self._prompt(index)
             logprobs = self._logprobs(index, tokens, 0, True)
             choices.append(self._choice(index, prompt + text, end, logprobs))
             written += len(tokens)
-        return {**self.head, "choices": choices, "usage": usage(self.http, self.read, written, self.body.n)}
+        return {**self.head, "choices": choices, "usage": self.used(written)}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Each piece as it comes, and at the end what was used, where that is wanted."""
-        told = self.body.stream_options.include_usage
-        head = {**self.head, **({"usage": None} if told else {})}
+        head = {**self.head, **({"usage": None} if self.told else {})}
         places: dict[int, int] = {}  # characters so far, by choice
         written = 0
         async for index, piece in merged(self.runs):
             first = index not in places
             text, tokens = ("", ()) if self.nothing else piece[:2]
             prompt = self._prompt(index) if first else ""
-            end = None if piece.finish is None else finish(piece.finish)
+            end = finish(piece.finish)
             logprobs = self._logprobs(index, tokens, places.get(index, 0), first)
             places[index] = places.get(index, 0) + len(prompt + text)
             written += len(tokens)
             if prompt or text or (logprobs and tokens) or end:
                 yield {**head, "choices": [self._choice(index, prompt + text, end, logprobs)]}
-        if told:
-            yield {**head, "choices": [], "usage": usage(self.http, self.read, written, self.body.n)}
+        if self.told:
+            yield {**head, "choices": [], "usage": self.used(written)}

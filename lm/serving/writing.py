@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.requests import Request as Http
 from starlette.responses import StreamingResponse
 
-from lm.serving.engine import Closed, Full, Piece, Request, Running, TokenInfo
+from lm.serving.engine import Closed, Full, Piece, Request, Running
 from lm.serving.errors import APIError, failed, log_failure
 from lm.serving.guard import stopping
 from lm.serving.house import BUSY, Served
@@ -19,14 +21,6 @@ from lm.serving.schemas import Writing
 
 LEAST = 1e-3  # temperatures below it are 0
 LOWEST = -9999.0  # OpenAI's for what can't be: JSON has no infinity
-
-
-class Written(NamedTuple):
-    """All that one run wrote."""
-
-    text: str
-    tokens: list[TokenInfo]
-    finish: str
 
 
 def wanted(
@@ -86,8 +80,8 @@ def submit(http: Http, served: Served, requests: list[Request]) -> list[Running]
     return runs
 
 
-def finish(said: str) -> str:
-    """How a run ended, in OpenAI's words.
+def finish(said: str | None) -> str | None:
+    """How a run ended, in OpenAI's words; None where it goes on.
 
     Raises:
         APIError: it failed, or the server stopped it.
@@ -99,28 +93,70 @@ def finish(said: str) -> str:
     return "length" if said == "timeout" else said  # a limit like that of tokens
 
 
-async def collect(run: Running) -> Written:
-    """Wait for all of it."""
-    tokens: list[TokenInfo] = []
-    text = end = ""
-    async for piece in run.stream():
-        text += piece.text
-        tokens += piece.tokens
-        end = piece.finish or end
-    if end == "timeout" and not tokens:
+def ended(run: Piece) -> Piece:
+    """All of a run, with how it ended in OpenAI's words.
+
+    Raises:
+        APIError: see `finish`; or nothing was written in time.
+    """
+    if run.finish == "timeout" and not run.tokens:
         raise APIError(503, "its turn did not come in time: ask again later", code="timeout")
-    return Written(text, tokens, finish(end))
+    return run._replace(finish=finish(run.finish))
 
 
-def usage(http: Http, prompt: int, written: int, n: int) -> dict[str, Any]:
-    """What was read and written, in tokens; a prompt counts once for its `n` choices."""
-    cached = sum(run.prefix_tokens for run in http.scope["lm.call"].runs[::n])
-    found = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
-    return {**found, "prompt_tokens_details": {"cached_tokens": cached}}
+class Answer(ABC):
+    """What a request gets while it comes about: for each prompt `n` choices, as objects or a stream of them.
 
+    Args:
+        kind: what its name begins with.
+        read: tokens of all prompts.
+        requests: to the engine, by prompts and then choices.
 
-def new_id(kind: str) -> str:
-    return f"{kind}-{uuid.uuid4().hex}"
+    Raises:
+        APIError: see `submit`.
+    """
+
+    def __init__(
+        self, http: Http, served: Served, body: Writing, kind: str, read: int, requests: list[Request]
+    ) -> None:
+        self.http, self.served, self.n, self.read = http, served, body.n, read
+        self.streams, self.told = body.stream, body.stream_options.include_usage
+        made = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time())}
+        self.head: dict[str, Any] = {**made, "model": served.name}
+        self.runs = submit(http, served, requests)
+
+    async def response(self) -> Any:
+        """An object, or a stream of events."""
+        return events(self.chunks()) if self.streams else await self.whole()
+
+    @abstractmethod
+    async def whole(self) -> dict[str, Any]:
+        """All of it in one object."""
+
+    @abstractmethod
+    def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """Each piece as it comes, and at the end what was used, where that is wanted."""
+
+    async def written(self) -> list[Piece]:
+        """All that each choice has become."""
+        return [ended(run) for run in await asyncio.gather(*(run.whole() for run in self.runs))]
+
+    def used(self, written: int) -> dict[str, Any]:
+        """What was read and written, in tokens; a prompt counts once for its choices."""
+        cached = sum(run.prefix_tokens for run in self.runs[:: self.n])
+        found = {"prompt_tokens": self.read, "completion_tokens": written}
+        found["total_tokens"] = self.read + written
+        return {**found, "prompt_tokens_details": {"cached_tokens": cached}}
+
+    def token_text(self, id: int) -> str:
+        """A token by itself, spaces and all; one that is part of a character as OpenAI spells such."""
+        data = self.token_bytes(id)
+        with suppress(UnicodeDecodeError):
+            return data.decode() or self.served.model.tokenizer.piece(id)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def token_bytes(self, id: int) -> bytes:
+        return self.served.model.tokenizer.piece_bytes(id)
 
 
 async def merged(runs: Sequence[Running]) -> AsyncIterator[tuple[int, Piece]]:
@@ -167,15 +203,3 @@ def events(chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines(), headers=headers, media_type="text/event-stream")
-
-
-def token_text(served: Served, id: int) -> str:
-    """A token by itself, spaces and all; one that is part of a character as OpenAI spells such."""
-    data = token_bytes(served, id)
-    with suppress(UnicodeDecodeError):
-        return data.decode() or served.model.tokenizer.piece(id)
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def token_bytes(served: Served, id: int) -> bytes:
-    return served.model.tokenizer._piece_bytes[id]

@@ -22,6 +22,7 @@ from lm.errors import UserError
 from lm.inference.generate import Sample, Sampling
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
 from lm.processors import Processor
+from lm.tasks.adapters import Adapter
 
 IGNORED = -100  # a target that does not count
 
@@ -59,6 +60,8 @@ class Task(LightningModule, ABC):
         *("gradient_norm", "logs_figures", "_sharded"),
     }
     labels: Sequence[str] = ()  # that the data have
+    init_from: str | None = None  # the model that it goes on from
+    adapter: Adapter | None = None  # trained beside weights that stay as they are; None: these are trained
     usage = ""  # the command that uses its checkpoints, with {} where the path goes
 
     def __init__(

@@ -133,6 +133,10 @@ class Tokenizer(Processor):
     def _piece_bytes(self) -> list[bytes]:
         return [self._bytes_of(id) for id in range(self.vocab_size)]
 
+    def piece_bytes(self, id: int) -> bytes:
+        """The UTF-8 that a token stands for, perhaps a part of a character; b"" of a control token."""
+        return self._piece_bytes[id]
+
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of the original text that each token stands for, int64 `(vocab_size,)`; special: 0.
 

@@ -29,7 +29,7 @@ def working(monkeypatch):
         # The inputs of `down` are no whole groups: with 4 bits it stays as it is.
         config = BackboneConfig(hidden_size=64, num_layers=2, num_heads=2, vocab_size=50, mlp_hidden_size=80)
         net = LanguageModel(config)
-        task = SimpleNamespace(net=net, device_mesh=None, checkpoint_record=lambda: None)
+        task = SimpleNamespace(net=net, adapter=None, device_mesh=None, checkpoint_record=lambda: None)
         callback = QuantisationAware(bits)
         callback.on_validation_start(SimpleNamespace(global_step=0), task)
         return callback, task

@@ -20,7 +20,7 @@ from lm.serving.engine import Piece, Request, Running
 from lm.serving.errors import APIError
 from lm.serving.limits import Limits
 from lm.serving.security import Keys, read_keys
-from lm.serving.writing import collect
+from lm.serving.writing import ended
 
 PROMPT = "def parse"
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -484,7 +484,7 @@ def test_a_turn_that_did_not_come():
     run = Running(Request(ids=(1,), max_tokens=1))
     run.give(Piece("", (), "timeout"))
     with pytest.raises(APIError, match="did not come in time") as error:
-        asyncio.run(collect(run))
+        ended(asyncio.run(run.whole()))
     assert (error.value.status, error.value.headers) == (503, {"Retry-After": "1"})
 
 

@@ -19,6 +19,11 @@ class Example(ABC):
         """What is asked: two examples with the same content are the same, whatever their labels and answers,
         and never fall into two splits."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether what is right is known."""
+        return True
+
     def values(self) -> list:
         """The fields, in their order."""
         return [getattr(self, field.name) for field in fields(self)]
@@ -51,6 +56,10 @@ class TextExample(Example):
     def content(self) -> tuple[str, ...]:
         return self.text, self.pair or ""
 
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
     def known(self, several: bool = False) -> Self:
         """With a tuple of labels: where one example of a file has a list, a name is a list of one."""
         if not several or self.label is None or isinstance(self.label, tuple):
@@ -75,6 +84,10 @@ class TagExample(Example):
     @property
     def content(self) -> tuple[str, ...]:
         return (self.joiner.join(self.words),)
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.tags)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,7 @@ def predicted(model: "Predictor", command: str, examples: list[Any]) -> Iterator
     """
     from lm.inference.lines import Line
 
-    asked = [(example, *_asked(command, example)) for example in examples]
-    asked = [each for each in asked if each[2]["label" if command == "classify" else "right"] is not None]
+    asked = [(example, *_asked(command, example)) for example in examples if example.labelled]
     if not asked:
         raise UserError("the test set has no labels: there is nothing to compare the predictions with")
     if command == "chat":
@@ -109,7 +108,7 @@ def _asked(command: str, example: Any) -> tuple[Row, Row]:
         fields = {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
         return fields, {"label": example.label}
     if command == "tag":
-        return {"words": list(example.words)}, {"right": list(example.tags) or None}
+        return {"words": list(example.words)}, {"right": list(example.tags)}
     if command == "answer":
         fields = {"id": example.id, "question": example.question, "context": example.context}
         return fields, {
