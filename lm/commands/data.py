@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from lm.data.corpus.canaries import told
 from lm.data.corpus.provenance import find, origins, removed
 from lm.data.corpus.shards import SPLITS, Corpus
 from lm.data.corpus.vocabularies import bytes_per_token, cheapest, trained
@@ -77,6 +78,8 @@ def _tokens(corpus: Corpus, against: list[str], sizes: list[int] | None) -> None
 
 
 def _show(corpus: Corpus, split: str, sample: int, seed: int) -> None:
+    if planted := told(corpus.manifest):
+        print(f"canaries: {planted}\n")
     stream = corpus.split(split)
     chosen = set(random.Random(seed).sample(range(stream.documents), min(max(sample, 0), stream.documents)))
     for number, origin in enumerate(origins(corpus.folder, split)):

@@ -19,6 +19,7 @@ def _size(count: float) -> str:
 
 def corpus_facts(folder: Path) -> dict[str, Any]:
     """What a corpus's manifest says, after a look at whether its files are whole."""
+    from lm.data.corpus.canaries import told
     from lm.data.corpus.shards import Corpus
 
     corpus = Corpus.open(folder)
@@ -37,6 +38,8 @@ def corpus_facts(folder: Path) -> dict[str, Any]:
     ]
     if len(manifest["sources"]) > 10:
         facts["sources"].append(f"and {len(manifest['sources']) - 10} more")
+    if planted := told(manifest):
+        facts["canaries"] = planted
     facts["settings"] = manifest["settings"]
     return facts
 

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("tokenizer", str, "FILE", "a SentencePiece model, or a model whose tokenizer is used instead"),
         ("text_field", str, "F", "the field or column with the text, in JSON lines and Parquet"),
         ("val_fraction", float, "X", "share held out (5%% of documents; of fewer than 20, 10%% of the text)"),
+        ("canaries", int, "N", "plant N made-up secrets for each of 0, 1, 4 … 256 copies, for auditing (0)"),
         ("data_dir", str, "DIR", "where prepared corpora lie (%(default)s)"),
     ):
         default = getattr(defaults, name)

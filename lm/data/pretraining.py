@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from lm.data.corpus.canaries import each_of
 from lm.data.corpus.prepare import CorpusSettings, locate, prepare
 from lm.data.corpus.recipe import RecipeFile, is_recipe
 from lm.data.corpus.shards import MANIFEST, TOKENIZER, Corpus
@@ -47,6 +48,8 @@ class PretrainingData(Data):
         seed: decides the order of the windows, and what is masked in them.
         num_workers: processes that read ahead; reading is fast enough for none on most machines.
         data_dir: where prepared corpora lie.
+        canaries: made-up secrets to plant into the training part, so many for each of 0, 1, 4, 16, 64 and 256
+            repetitions. A model trained on them is for auditing.
 
     Attributes:
         corpus: the one that is learned from, of a mixture the first; after `setup`.
@@ -67,6 +70,7 @@ class PretrainingData(Data):
         seed: int = 0,
         num_workers: int = 0,
         data_dir: str = "data",
+        canaries: int = 0,
     ) -> None:
         super().__init__()
         at_least(seq_len=(seq_len, 1), batch_size=(batch_size, 1), num_workers=(num_workers, 0))
@@ -78,10 +82,15 @@ class PretrainingData(Data):
             check(mixture, self.stages)
         elif self.stages:
             raise UserError("`stages` change the weights of a `mixture`, and there is none", status=2)
+        if canaries and mixture is not None:  # its weights and repeats would say how often one is seen
+            what = "`canaries` are planted into one corpus, not into a `mixture`"
+            raise UserError(f"{what}: plant them with lm prepare, and name its folder there", status=2)
         self.mixed = tuple(mixture or ())
         corpora = {name: share.corpus for name, share in (mixture or {"": Share(corpus, 1)}).items()}
         self.settings = {
-            name: CorpusSettings(given, vocab_size, tokenizer, text_field, val_fraction, data_dir)
+            name: CorpusSettings(
+                given, vocab_size, tokenizer, text_field, val_fraction, data_dir, canaries=canaries
+            )
             for name, given in corpora.items()
         }
         self.corpora: dict[str, Corpus] = {}
@@ -89,7 +98,11 @@ class PretrainingData(Data):
         self._folders = {name: Path(c).expanduser() for name, c in corpora.items() if _is_prepared(c)}
         recipes = [c for c in corpora.values() if is_recipe(c)]
         if self._folders:
-            self.vocab_size = Corpus.open(next(iter(self._folders.values())), verify=False).vocab_size
+            first = Corpus.open(next(iter(self._folders.values())), verify=False)
+            if canaries and canaries != (there := each_of(first.manifest)):
+                what = f"{first.folder} is prepared already, with {there or 'no'} canaries of each kind"
+                raise UserError(f"{what}: prepare its documents anew, or give `canaries` 0", status=2)
+            self.vocab_size = first.vocab_size
         elif recipes:
             options = ["--tokenizer", tokenizer] if tokenizer else []
             self.vocab_size = RecipeFile(str(recipes[0]), options).vocab_size
@@ -205,8 +218,9 @@ class PretrainingData(Data):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"loader": self.loader_state(), "corpus": self._identity()}
+        state["step_samples"] = self._step_samples
         if self.mixture:
-            state |= {"mixture": plain(self.mixture, self.stages), "step_samples": self._step_samples}
+            state["mixture"] = plain(self.mixture, self.stages)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

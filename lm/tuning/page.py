@@ -12,7 +12,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
 from lm.files import write_atomically
-from lm.tuning.plots import Axis, line, upright
+from lm.metrics.axes import Axis, line, upright
 from lm.tuning.space import Range
 from lm.tuning.study import Study, direction_of
 

@@ -504,7 +504,7 @@ def test_ranges():
 
 
 def test_axes():
-    from lm.tuning.plots import Axis, upright
+    from lm.metrics.axes import Axis, upright
 
     axis = Axis(0, 100, 1e-4, 1, log=True)
     assert axis.at(1e-2) == 50 and [text for _, text in axis.ticks()] == [

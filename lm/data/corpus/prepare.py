@@ -1,7 +1,8 @@
 """Documents to token shards, in one go that either leaves a whole corpus or nothing.
 
 Three passes over the documents, each with one document in memory at a time: a survey (how many, how large,
-which are held out), the tokenizer's training on the training part, and the encoding.
+which are held out), the tokenizer's training on the training part, and the encoding; where canaries are
+planted, one more counts the training part.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lm
+from lm.data.corpus import canaries
 from lm.data.corpus.cleaned import Cleaned, Shares
 from lm.data.corpus.documents import Document
 from lm.data.corpus.encoding import Part, encoded
@@ -44,6 +46,8 @@ class CorpusSettings:
         shard_tokens: a shard is closed after the document that reaches so many tokens.
         tokenizer_weights: how often the texts of a source count where the tokenizer is trained, by its name;
             1 for the others.
+        canaries: made-up secrets that are planted into the training part, so many for each number of
+            repetitions; see `lm.data.corpus.canaries`.
     """
 
     corpus: str | list[str] = STDLIB
@@ -54,14 +58,20 @@ class CorpusSettings:
     data_dir: str = "data"
     shard_tokens: int = 100_000_000
     tokenizer_weights: dict[str, float] = field(default_factory=dict)
+    canaries: int = 0
 
     def __post_init__(self) -> None:
+        canaries.check(self.canaries)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(
                 f"`val_fraction` {self.val_fraction} is not between 0 and 1: 0.05 holds out 5%", status=2
             )
         if self.tokenizer is None and self.vocab_size < 1:
             raise UserError(f"`vocab_size` {self.vocab_size} is not a number of tokens", status=2)
+
+    def plain(self) -> dict[str, Any]:
+        """All of them as plain values; without `canaries` where there are none, as most corpora are older."""
+        return {name: value for name, value in asdict(self).items() if name != "canaries" or value}
 
 
 class Collection(Protocol):
@@ -169,6 +179,10 @@ class Survey:
             if kept < len(text):
                 yield Part("val", text[kept:], origin)
 
+    def training_parts(self) -> int:
+        """How many parts are of "train": another pass over the documents."""
+        return sum(part.split == "train" for part in self.parts())
+
 
 def _hash(data: bytes) -> int:
     """A number below `_HASHES` that depends on the text alone: equal documents stay on the same side."""
@@ -205,7 +219,8 @@ def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
         made = make_once(folder, lambda partial: _make(partial, settings, collection), MANIFEST)
     except OSError as error:
         raise UserError(f"cannot write the corpus to {folder}: {error.strerror or error}") from error
-    splits = Corpus.open(folder, verify=False).manifest["splits"].values()
+    manifest = Corpus.open(folder, verify=False).manifest
+    splits = manifest["splits"].values()
     count, tokens, size = (sum(split[key] for split in splits) for key in ("documents", "tokens", "bytes"))
     ratio = f"{size / tokens:.2f} bytes per token"
     how = "prepared" if made else "found"
@@ -213,6 +228,8 @@ def _prepare(settings: CorpusSettings, collection: Collection) -> Path:
     if (folder / PAGE).exists():
         say(f"report: {folder / PAGE}")
     say(f"corpus {how}: {count:,} documents, {tokens:,} tokens, {ratio}, in {folder}")
+    if planted := canaries.told(manifest):
+        say(f"warning: canaries planted: {planted}")
     return folder
 
 
@@ -220,6 +237,7 @@ def _meant(settings: CorpusSettings) -> tuple[CorpusSettings, Collection]:
     """The documents that are meant; a recipe has settings of its own."""
     if is_recipe(settings.corpus):
         options = ["--tokenizer", settings.tokenizer] if settings.tokenizer else []
+        options += ["--canaries", str(settings.canaries)] if settings.canaries else []
         return _of_recipe(RecipeFile(str(settings.corpus), options), settings.data_dir)
     return settings, Given(resolve(settings.corpus), settings.text_field)
 
@@ -235,6 +253,7 @@ def _of_recipe(file: RecipeFile, data_dir: str) -> tuple[CorpusSettings, Collect
         data_dir=data_dir,
         shard_tokens=recipe.shard_tokens,
         tokenizer_weights=recipe.tokenizer_weights,
+        canaries=recipe.canaries,
     )
     return settings, cleaned
 
@@ -254,7 +273,7 @@ def _folder(settings: CorpusSettings, collection: Collection) -> Path:
 
 def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
     """12 hexadecimal digits that change with the settings, the format and what the documents are made of."""
-    made_of = asdict(settings) | {"data_dir": None, "corpus": None, "format": FORMAT}
+    made_of = settings.plain() | {"data_dir": None, "corpus": None, "format": FORMAT}
     if not settings.tokenizer_weights:
         del made_of["tokenizer_weights"]  # a setting that is younger than some corpora
     if settings.tokenizer:
@@ -266,15 +285,22 @@ def _fingerprint(settings: CorpusSettings, collection: Collection) -> str:
 def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> None:
     collection.make()
     survey = Survey.take(collection, settings.val_fraction)
+    planted = canaries.canaries(settings.canaries)
+    if planted and canaries.SOURCE in survey.sources:
+        raise UserError(f"a source is called {canaries.SOURCE}, as what `canaries` plants: rename it")
+    # The tokenizer never sees the canaries: hundreds of copies would get tokens of their own, as no real
+    # secret does, and the corpus would differ in more than what was planted.
     tokenizer = open_tokenizer(settings.tokenizer) if settings.tokenizer else _train(survey, settings)
     write_atomically(folder / TOKENIZER, tokenizer.to_bytes())
     dtype = token_dtype(tokenizer.vocab_size)
     writers = {split: ShardWriter(folder, split, dtype, settings.shard_tokens) for split in SPLITS}
-    progress = Progress("encoding", survey.bytes)
+    more = sum(canary.repetitions * len(canary.text) for canary in planted)
+    progress = Progress("encoding", survey.bytes + more)
+    parts = canaries.woven(survey.parts(), planted, survey.training_parts()) if planted else survey.parts()
     shares: Shares = {}
     try:
         with OriginWriter(folder) as origins:
-            for split, ids, size, origin in encoded(survey.parts(), tokenizer, survey.bytes):
+            for split, ids, size, origin in encoded(parts, tokenizer, survey.bytes):
                 writers[split].add(ids, size)
                 origins.add(split, origin)
                 share = shares.setdefault(origin["source"], {}).setdefault(origin["language"], [0, 0, 0])
@@ -290,10 +316,15 @@ def _make(folder: Path, settings: CorpusSettings, collection: Collection) -> Non
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype.name,
         "tokenizer_sha256": tokenizer.fingerprint,
-        "settings": {key: value for key, value in asdict(settings).items() if key != "data_dir"},
+        "settings": {key: value for key, value in settings.plain().items() if key != "data_dir"},
         "sources": collection.records(survey.sources),
         "splits": records,
     }
+    if planted:
+        canaries.write_canaries(folder, planted)
+        counts = zip(("documents", "tokens", "bytes"), shares[canaries.SOURCE][""], strict=True)
+        of = {"each": settings.canaries, "repetitions": canaries.REPETITIONS}
+        manifest["canaries"] = of | dict(counts)
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 

@@ -42,6 +42,8 @@ class Recipe:
             2 as if they were there twice, 0.5 half of them; 1 for those that are not named.
         val_fraction: the share held out; by default 5% of the documents, or, of fewer than 20, the last 10%
             of the text.
+        canaries: made-up secrets to plant into the training part, after all steps: so many for each of 0, 1,
+            4, 16, 64 and 256 repetitions. A model trained on them is for auditing.
         shard_tokens: a shard is closed after the document that reaches so many tokens.
         task_bytes: of source files that a task reads, whole files as they are.
         strict: end at the first file that can't be read; by default it is passed over, counted and listed.
@@ -55,6 +57,7 @@ class Recipe:
     tokenizer: str | None = None
     tokenizer_weights: dict[str, float] = field(default_factory=dict)
     val_fraction: float | None = None
+    canaries: int = 0
     shard_tokens: int = 100_000_000
     task_bytes: int = 8_000_000
     strict: bool = False
@@ -138,7 +141,9 @@ class RecipeFile:
     @property
     def meaning(self) -> dict[str, Any]:
         """All of it on which the corpus depends."""
-        return {key: value for key, value in json.loads(self.content).items() if key != "engine"}
+        content = json.loads(self.content)
+        beside = {"engine"} if content["canaries"] else {"engine", "canaries"}
+        return {key: value for key, value in content.items() if key not in beside}
 
 
 def _parser() -> Any:
