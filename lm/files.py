@@ -69,6 +69,8 @@ def read_text(path: str | Path) -> str:
     """
     try:
         return Path(path).read_text(encoding="utf-8")
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: give one file of text") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -106,3 +108,12 @@ def _sync_names(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def beside(model: str | Path, what: str) -> Path:
+    """The folder for what is said of a model and is no part of it, `eval` or `audit`: in its run, for each of
+    its checkpoints one; of a model from elsewhere, here."""
+    path = Path(model)
+    if path.is_dir():
+        return Path(what) / path.resolve().name
+    return path.parent / (what if path.name == "best.ckpt" else f"{what}-{path.stem}")

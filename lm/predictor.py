@@ -12,11 +12,13 @@ not depend on the others, but for rounding. What a model can't do is an `lm.User
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.checkpoint import Model
@@ -217,11 +219,10 @@ class Predictor:
         """
         model, network = self.model, self.writer("chat")
         asked: SamplingOptions = {"temperature": 0.7, "top_k": 50, "top_p": 0.95, **sampling}
-        found, entry = self._chat_format, entry_of(model.record)
+        found = self._chat_format
         if not model.config.causal:
             raise refuse(model.source, model.record, "chat")
-        brought = model.chat_template is not None  # a folder's that was compressed
-        if found is None or (entry and entry.command != "chat" and not brought):
+        if found is None or not model.chats:
             raise UserError(
                 f"{model.source} has not learned to chat: fine-tune it first (`lm fit` with "
                 f"lm.tasks.InstructionTuning and --model.init_from {model.source})"
@@ -347,6 +348,28 @@ class Predictor:
             for row in group
         ]
         return found[0] if one else found
+
+
+@contextmanager
+def while_training(task: Any) -> Iterator[Predictor]:
+    """A model in the midst of its training, to be used within: in evaluation mode, uncompiled, as each length
+    of text would be compiled anew. What is drawn within is nothing to the training.
+
+    Args:
+        task: that trains it; not sharded.
+    """
+    path = f"{task.plain().__module__}.{task.plain().__qualname__}"
+    model = Model(task.config, {}, task.processor, "the model", {"task": path, **task.record()})
+    model.__dict__["network"] = task.net  # as it is
+    predictor, training = Predictor(model), task.net.training
+    if entry := entry_of(model.record):
+        predictor._tasks[entry.command] = task
+    task.net.eval()
+    try:
+        with isolate_rng(), torch.compiler.set_stance("force_eager"):
+            yield predictor
+    finally:
+        task.net.train(training)
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from lm.checkpoint.format import (
     read_record,
     write,
 )
+from lm.checkpoint.identity import identity
 from lm.checkpoint.model import Model, is_language, make_network, model_of, open_checkpoint, outline
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Damaged",
     "Model",
     "config_of",
+    "identity",
     "is_language",
     "make_network",
     "make_record",

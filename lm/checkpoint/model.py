@@ -90,6 +90,12 @@ class Model:
         """The processor, of a model that works on text."""
         return self.processor
 
+    @property
+    def chats(self) -> bool:
+        """Whether a model that writes has learned to chat: a foreign one brings a template then."""
+        plain = (None, "lm.tasks.causal.CausalPretraining")
+        return self.chat_template is not None or self.record.get("task") not in plain
+
     @cached_property
     def network(self) -> LanguageModel | Classifier:
         """The network in evaluation mode; it shares memory with `weights`, and lies where they do.

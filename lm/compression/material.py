@@ -51,6 +51,9 @@ class HeldOut:
         tokenizer = models[0].tokenizer
         room = min(model.config.max_seq_len for model in models)
         length, self.tokens = min(512, room), min(_TOKENS, room - _PROMPT)
+        if not models[0].config.causal:
+            said = "a report measures models that write, and what was fine-tuned for a task"
+            raise UserError(f"{models[0].model.source} is a BERT, which fills gaps: {said}")
         for model in models:
             model.writer()
         ids = tokenizer.encode(text)
@@ -67,7 +70,7 @@ class HeldOut:
     def scores(self, model: "Predictor") -> Scores:
         """Nats of each window, by its tokens."""
         nats = [-each.total for each in score(model.writer(), self.windows)]
-        return Scores("perplexity", np.array(nats), self.counts, None, False)
+        return Scores("bits per byte", np.array(nats), self.counts, None, False)
 
     def work(self, model: "Predictor", batch: int) -> int:
         """Write texts side by side; how many tokens they have."""

@@ -19,6 +19,7 @@ _AREA = 260.0  # of the largest model's point, in points²
 _RANGE = 4  # largest by smallest value from which an axis is logarithmic
 _LEAST = 1e-3  # a change that is worth drawing
 _WIDE = 0.5  # change of perplexity from which its axis is
+_MANY = 9  # variants from which on points have numbers, and a legend the names
 _TICKS = (-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _LEGEND = (
     "area: megabytes     bar: standard error of the change     line: the best for each speed or size     "
@@ -55,20 +56,23 @@ def picture(variants: Sequence[Variant], path: str | Path) -> None:
     drawable(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     path, first = Path(path), variants[0]
-    figure: Any = Figure(figsize=(10, 4.6), dpi=200, layout="constrained")
+    numbered = len(variants) >= _MANY
+    figure: Any = Figure(figsize=(12 if numbered else 10, 4.6), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     speed, size = figure.subplots(1, 2, sharey=True)
 
     level = f"{first.quality:.1%} ± {first.error:.1%}"
     if not first.higher:
-        level = f"{first.quality:.3f} ± {first.error:.3f}" + " bits per byte" * (first.figure == "perplexity")
-    title = f"{first.figure} against speed and size ({first.name}: {level})"
+        of = f" {first.figure}" if first.figure != first.change_of else ""
+        level = f"{first.quality:.3f} ± {first.error:.3f}{of}"
+    title = f"{first.change_of} against speed and size ({first.name}: {level})"
     figure.suptitle(title[0].upper() + title[1:], fontsize=11, color=_INK, parse_math=False)
     figure.supxlabel(_LEGEND, fontsize=7.5, color="#666666")
     better = "" if first.higher else ", less is up"
-    speed.set_ylabel(f"change of {first.figure}{better}")
+    speed.set_ylabel(f"change of {first.change_of}{better}")
     batch = min(first.speed)
     at = "one text at a time" if batch == 1 else f"{batch} texts at a time"
     _panel(speed, variants, lambda each: each.speed[batch], True, f"{first.unit} a second, {at} →")
@@ -78,9 +82,19 @@ def picture(variants: Sequence[Variant], path: str | Path) -> None:
         speed.set_ylim(-_LEAST, _LEAST)
     if not first.higher:
         speed.invert_yaxis()
+    names = [each.name for each in variants]
+    if numbered:
+        worse, lines = dominated(variants), [f"{n}  {name}" for n, name in enumerate(names, start=1)]
+        names = [str(n) for n in range(1, len(names) + 1)]
+        points = [Line2D([], [], linestyle="") for _ in variants]
+        legend = figure.legend(
+            points, lines, loc="outside right center", fontsize=8.5, frameon=False, handlelength=0
+        )
+        for line, each in zip(legend.get_texts(), variants, strict=True):
+            line.set(parse_math=False, color=_REST if each.name in worse else _GOOD)
     figure.draw_without_rendering()
-    _name(speed, variants, lambda each: each.speed[batch])
-    _name(size, variants, lambda each: each.size)
+    _name(speed, variants, names, lambda each: each.speed[batch])
+    _name(size, variants, names, lambda each: each.size)
     with atomic(path) as file:
         figure.savefig(file, format=path.suffix.lower()[1:])
 
@@ -114,10 +128,10 @@ def _panel(
         axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     changes = [each.change for each in variants]
-    if variants[0].figure == "perplexity" and max(changes) > _WIDE:  # by factors, as one thinks of them
+    if variants[0].change_of == "perplexity" and max(changes) > _WIDE:  # by factors, as one thinks of them
         axis.set_yscale("function", functions=(np.log1p, np.expm1))
         axis.set_yticks([tick for tick in _TICKS if min(changes) - 0.2 <= tick <= 1.5 * max(changes)])
-    if variants[0].higher or variants[0].figure == "perplexity":
+    if variants[0].higher or variants[0].change_of == "perplexity":
         axis.yaxis.set_major_formatter(
             lambda value, _: f"{100 * value:+,g}%".replace("-", "−") if value else "0"
         )
@@ -131,9 +145,11 @@ def _area(each: Variant, variants: Sequence[Variant]) -> float:
     return max(_AREA * each.size / max(other.size for other in variants), 14)
 
 
-def _name(axis: Any, variants: Sequence[Variant], place: Callable[[Variant], float]) -> None:
-    """Write each variant's name where it covers the least, of points, errors, names and beyond the axes,
-    and is not nearer to another point. All in points, 72 to the inch."""
+def _name(
+    axis: Any, variants: Sequence[Variant], names: Sequence[str], place: Callable[[Variant], float]
+) -> None:
+    """Write each variant's name, or its number, where it covers the least, of points, errors, names and
+    beyond the axes, and is not nearer to another point. All in points, 72 to the inch."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -149,9 +165,9 @@ def _name(axis: Any, variants: Sequence[Variant], place: Callable[[Variant], flo
         taken.append(Bbox([[x - radius, y - radius], [x + radius, y + radius]]))
         taken.append(Bbox([[x - 4, min(low[1], high[1])], [x + 4, max(low[1], high[1])]]))
         centres.append((x, y, radius))
-    for each, (x, y, radius) in zip(variants, centres, strict=True):
+    for each, text, (x, y, radius) in zip(variants, names, centres, strict=True):
         name = axis.annotate(
-            each.name,
+            text,
             (place(each), each.change),
             (0, 0),
             textcoords="offset points",

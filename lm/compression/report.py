@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,6 +14,7 @@ from lm.compression.material import HeldOut, Labelled, material
 from lm.compression.rounding import packed, quantised_bytes
 from lm.errors import UserError
 from lm.processes import say
+from lm.tasks.table import entry_of, writes_text
 
 if TYPE_CHECKING:
     from lm.predictor import Predictor
@@ -33,11 +34,13 @@ class Variant:
         layers: how many times smaller than in fp32 the quantised layers are; None where none is.
         zeros: share of the weights of the blocks' linear layers.
         speed: `unit` (tokens, examples) a second by how many texts there are at once.
-        figure: what `quality` is: of `perplexity` it is bits per byte of the held-out text.
+        figure: what `quality` is.
         quality: on the held-out text or the test file; `error` is its standard error.
-        change: of the figure against the first model's: of perplexity a share, of others the difference;
+        change_of: what `change` is of: of a text perplexity, else the figure.
+        change: against the first model's: of perplexity a share, of others the difference;
             `change_error` is its standard error, paired by windows or examples.
         higher: whether more is better.
+        noise: how much speeds vary from turn to turn, a share by how many texts there are at once.
     """
 
     name: str
@@ -50,9 +53,11 @@ class Variant:
     figure: str
     quality: float
     error: float
+    change_of: str
     change: float = 0.0
     change_error: float = 0.0
     higher: bool = False
+    noise: dict[int, float] = field(default_factory=dict)
 
     @property
     def size(self) -> float:
@@ -64,11 +69,25 @@ def measurable(models: "Sequence[Predictor]", file: str) -> HeldOut | Labelled:
     """What models are measured on; called before anything is made of them, too.
 
     Raises:
-        UserError: they can't be, see `lm.compression.material`; or they differ in their tokenizers.
+        UserError: they can't be, see `lm.compression.material`; or they differ in their use or tokenizers.
     """
+    first, *others = models
+    for other in others:
+        if _use(other)[0] != _use(first)[0]:
+            beside = f"{other.model.source} is {_use(other)[1]}, {first.model.source} is {_use(first)[1]}"
+            raise UserError(f"{beside}: a report compares models for the same use")
     if len({each.tokenizer.fingerprint for each in models}) > 1:
         raise UserError("a report compares models with the same tokenizer")
     return material(models, file)
+
+
+def _use(model: "Predictor") -> tuple[str, str]:
+    """The command that uses a model, and what it is."""
+    entry, network = entry_of(model.model.record), "a GPT" if model.config.causal else "a BERT"
+    command = entry.command if entry else ""
+    if writes_text(model.model.record):
+        command = "generate" if model.config.causal else "fill"
+    return command, entry.what if entry else network
 
 
 def report(
@@ -95,7 +114,7 @@ def report(
     for name, model in models.items():
         say(f"measuring {name}")
         scores[name] = asked.scores(model)
-    speeds, found = _speeds(models, asked, batches), []
+    (speeds, noise), found = _speeds(models, asked, batches), []
     series = {name: Series(each.values, each.weights) for name, each in scores.items()}
     for name, model in models.items():
         own = scores[name]
@@ -119,9 +138,11 @@ def report(
             own.figure,
             quality,
             error,
+            "perplexity" if isinstance(asked, HeldOut) else own.figure,
             change,
             change_error,
             own.higher,
+            noise[name],
         )
         found.append(variant)
     return found
@@ -144,9 +165,11 @@ def _zeros(network: nn.Module) -> float:
 
 def _speeds(
     models: "Mapping[str, Predictor]", asked: HeldOut | Labelled, batches: Sequence[int]
-) -> dict[str, dict[int, float]]:
-    """Tokens or examples a second, medians of rounds in which all have their turn."""
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Tokens or examples a second, medians of rounds in which all have their turn; and how far the middle
+    half of a model's turns are apart, as a share of their median."""
     speeds: dict[str, dict[int, float]] = {name: {} for name in models}
+    noise: dict[str, dict[int, float]] = {name: {} for name in models}
     for batch in batches:
         taken: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(_ROUNDS + 1):
@@ -155,8 +178,15 @@ def _speeds(
                 count = asked.work(model, batch)
                 taken[name].append((time.perf_counter() - start) / count)
         for name, seconds in taken.items():
-            speeds[name][batch] = 1 / statistics.median(seconds[1:])
-    return speeds
+            low, middle, high = statistics.quantiles(seconds[1:], method="inclusive")
+            speeds[name][batch], noise[name][batch] = 1 / middle, (high - low) / middle
+    return speeds, noise
+
+
+def _faster(other: Variant, each: Variant) -> bool:
+    """Whether it is, with any number of texts, by more than both vary."""
+    varies = {n: other.noise.get(n, 0) + each.noise.get(n, 0) for n in each.speed}
+    return any(other.speed[n] > max(_FASTER, 1 + varies[n]) * each.speed[n] for n in each.speed)
 
 
 def dominated(variants: Sequence[Variant]) -> dict[str, str]:
@@ -168,7 +198,7 @@ def dominated(variants: Sequence[Variant]) -> dict[str, str]:
         smaller, better = other.size / each.size, other.change - each.change
         better *= 1 if each.higher else -1
         worse = min(speeds) < 1 / _FASTER or smaller > 1 / _SMALLER or better < 0
-        return not worse and (max(speeds) > _FASTER or smaller < _SMALLER or better > 0)
+        return not worse and (_faster(other, each) or smaller < _SMALLER or better > 0)
 
     found = {each.name: [other for other in variants if beats(other, each)] for each in variants}
     fastest = {
@@ -184,8 +214,7 @@ def remarks(variants: Sequence[Variant]) -> list[str]:
         lines.append(f"{name}: outdone by {other}, as small, as fast and as good, and better in one of these")
     for each in variants[1:]:
         gained = each.size < _SMALLER * first.size or each.megabytes < _SMALLER * first.megabytes
-        gained |= any(each.speed[batch] > _FASTER * first.speed[batch] for batch in each.speed)
-        if each.zeros > _ZEROS and not gained:
+        if each.zeros > _ZEROS and not (gained or _faster(each, first)):
             lines.append(
                 f"{each.name}: {each.zeros:.0%} of the layers' weights are zero, which made it neither "
                 "smaller nor faster: zeros are stored and multiplied as other numbers are"
@@ -196,11 +225,11 @@ def remarks(variants: Sequence[Variant]) -> list[str]:
 def table(variants: Sequence[Variant]) -> str:
     """For a person: the figures, and what they say."""
     first, batches = variants[0], list(variants[0].speed)
-    text, on_disk = first.figure == "perplexity", any(each.disk is not None for each in variants)
+    text, on_disk = first.change_of == "perplexity", any(each.disk is not None for each in variants)
     sparse = any(each.zeros > _ZEROS for each in variants)
     head = ["", *["MB on disk"] * on_disk, "MB in memory", "layers", *["zeros"] * sparse]
     head += [f"{first.unit.replace('tokens', 'tok').replace('examples', 'ex')}/s at {n}" for n in batches]
-    rows = [[*head, *(["bits per byte", "perplexity"] if text else [first.figure, "difference"])]]
+    rows = [[*head, first.figure, "perplexity" if text else "difference"]]
     for each in variants:
         row = [each.name, *["" if each.disk is None else f"{each.disk:,.1f}"] * on_disk]
         row += [f"{each.megabytes:,.1f}", f"1/{each.layers:.2f}" if each.layers else ""]

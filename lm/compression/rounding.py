@@ -44,7 +44,10 @@ def quantise(model: Model, bits: int = 8, group: int | None = None) -> Model:
     record = {**model.record, "quantised": {"bits": bits, "group": group, "layers": list(layers)}}
     notes = []
     if bits == 4 and "sparsity" in record.get("pruned", {}):
-        record, notes = filled(record), ["4 bits make other numbers of zeros: 8 bits leave them"]
+        record, notes = (
+            filled(record),
+            ["the zeros of pruning are no longer zero with 4 bits; with 8 they are"],
+        )
     return replace(model, weights=weights, record=record, notes=notes)
 
 

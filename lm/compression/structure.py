@@ -90,9 +90,9 @@ def number(asked: float, there: int, name: str, step: int = 1) -> int:
     """
     found = int(asked) if asked % 1 == 0 else 0
     if 0 < asked < 1:
-        found = min(round(asked * there / step) * step, there) or max(round(asked * there), 1)
+        found = min(round(asked * there / step) * step, there) or round(asked * there)
     if not 1 <= found <= there:
-        said = f"the model has {there}; give how many are left, or a share below 1"
+        said = f"the model has {there}; give how many are left, or a share below 1 that leaves at least one"
         raise UserError(f"`{name}` {asked:g}: {said}", status=2)
     return found
 
@@ -101,7 +101,7 @@ def heads_left(asked: float, config: BackboneConfig) -> int:
     """How many query heads are left: such that each key/value head serves as many as any other."""
     heads, groups = config.num_heads, config.kv_heads
     fits = [n for n in range(1, heads + 1) if n % groups == 0 or n % (heads // groups) == 0]
-    if 0 < asked < 1:
+    if 0 < asked < 1 and round(asked * heads):
         return min(fits, key=lambda n: abs(n - asked * heads))
     if asked not in fits:
         said = f"of {heads}, with {groups} key/value heads, {some(fits, 20)} can be left"

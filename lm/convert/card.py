@@ -1,7 +1,10 @@
 """The README.md of an exported model: what its checkpoint knows of it."""
 
-from lm.checkpoint import Model
+from pathlib import Path
+
+from lm.checkpoint import Model, identity
 from lm.convert.family import Family
+from lm.files import beside
 
 # What transformers calls the use of an architecture, by its name's end.
 _USES = {
@@ -15,6 +18,15 @@ _USES = {
 def use_of(architecture: str) -> str:
     """The name of the pipeline that an architecture goes into."""
     return next((use for end, use in _USES.items() if architecture.endswith(end)), "text-generation")
+
+
+def audited(model: Model) -> str:
+    """The section of the card that `lm audit` has left; empty where there is none of these very weights."""
+    path: Path = beside(model.source, "audit") / "card.md"
+    if not path.is_file():
+        return ""
+    whose, _, section = path.read_text(encoding="utf-8").partition("\n")
+    return f"\n{section}" if identity(model) in whose else ""
 
 
 def model_card(name: str, family: Family, architecture: str, model: Model, notes: list[str]) -> str:
@@ -59,7 +71,7 @@ model = pipeline("{use}", model="{name}")
 ## Figures
 
 {figures}
-{named}
+{named}{audited(model)}
 ## Training
 
 {training}

@@ -117,7 +117,7 @@ def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_byte
 
     write_tensors(tensors, folder, shard_bytes)
     write_json(folder / "config.json", described)
-    write_tokenizer(tokenizer, folder, config, writes)
+    write_tokenizer(tokenizer, folder, config, writes, model.chats)
     if writes:
         write_json(folder / "generation_config.json", _generation(tokenizer))
     card = model_card(name, family, architecture, model, notes)

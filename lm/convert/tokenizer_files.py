@@ -15,12 +15,15 @@ from lm.tokenizer.chat import chat_format
 MARK = "lm_sentencepiece"  # in tokenizer_config.json: the SHA-256 of the tokenizer.json made from the model
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, writes: bool) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: Path, config: BackboneConfig, writes: bool, chats: bool = True
+) -> None:
     """Write the files from which `AutoTokenizer` makes the same ids.
 
     Args:
         config: the shape of the model that it belongs to.
         writes: the model writes on from a text, so that no token is put behind one.
+        chats: it has learned to chat, too: a template says how its tokenizer has it.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         document = tokenizer_json(tokenizer, framed=not writes)
@@ -39,7 +42,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BackboneConfig, 
     described["model_input_names"] = ["input_ids", *segments, "attention_mask"]
     if not config.causal:
         described |= {"cls_token": described["bos_token"], "sep_token": described["eos_token"]}
-    chat = chat_format(tokenizer) if writes else None
+    chat = chat_format(tokenizer) if writes and chats else None
     if chat is not None:
         described["chat_template"] = chat.template
     write_json(folder / "tokenizer_config.json", described)

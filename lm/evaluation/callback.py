@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lm.backbone import LanguageModel
-from lm.checkpoint import Model
 from lm.errors import UserError
-from lm.predictor import Predictor
+from lm.predictor import while_training
 
 
 class Evaluation(Callback):
@@ -73,18 +70,10 @@ class Evaluation(Callback):
     def _measure(self, task: Any) -> dict[str, float]:
         from lm.evaluation.measure import evaluate
 
-        model = Model(task.config, {}, task.processor, "the model", {})
-        model.__dict__["network"] = task.net  # as it is being trained
-        training = task.net.training
-        task.net.eval()
-        try:
-            # Compiled blocks run uncompiled: each length would be compiled anew.
-            with isolate_rng(), torch.compiler.set_stance("force_eager"):
-                results, _ = evaluate(
-                    Predictor(model), self.tasks, self.shots, self.limit, 0, None, False, self.data_dir
-                )
-        finally:
-            task.net.train(training)
+        with while_training(task) as predictor:
+            results, _ = evaluate(
+                predictor, self.tasks, self.shots, self.limit, 0, None, False, self.data_dir
+            )
         return {
             f"eval/{result.task}/{name}": metric["value"]
             for result in results

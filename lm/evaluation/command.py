@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError
+from lm.files import beside
 from lm.options import OptionParser
 from lm.processes import say
 
@@ -82,7 +83,7 @@ def _measure(args: argparse.Namespace) -> None:
     if corpus is not None:
         contaminated(results, corpus)
     taken = time.perf_counter() - started
-    folder = Path(args.out) if args.out else _folder(model.model.source)
+    folder = Path(args.out) if args.out else beside(model.model.source, "eval")
     paths = [result.write(folder) for result in results]
     if args.json:
         rows = [{key: value for key, value in asdict(each).items() if key != "records"} for each in results]
@@ -113,14 +114,6 @@ def held(results: "Sequence[Result]") -> str:
             value, error = _figures(each)
             lines.append(f"  {name} without them {value} ± {error} ({each['examples']:,} examples)")
     return "\n".join(lines)
-
-
-def _folder(source: str) -> Path:
-    """Beside a run's checkpoint, for each its own; of a model from elsewhere, here."""
-    path = Path(source)
-    if path.is_dir():
-        return Path("eval") / path.resolve().name
-    return path.parent / ("eval" if path.name == "best.ckpt" else f"eval-{path.stem}")
 
 
 def table(results: "Sequence[Result]", groups: dict[str, dict[str, Any]]) -> str:

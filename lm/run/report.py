@@ -105,11 +105,11 @@ def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, mod
     shown = ""
     if sample.text or pretrained:
         shown = f"\n--- {heading} ---\n{sample.text}\n--- end of sample ---\n"
-    own = (
-        f"lm fit {'gpt' if model.config.causal else 'bert'}-nano --data.corpus PATH --name NAME"
-        if pretrained
-        else ""
-    )
+    own = ""
+    if isinstance(model, Pretraining):  # one that began as another model does so on one's own text, too
+        nano = f"{'gpt' if model.config.causal else 'bert'}-nano"
+        started = model.init_from and shlex.quote(str(folder / "config.yaml"))
+        own = f"lm fit {started or nano} --data.corpus PATH --name NAME"
     files = ", ".join(dict.fromkeys((kept, "last.ckpt", "config.yaml", "summary.json")))
     rows = [
         ("run folder", f"{folder}/  ({files})"),

@@ -24,6 +24,7 @@ from jsonargparse import Namespace
 from lm.backbone import BackboneConfig
 from lm.callbacks import Monitor, RunCheckpoints, Samples
 from lm.callbacks.summary import flatten
+from lm.convert import located
 from lm.data.loading import Data
 from lm.errors import UserError
 from lm.options import no_such_option
@@ -223,10 +224,13 @@ class Words:
         """Data, model, callbacks, and what the trainer is given, made from the configuration.
 
         Raises:
-            UserError: a class won't have its arguments.
+            UserError: a class won't have its arguments, or there is no model to start from.
         """
         if self.config.trainer.logger is not None:
             self.config.trainer.logger = self._named(self.config.trainer.logger)
+        start = (self.config.model.get("init_args") or {}).get("init_from")
+        if start is not None and self.config.data.get("init_args", {}).get("tokenizer") == start:
+            located(start)  # else the data would miss a tokenizer, where a model is missing
         try:
             return self.parser.instantiate_classes(self.config)
         except ValueError as error:  # jsonargparse's account of what the class said, perhaps

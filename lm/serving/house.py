@@ -45,9 +45,8 @@ class Served:
         if writes_text(record) and causal:
             model.writer()  # its weights are looked at now, not at the first request
             self.engine = Engine(model, slots=slots, queue=queue)
-            template = model.model.chat_template
-            if template is not None or entry is None or entry.command == "chat":
-                self.chat = chat_format_of(model.tokenizer, template)
+            if model.model.chats:
+                self.chat = chat_format_of(model.tokenizer, model.model.chat_template)
             self.abilities = ["chat/completions"] * (self.chat is not None) + ["completions"]
         elif writes_text(record):
             if model.model.has_head and model.tokenizer.mask_id is not None:

@@ -1,7 +1,7 @@
 """What the two pretrainings share: a network that predicts tokens, and the figures of a language model."""
 
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from lm.tasks.table import writes_text
 from lm.tokenizer import Tokenizer
 
 POSITIONS = "backbone.embeddings.positions.weight"
+_SHAPE = ("num_layers", "hidden_size", "vocab_size")  # what is said of a start's
 
 
 class Example(NamedTuple):
@@ -45,6 +46,17 @@ def several_documents(documents: Tensor) -> Tensor | None:
     return documents
 
 
+def _apart(asked: BackboneConfig, taken: BackboneConfig) -> list[str]:
+    """What a configuration asks of a shape that is another's: what is no default, which nobody need have
+    asked for, and not the other's."""
+    values = {each: getattr(asked, each.name) for each in fields(asked) if not each.metadata}
+    return [
+        f"{each.name} {value}"
+        for each, value in values.items()
+        if value not in (each.default, getattr(taken, each.name))
+    ]
+
+
 class Pretraining(Task):
     """Pretraining of a language model. A subclass says what an example is.
 
@@ -60,6 +72,7 @@ class Pretraining(Task):
         self.init_from = init_from
         self.start = None if init_from is None else self.open_start(init_from, backbone.max_seq_len)
         if self.start is not None:
+            self._overridden = _apart(backbone, self.start.config)
             backbone = self.start.config
         if self.causal is not None and backbone.causal != self.causal:
             wanted, there = ("a GPT", "a BERT") if self.causal else ("a BERT", "a GPT")
@@ -138,7 +151,11 @@ class Pretraining(Task):
             rows = self.config.max_seq_len  # of learned positions no more are needed
             weights = {n: w[:rows] if n == POSITIONS else w for n, w in start.weights.items()}
             self.net.load_state_dict(weights, strict=False)  # a tied head is not among them
-            for note in (*start.notes, f"going on from {self.init_from}"):
+            shape = (f"{name} {getattr(self.config, name)}" for name in _SHAPE)
+            said = f"going on from {self.init_from}, with its {', '.join(shape)}"
+            if self._overridden:
+                said += f"; not used of model.backbone: {', '.join(self._overridden)}"
+            for note in (*start.notes, said):
                 say(note)
 
     def record(self) -> dict[str, Any]:

@@ -141,6 +141,15 @@ def silenced(model: Model, heads: list[int], features: list[int]) -> Model:
     return model
 
 
+@torch.no_grad()
+def idle(model: Model) -> Model:
+    """With a second layer that adds nothing."""
+    block = model.network.backbone.blocks[1]
+    for part in (block.attention.output, block.mlp.down):
+        part.weight.zero_()
+    return model
+
+
 @pytest.mark.parametrize(
     ("kind", "heads", "left"),
     [
@@ -195,13 +204,7 @@ def test_what_is_left_makes_up_for_what_is_gone(tokenizer, tokens):
 
 
 def test_the_layer_that_does_nothing_goes(tokenizer, tokens):
-    model = made(tokenizer, "llama")
-    with torch.no_grad():
-        for part in (
-            model.network.backbone.blocks[1].attention.output,
-            model.network.backbone.blocks[1].mlp.down,
-        ):
-            part.weight.zero_()
+    model = idle(made(tokenizer, "llama"))
     found = shrink(model, tokens, layers=2)
     assert found.record["pruned"] == {"layers": [0, 2]} and found.config.num_layers == 2
     assert torch.equal(said(found, tokens), said(model, tokens))
@@ -222,20 +225,14 @@ def test_what_a_record_says_of_what_was_pruned_twice(tokenizer, tokens):
     assert narrow.record["pruned"] == {"mlp": 16} and outcome(narrow, zeros).startswith("4 layers, 4 heads")
     assert quantise(zeros, 8).record["pruned"] == zeros.record["pruned"]
     rounded = quantise(zeros, 4)
-    assert rounded.record["pruned"] == {} and "other numbers of zeros" in rounded.notes[0]
+    assert rounded.record["pruned"] == {} and "no longer zero with 4 bits" in rounded.notes[0]
     (fewer := made(tokenizer, "llama", num_layers=4)).record["pruned"] = {"layers": [0, 2, 5, 7]}
     kept = deepest(fewer, tokens, 2)
     assert shrink(fewer, tokens, layers=2).record["pruned"]["layers"] == [[0, 2, 5, 7][n] for n in kept]
 
 
 def test_layers_that_see_further_than_they_did_are_told(tokenizer, tokens):
-    model = made(tokenizer, "llama", num_layers=4, window=6, global_every=3)
-    with torch.no_grad():
-        for part in (
-            model.network.backbone.blocks[1].attention.output,
-            model.network.backbone.blocks[1].mlp.down,
-        ):
-            part.weight.zero_()
+    model = idle(made(tokenizer, "llama", num_layers=4, window=6, global_every=3))
     found = shrink(model, tokens, layers=3)
     assert found.record["pruned"] == {"layers": [0, 2, 3]}  # the last sees everything no longer
     assert found.notes == ["some of the layers that are kept see further, or less far, than they did"]
@@ -288,23 +285,32 @@ def test_pruned_checkpoints_are_used_like_any_other(lm, trained, tmp_path, texts
     assert done.status == 0, done.err
 
 
+def recover(start, corpus, *task, steps=2):
+    """The words of `lm fit` that train on, with a class of its own named before its options."""
+    words = ("recover", *task, f"--model.init_from={start}", f"--data.corpus={corpus}", "--data.seq_len=32")
+    return (*words, "--data.batch_size=2", f"--trainer.max_steps={steps}", "--sample.tokens=0")
+
+
+def with_the_same_zeros(start, end):
+    """The weights of both."""
+    before, after = (linears(open_model(path)) for path in (start, end))
+    assert all(torch.equal(before[name] == 0, after[name] == 0) for name in before)
+    return before, after
+
+
 def test_training_on_keeps_zeros_and_goes_on_exactly(
     lm, trained, tmp_path, texts, code_text, ends_alike_though_killed
 ):
     run = trained / "checkpoints/gpt"
     assert lm("compress", run, "--pattern=2:4", f"--texts={texts}", "--out=.").status == 0
     start = tmp_path / "gpt-wanda2of4.ckpt"
-    words = ("recover", "--model.init_from", start, f"--data.corpus={code_text}", "--data.seq_len=32")
-    words += ("--data.batch_size=2", "--trainer.val_check_interval=4", "--sample.tokens=0")
-    words += ("--trainer.max_steps=8", "--checkpoint.every_n_steps=2", "--trainer.log_every_n_steps=1")
-    words += ("--monitor.window=3",)
+    words = (*recover(start, code_text, steps=8), "--trainer.val_check_interval=4", "--monitor.window=3")
+    words += ("--checkpoint.every_n_steps=2", "--trainer.log_every_n_steps=1")
     ends_alike_though_killed(*words, at="step 6/", saved=4)
     config = yaml.safe_load((tmp_path / "checkpoints/whole/config.yaml").read_text())
     assert config["data"]["init_args"]["tokenizer"] == str(start)  # the model's, where none is given
-    before, after = (linears(open_model(path)) for path in (start, tmp_path / "checkpoints/whole/last.ckpt"))
-    for name, weight in before.items():
-        assert torch.equal(weight == 0, after[name] == 0)
-        assert not torch.equal(weight, after[name])
+    before, after = with_the_same_zeros(start, tmp_path / "checkpoints/whole/last.ckpt")
+    assert not any(torch.equal(weight, after[name]) for name, weight in before.items())
     # Measured when what it began with is gone: its own tokenizer stands in.
     expected = json.loads((tmp_path / "checkpoints/whole/summary.json").read_text())
     start.unlink()
@@ -319,35 +325,22 @@ def test_zeros_are_counted_over_all_processes(start_lm, trained, tmp_path, code_
     weight = model.network.backbone.blocks[0].mlp.up.weight.data
     weight[: len(weight) // 2] = 0
     save_model(model, tmp_path / "start.ckpt")
-    words = ("recover", "--config=fsdp", "--trainer.strategy.compute=fp32", "--model.init_from=start.ckpt")
-    words += (f"--data.corpus={code_text}", "--data.seq_len=32", "--data.batch_size=2")
-    words += (
-        "--trainer.max_steps=2",
-        "--sample.tokens=0",
-        "--trainer.accelerator=cpu",
-        "--trainer.devices=2",
-    )
+    words = (*recover("start.ckpt", code_text), "--config=fsdp", "--trainer.strategy.compute=fp32")
+    words += ("--trainer.accelerator=cpu", "--trainer.devices=2")
     process = start_lm("fit", *words)
     _, err = process.communicate()
     assert process.returncode == 0, err
-    places = ("start.ckpt", "checkpoints/recover/last.ckpt")
-    before, after = (linears(open_model(tmp_path / place)) for place in places)
+    before, _ = with_the_same_zeros(tmp_path / "start.ckpt", tmp_path / "checkpoints/recover/last.ckpt")
     share = sum(int((w == 0).sum()) for w in before.values()) / sum(w.numel() for w in before.values())
     assert f"{share:.1%} of the blocks' weights are zero, and stay so" in err
-    assert all(torch.equal(before[name] == 0, after[name] == 0) for name in before)
 
 
 def test_recovery_with_what_it_was_made_of_as_teacher(lm, trained, tmp_path, texts, code_text):
     whole = trained / "checkpoints/gpt"
     assert lm("compress", whole, "--mlp=0.5", f"--texts={texts}", "--out=.").status == 0
-    words = (
-        "fit",
-        "recover",
-        "--model=lm.compression.DistilledCausalPretraining",
-        f"--model.teacher={whole}",
-    )
-    words += ("--model.init_from=gpt-mlp0.5.ckpt", f"--data.corpus={code_text}", "--data.seq_len=32")
-    done = lm(*words, "--data.batch_size=2", "--trainer.max_steps=2", "--sample.tokens=0")
+    task = ("--model=lm.compression.DistilledCausalPretraining", f"--model.teacher={whole}")
+    words = ("fit", *recover("gpt-mlp0.5.ckpt", code_text, *task))
+    done = lm(*words)
     assert done.status == 0, done.err
     assert open_model(tmp_path / "checkpoints/recover").config.mlp_width == 64
     done = lm(*words, "--model.keep_layers=1", "--name=both")
@@ -398,10 +391,13 @@ def test_zeros_that_no_one_pruned_are_not_kept(lm, tiny_gpt, tmp_path):
         (["--layers=9", "--texts=T"], "the model has 2; give how many are left"),
         (["--layers=1.5", "--texts=T"], "--layers 1.5"),
         (["--mlp=0", "--texts=T"], "--mlp 0"),
+        (["--mlp=0.0001", "--texts=T"], "or a share below 1 that leaves at least one"),
+        (["--heads=0.0001", "--texts=T"], "--heads 0.0001: of 2, with 2 key/value heads, 1, 2 can be left"),
         (["--heads=7", "--texts=T"], "can be left"),
         (["--bits=8", "--texts=T"], "leave it out"),
         (["--mlp=0.5", "--texts=short.txt"], "the calibration text has"),
         (["--mlp=0.5", "--texts=none.txt"], "none.txt"),
+        (["--mlp=0.5", "--texts=."], ". is a folder: give one file of text"),
         (["--bits=8", "--picture=x.png"], "give --report FILE"),
         (["--layers=nan", "--texts=T"], "--layers nan: the model has 2"),
         (["--mlp=inf", "--texts=T"], "--mlp inf: the model has"),

@@ -11,7 +11,7 @@ import pytest
 import lm as package
 from lm.compression import quantise
 from lm.compression.picture import picture
-from lm.compression.report import Variant, dominated, measurable, report, table
+from lm.compression.report import Variant, dominated, measurable, remarks, report, table
 from lm.convert import export_onnx, open_model
 from lm.errors import UserError
 from lm.inference.scoring import score, windows
@@ -33,7 +33,8 @@ def test_a_text_by_hand(trained, code_text, tmp_path):
     change = (sum(b) - sum(a)) / sum(counts)
     rest = [y - x - change * n for x, y, n in zip(a, b, counts, strict=True)]
     error = math.sqrt(len(parts)) * statistics.stdev(rest) / sum(counts)
-    assert small.change == pytest.approx(math.expm1(change)) and small.figure == "perplexity"
+    assert small.change == pytest.approx(math.expm1(change))
+    assert (small.figure, small.change_of) == ("bits per byte", "perplexity")
     assert small.change_error == pytest.approx(error * math.exp(change))
     bits = sum(a) / math.log(2) / len(text.encode())
     rest = [x - sum(a) / sum(counts) * n for x, n in zip(a, counts, strict=True)]
@@ -43,7 +44,7 @@ def test_a_text_by_hand(trained, code_text, tmp_path):
     tensors = {each.data_ptr(): each.nbytes for each in plain.network.state_dict().values()}
     assert whole.megabytes * 1e6 == sum(tensors.values()) > 1e6 * small.megabytes
     assert whole.layers is None and 6 < small.layers < 6.5 and whole.zeros == 0
-    assert whole.unit == "tokens" and set(whole.speed) == {2} and whole.speed[2] > 0
+    assert whole.unit == "tokens" and set(whole.speed) == {2} and whole.speed[2] > 0 < whole.noise[2]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,7 @@ def test_a_classifier_by_hand(classifier, tmp_path):
     for variant, name in ((whole, "whole"), (zeros, "empty"), (onnx, "onnx")):
         share = sum(right[name]) / n
         assert (variant.figure, variant.higher, variant.unit) == ("accuracy", True, "examples")
+        assert variant.change_of == "accuracy"
         assert variant.quality == pytest.approx(share)
         assert variant.error == pytest.approx(math.sqrt(share * (1 - share) / (n - 1)))
         more = [int(b) - int(a) for a, b in zip(right["whole"], right[name], strict=True)]
@@ -123,6 +125,7 @@ def variant(name: str, size: float, speeds: tuple[float, float], change: float, 
         "accuracy",
         0.9 + change,
         0.01,
+        "accuracy",
     )
     return replace(made, **{"change": change, "change_error": abs(change) / 2, "higher": True, **more})
 
@@ -153,9 +156,10 @@ and multiplied as other numbers are"""
 def test_the_table():
     assert table(VARIANTS) == TABLE
     texts = [
-        replace(each, figure="perplexity", unit="tokens", higher=False, change=-each.change, disk=None)
+        replace(each, figure="bits per byte", change_of="perplexity", unit="tokens", disk=None)
         for each in VARIANTS[:3]
     ]
+    texts = [replace(each, higher=False, change=-each.change) for each in texts]
     head, first, _, last, *rest = table(texts).splitlines()
     assert " ".join(head.split()) == "MB in memory layers tok/s at 1 tok/s at 32 bits per byte perplexity"
     assert first.split()[-3:] == ["0.9000", "±", "0.0100"] and last.endswith(
@@ -179,6 +183,15 @@ def test_what_is_close_counts_as_equal():
         assert dominated([first, other]) == wanted, other
 
 
+def test_who_varies_more_is_not_outdone_by_it():
+    """Equal shapes, one of which was faster by 20%, while turns differ by 15% and 8%, or by 2%."""
+    one, other = variant("a", 10, (10, 10), 0.0, zeros=0.5), variant("b", 10, (12, 10), 0.0, zeros=0.5)
+    for noise, outdone in ((0.15, {}), (0.02, {"a": "b"})):
+        pair = [replace(one, noise={1: noise, 32: 0}), replace(other, noise={1: 0.08, 32: 0})]
+        assert dominated(pair) == outdone
+        assert len(remarks(pair)) == 1, "outdone, or zeros that have brought nothing"
+
+
 def test_the_picture(tmp_path, monkeypatch):
     canvas = pytest.importorskip("matplotlib.figure")
     from matplotlib.collections import PathCollection
@@ -190,7 +203,15 @@ def test_the_picture(tmp_path, monkeypatch):
     many = [*VARIANTS, replace(VARIANTS[0], name="a twin of it with $1 $2")]
     picture(many, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    (figure,) = drawn
+    fourteen = [variant(f"twin {n}_$x$", 90 - n, (50 + n, 60), -0.001 * n) for n in range(14)]
+    picture(fourteen, tmp_path / "p.png")  # names have no room
+    figure, crowded = drawn
+    for axis in crowded.axes:
+        assert [text.get_text() for text in axis.texts] == [str(n) for n in range(1, 15)]
+    (legend,) = crowded.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == [f"{n}  {each.name}" for n, each in enumerate(fourteen, start=1)]
+    assert crowded.bbox.contains(*legend.get_window_extent().max) and not figure.legends
     for axis, place in zip(figure.axes, (lambda v: v.speed[1], lambda v: v.size), strict=True):
         points = [each for each in axis.collections if isinstance(each, PathCollection)]
         offsets = [tuple(point.get_offsets()[0]) for point in points]
@@ -234,8 +255,10 @@ def test_what_can_not_be_measured(trained, classifier, tmp_path, code_text):
     ):
         with pytest.raises(UserError, match=what):
             measurable([model], file)
-    with pytest.raises(UserError, match="use `lm tag`"):
-        report({"a": single, "b": package.load(classifier / "tag.ckpt")}, tests)
+    tagger = package.load(classifier / "tag.ckpt")
+    for beside, what in (((single, tagger), "a tagger of words"), ((gpt, single), "a classifier of texts")):
+        with pytest.raises(UserError, match=f"is {what}, .* is a .*: a report compares models for the same"):
+            measurable(beside, tests)
     other = Predictor(replace(single.model, processor=SimpleNamespace(fingerprint="another")))
     with pytest.raises(UserError, match="the same tokenizer"):
         report({"a": single, "b": other}, tests)

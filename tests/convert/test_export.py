@@ -55,6 +55,7 @@ def test_the_command_on_finished_runs(lm, trained, tmp_path):
         assert done.status == 0 and kind in done.out and not done.err
         assert ("vLLM and llama.cpp" in done.out) is (name == "gpt")
         ours, there = open_checkpoint(path), transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        assert there.chat_template is None  # though its tokenizer has what chats take
         architecture = getattr(transformers, kind)
         model = architecture.from_pretrained(tmp_path / name).eval()
         inputs = there("def f(x):\n    return x", return_tensors="pt")

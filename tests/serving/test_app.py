@@ -16,8 +16,11 @@ import openai
 import pytest
 import torch
 
+import lm as package
+from lm.convert import export_folder
 from lm.serving.engine import Piece, Request, Running
 from lm.serving.errors import APIError
+from lm.serving.house import Served
 from lm.serving.limits import Limits
 from lm.serving.security import Keys, read_keys
 from lm.serving.writing import ended
@@ -56,6 +59,14 @@ def test_models(client):
     assert client.models.retrieve("chat").model_dump()["abilities"][0] == "chat/completions"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("../../etc/passwd")
+
+
+def test_folders_chat_where_the_model_has_learned_to(models, tmp_path):
+    for name, chats in (("gpt", False), ("chat", True)):
+        export_folder(models[name].model, tmp_path / name)
+        served = Served(name, package.load(tmp_path / name))
+        assert served.card["abilities"] == ["chat/completions"] * chats + ["completions", "embeddings"]
+        served.stop()
 
 
 def test_completions_are_what_the_model_writes(client, models):
@@ -254,12 +265,15 @@ def test_what_else_there_is(http):
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium")
-def test_the_page_comes_to_life(url):
-    """Its script runs under its own policy, and asks for the models."""
+def test_the_page_comes_to_life(url, models, serving):
+    """Its script runs under its own policy, and asks for the models; the options are those of the first."""
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
-    done = subprocess.run([*words, "--dump-dom", str(url)], capture_output=True, text=True, timeout=60)
-    assert '<option value="classifier">' in done.stdout
-    assert re.search(r"<textarea[^>]* placeholder=", done.stdout)
+    with serving({"classifier": models["classifier"]}) as alone:
+        for address, hidden in ((url, 0), (alone, 4)):
+            done = subprocess.run([*words, "--dump-dom", address], capture_output=True, text=True, timeout=60)
+            assert '<option value="classifier">' in done.stdout
+            assert re.search(r"<textarea[^>]* placeholder=", done.stdout)
+            assert len(re.findall(r"<label[^>]* hidden", done.stdout)) == hidden
 
 
 # What no client would send.

@@ -21,7 +21,9 @@ def test_it_goes_on_from_a_model(lm, trained, tmp_path, kind, tiny_gpt, tiny_ber
     tiny = tiny_gpt if kind == "gpt" else tiny_bert
     done = lm("fit", *still(*tiny, "--model.init_from", start), "--name=on")
     assert done.status == 0, done.err
-    assert f"going on from {start}" in done.err
+    said = next(line for line in done.err.splitlines() if f"going on from {start}" in line)
+    assert f"{start}, with its num_layers 2, hidden_size" in said and "not used" not in said
+    assert "lm fit checkpoints/on/config.yaml --data.corpus PATH --name NAME" in done.out
     before, after = open_model(start), open_model(tmp_path / "checkpoints/on")
     assert after.config == before.config and after.weights.keys() == before.weights.keys()
     assert all(torch.equal(value, after.weights[name]) for name, value in before.weights.items())
@@ -37,10 +39,14 @@ def test_texts_of_ones_own_are_read_in_its_tokens(lm, starts, tmp_path, code_tex
     """A checkpoint alone, whose vocabulary is another than the configuration's; with longer windows."""
     start = starts["gpt"]
     words = ("--config=gpt-nano", f"--data.corpus={code_text}", "--data.seq_len=48", "--data.batch_size=2")
+    words += ("--model.backbone.dropout=0.1", "--model.backbone.num_heads=2")
     done = lm("fit", *still(*words, "--model.init_from", start), "--name=on", "--sample.tokens=0")
     assert done.status == 0, done.err
     model = open_model(tmp_path / "checkpoints/on")
     assert model.config.max_seq_len == 48 and model.config.hidden_size == 32
+    said = "num_layers 2, hidden_size 32, vocab_size"
+    assert said in done.err and "; not used of model.backbone: hidden_size 128, num_layers 3" in done.err
+    assert "dropout 0.1" in done.err and "num_heads" not in done.err  # which is what the start has
     assert model.tokenizer.fingerprint == open_tokenizer(start).fingerprint
     assert lm("prepare", code_text, "--tokenizer", start).status == 0
 
@@ -49,7 +55,7 @@ def test_texts_of_ones_own_are_read_in_its_tokens(lm, starts, tmp_path, code_tex
     ("options", "said"),
     [
         (["--model.init_from=B"], "CausalPretraining needs a GPT: but B is a BERT"),
-        (["--model.init_from=none.ckpt"], "none.ckpt"),
+        (["--model.init_from=nope"], "no such checkpoint or folder: nope; nothing is downloaded"),
         (["--model.init_from=C"], "C has no language-model head: pretraining can't go on from it"),
         (["--model.init_from=G", "--data.tokenizer=null", "--data.corpus=P"], "has another tokenizer than"),
         (

@@ -172,9 +172,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def binomial_interval(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+def binomial_interval(hits: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Clopper and Pearson's exact interval of a probability after `hits` of n: it holds a half if and only if
-    the exact two-sided test does not reject a half."""
+    the exact two-sided test does not reject a half. Of things that hang together, as many hits and things as
+    they are worth, which need not be whole numbers."""
     low = 0.0 if hits == 0 else _solve(lambda x: beta_share(x, hits, n - hits + 1), level / 2)
     high = 1.0 if hits == n else _solve(lambda x: beta_share(x, hits + 1, n - hits), 1 - level / 2)
     return low, high
