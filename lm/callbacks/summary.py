@@ -92,6 +92,7 @@ class Summary(Callback):
             "training_flops_per_token": pl_module.net.training_flops_per_token(pl_module.config.max_seq_len),
             "corpus": trainer.datamodule.source,
             "seed": self.configuration.get("seed_everything"),
+            **pl_module.added(),
         }
         if trainer.is_global_zero:
             metrics = validation_tags(trainer)  # the hyperparameters' table shows their last values

@@ -127,6 +127,7 @@ class Data(LightningDataModule, ABC):
         super().__init__()
         self._loader: ResumableLoader | None = None
         self._state: dict[str, int] = {}
+        self._arrange: Callable[[Any], Dataset] | None = None
 
     @abstractmethod
     def shape(self) -> dict[str, int]:
@@ -151,9 +152,16 @@ class Data(LightningDataModule, ABC):
         """The number of a test sample's row in its file, from 0, by its place among the samples."""
         return index
 
+    def arranged_by(self, arrange: Callable[[Any], Dataset] | None) -> None:
+        """Learn from batches of what `arrange` makes of the training dataset, which has its `windows` and
+        `batch_size`: for a callback, in its `setup`. `dataset.chosen(numbers, draw)` gives it any samples."""
+        self._arrange = arrange
+
     def training_loader(self, dataset: Dataset) -> ResumableLoader:
         """The batches of `dataset` from where the state says, else from the first epoch's start."""
         trainer = self.trainer
+        if self._arrange is not None:
+            dataset = self._arrange(dataset)
         self._loader = ResumableLoader(
             dataset,
             accumulate=trainer.accumulate_grad_batches,

@@ -116,14 +116,18 @@ class TrainingWindows(Dataset):
         epoch, first = place
         return self.batch(epoch, np.arange(first, first + self.batch_size))
 
-    def batch(self, epoch: int, samples: np.ndarray) -> dict[str, Tensor]:
-        """A batch of any samples (n,) of an epoch."""
+    def batch(self, epoch: int, samples: np.ndarray, draw: int | None = None) -> dict[str, Tensor]:
+        """A batch of any samples (n,) of an epoch; `draw` decides their keys instead of it."""
         tokens = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
         documents = np.empty_like(tokens)
         for row, start in enumerate(self.starts(epoch, samples).tolist()):
             self.stream.window_into(start, tokens[row], documents[row])
-        keys = mix(stream_hash(self.seed, epoch, _KEYS) ^ samples.astype(np.uint64))
+        keys = mix(stream_hash(self.seed, epoch if draw is None else draw, _KEYS) ^ samples.astype(np.uint64))
         return _batch(tokens, documents - documents[:, :1], keys)
+
+    def chosen(self, numbers: np.ndarray, draw: int) -> dict[str, Tensor]:
+        """A batch of any windows (n,) of a cut that is always the same, that of epoch 0."""
+        return self.batch(0, numbers, draw)
 
 
 class ValidationWindows(Dataset):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lm.errors import UserError
@@ -45,20 +46,23 @@ class Line:
         return str(found)
 
 
-def read_lines(column: str | None, example: str) -> Iterator[Line]:
-    """Standard input, a line at a time; empty lines are left out.
+def read_lines(column: str | None, example: str, path: Path | None = None) -> Iterator[Line]:
+    """Standard input or a file, a line at a time; empty lines are left out.
 
     Args:
         column: a line that does not begin with `{` is a text: the value of this field. None: every line has
             to be an object.
         example: what could stand there, for messages.
+        path: of the file; None: standard input.
 
     Raises:
-        UserError: there is no line; one is not UTF-8, begins like an object and is none, or has to be one.
+        UserError: there is no line, or the file can't be read; a line is not UTF-8, begins like an object and
+            is none, or has to be one.
     """
+    name = INPUT if path is None else str(path)
     empty = True
-    for number, data in enumerate(() if sys.stdin is None else sys.stdin.buffer, start=1):  # None: closed
-        where = f"{INPUT}:{number}"
+    for number, data in enumerate(_read(path), start=1):
+        where = f"{name}:{number}"
         try:
             line = data.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         except UnicodeDecodeError as error:
@@ -71,7 +75,18 @@ def read_lines(column: str | None, example: str) -> Iterator[Line]:
         else:
             yield Line(where, _object(line, where, example))
     if empty:
-        raise UserError(f"{INPUT} is empty: give lines such as {example}", status=2)
+        raise UserError(f"{name} is empty: give lines such as {example}", status=2)
+
+
+def _read(path: Path | None) -> Iterator[bytes]:
+    if path is None:
+        yield from () if sys.stdin is None else sys.stdin.buffer  # None: closed
+        return
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _object(line: str, where: str, example: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 in the checkpoint. What a task learns from its batches it says itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,7 +57,7 @@ class Task(LightningModule, ABC):
     # Attributes that decide nothing about how an example is encoded: features are found by all others.
     beside = frozenset(vars(LightningModule())) | {
         *("config", "optimizer", "schedule", "compiled", "compile_blocks", "processor", "best_by"),
-        *("gradient_norm", "logs_figures", "_sharded"),
+        *("gradient_norm", "logs_figures", "additions", "_sharded"),
     }
     labels: Sequence[str] = ()  # that the data have
     init_from: str | None = None  # the model that it goes on from
@@ -79,6 +79,8 @@ class Task(LightningModule, ABC):
         self.processor: Processor | None = None
         self.gradient_norm: Tensor | None = None  # of the last step, before clipping
         self.logs_figures = True  # by Lightning; a monitor does it itself, at the optimizer step
+        # What callbacks say of the model, in plain values: in the record and the summary.
+        self.additions: list[Callable[[], dict[str, Any]]] = []
         self._sharded = False
 
     # What a subclass says.
@@ -135,6 +137,10 @@ class Task(LightningModule, ABC):
     def record(self) -> dict[str, Any]:
         """What the checkpoint says of the model beyond its shape, in plain values."""
         return {}
+
+    def added(self) -> dict[str, Any]:
+        """What callbacks add to the record, as it is now."""
+        return {name: value for say in self.additions for name, value in say().items()}
 
     def head(self) -> dict[str, Any]:
         """What stands on the backbone: `{"kind": "language"}`, or the arguments of a `Classifier` and `kind`
@@ -269,4 +275,4 @@ class Task(LightningModule, ABC):
         }
         path = f"{self.plain().__module__}.{self.plain().__qualname__}"
         made = checkpoints.make_record(path, self.config, self.processor, figures)
-        checkpoint["lm"] = {**made, **self.record()}
+        checkpoint["lm"] = {**made, **self.record(), **self.added()}

@@ -89,6 +89,11 @@ class Tokenizer(Processor):
     def is_special(self, id: int) -> bool:
         """Whether this is a control token or the unknown one: it stands for no text."""
 
+    @property
+    def atoms(self) -> list[str]:
+        """The spellings, control tokens aside, that are one token wherever they stand in a text."""
+        return []
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens; a lone surrogate counts as U+FFFD."""

@@ -81,6 +81,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def is_special(self, id: int) -> bool:
         return id in self._special
 
+    @property
+    def atoms(self) -> list[str]:
+        return [self._pieces[id] for id in sorted(self._added - self._special)]
+
     def encode(self, text: str) -> list[int]:
         ids = self._engine.encode(valid_unicode(text), add_special_tokens=False).ids
         if self._controls.isdisjoint(ids):

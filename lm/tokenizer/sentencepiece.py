@@ -25,6 +25,7 @@ PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
 CHAT_PIECES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 _ENCODE_CHUNK = 65_536  # characters: SentencePiece's merge queue slows down by 2.5 times on whole books
+_USER_DEFINED = 4  # a type of pieces
 _SETTINGS = 4242  # the number of a field at a model's end, free for others' use, that SentencePiece skips
 _SETTINGS_START = b'{"lm":'
 
@@ -93,6 +94,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     def is_special(self, id: int) -> bool:
         return self._sp.is_control(id) or self._sp.is_unknown(id)
+
+    @property
+    def atoms(self) -> list[str]:
+        """See `Tokenizer.atoms`: SentencePiece's user-defined symbols."""
+        pieces = (dict(read_fields(value)) for number, value in read_fields(self._model) if number == 1)
+        return [piece[1].decode() for piece in pieces if piece.get(3) == _USER_DEFINED]
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []

@@ -1,7 +1,8 @@
 """Chats as a folder's own template writes them: Jinja, as Hugging Face has it.
 
 The template runs in a process of its own (see `template_worker`). What the messages say is text and stays it:
-a message that spells a control token does not become one, as it would with transformers.
+a message that spells a control token does not become one, as it would with transformers. Nor do two that
+spell one together; nor one that spells a marker of the template's that the tokenizer's files don't declare.
 """
 
 import json
@@ -11,9 +12,10 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lm.tokenizer.chat import ChatFormat, Message, chat_format, check_roles
 SECONDS = 5  # that a template may take
 START_SECONDS = 60  # that the process may take to begin
 _PROBE = [("user", "one two"), ("assistant", "three"), ("user", " four "), ("assistant", "five")]
+_MARKER = re.compile(r"<(?!0x[0-9A-F]{2}>).+>|\[.+\]", re.DOTALL)  # how markers are spelt, bytes aside
 
 
 class _Worker:
@@ -92,6 +95,18 @@ def _worker() -> _Worker:
         return _workers[os.getpid()]
 
 
+def _beginnings(pieces: Iterable[str]) -> re.Pattern[str]:
+    """Finds the first letter of each of these, and of each beginning of one at a text's end; of white space
+    behind it, too, which a template may take away."""
+    found = []
+    for first, *rest in pieces:
+        begun = ""
+        for char in reversed(rest):
+            begun = f"(?:{re.escape(char)}{begun})?"
+        found.append(f"{re.escape(first)}(?={re.escape(''.join(rest))}|{begun}\\s*\\Z)")
+    return re.compile("|".join(found) or "(?!)")
+
+
 class TemplateFormat:
     """How a template writes chats; stands where a `ChatFormat` does when a model answers.
 
@@ -114,6 +129,43 @@ class TemplateFormat:
     @cached_property
     def _specials(self) -> re.Pattern[str]:
         return re.compile(f"({'|'.join(map(re.escape, self._pieces))})" if self._pieces else "((?!))")
+
+    @cached_property
+    def _markers(self) -> list[str]:
+        """Tokens that the tokenizer's files have as text, and the template puts around messages."""
+        around = self._text(_PROBE[:1], answer_next=True)
+        with suppress(UserError):
+            around += self._text([("system", "be brief"), *_PROBE[:1]], answer_next=True)
+        return [piece for piece in self.tokenizer.atoms if piece in around and _MARKER.fullmatch(piece)]
+
+    @cached_property
+    def _beginnings(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """Of control tokens and of markers; see `_beginnings`."""
+        return _beginnings(self._pieces), _beginnings(self._markers)
+
+    @cached_property
+    def _single(self) -> list[str]:
+        return [piece for piece in self._pieces if len(piece) == 1]
+
+    def _guarded(self, content: str, mend: str, cut: str) -> str:
+        """A message in which private characters break what it must not spell: `mend`, which is taken away
+        before it is encoded, and `cut`, where it is encoded in parts."""
+        controls, markers = self._beginnings
+        content = markers.sub(rf"\g<0>{cut}", content)
+        ids = (
+            {id for text in content.split(cut) for id in self.tokenizer.encode(text)} if self._markers else ()
+        )
+        if any(self.tokenizer.id(marker) in ids for marker in self._markers):  # in full-width letters, say
+            content = cut.join(content)
+        content = controls.sub(rf"\g<0>{mend}", content)
+        for number, single in enumerate(self._single):  # nothing breaks these
+            content = content.replace(single, mend + chr(0xF0000 + number))
+        return content
+
+    def _mended(self, text: str, mend: str) -> str:
+        for number, single in enumerate(self._single):
+            text = text.replace(mend + chr(0xF0000 + number), single)
+        return text.replace(mend, "")
 
     @cached_property
     def end_id(self) -> int | None:
@@ -139,21 +191,15 @@ class TemplateFormat:
         """
         check_roles(messages, answer_next)
         contents = "".join(content for _, content in messages)
-        # Control tokens that they spell are two private characters in the template, the first of which none
-        # of them has, and text again afterwards.
-        mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
-        stand_ins = {piece: mark + chr(0xF0000 + number) for number, piece in enumerate(self._pieces)}
-        guarded = [
-            (role, self._specials.sub(lambda m: stand_ins[m[0]], content)) for role, content in messages
-        ]
-        text = self._text(guarded, answer_next)
+        mend, cut = islice((c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents), 2)
+        guarded = [(role, self._guarded(content, mend, cut)) for role, content in messages]
         ids: list[int] = []
-        for number, part in enumerate(self._specials.split(text)):
+        for number, part in enumerate(self._specials.split(self._text(guarded, answer_next))):
             if number % 2:
                 ids.append(self.tokenizer.id(part))
-            elif part:
-                plain = re.sub(f"{mark}(.)", lambda m: self._pieces[ord(m[1]) - 0xF0000], part)
-                ids += self.tokenizer.encode(plain)
+                continue
+            for text in filter(None, self._mended(part, mend).split(cut)):
+                ids += self.tokenizer.encode(text)
         return ids, [False] * len(ids)
 
     def shorter(self, system: list[Message], question: str, room: int) -> tuple[list[int], bool]:

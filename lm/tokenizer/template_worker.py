@@ -8,6 +8,7 @@ Nothing of lm is imported.
 import datetime
 import json
 import sys
+from functools import lru_cache
 
 MEMORY = 1 << 30  # bytes
 LEAST = 1 << 20  # characters that a template may write, whatever it is given
@@ -35,6 +36,7 @@ def main() -> None:
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda format: datetime.datetime.now().strftime(format)
+    compiled = lru_cache(4)(environment.from_string)
     try:
         import resource
 
@@ -46,7 +48,7 @@ def main() -> None:
         request, room = json.loads(line), LEAST + 16 * len(line)
         try:
             parts = []
-            for part in environment.from_string(request["template"]).generate(**request["values"]):
+            for part in compiled(request["template"]).generate(**request["values"]):
                 parts.append(part)
                 room -= len(part)
                 if room < 0:

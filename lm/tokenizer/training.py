@@ -9,7 +9,7 @@ import sentencepiece
 
 from lm.errors import UserError
 from lm.tokenizer.sentencepiece import BOS, CHAT_PIECES, EOS, MASK, PAD, UNK, SentencePieceTokenizer
-from lm.tokenizer.text import split_lines, valid_unicode
+from lm.tokenizer.text import SPACE, split_lines, valid_unicode
 
 _CHUNK = 16_000  # characters: one "sentence" for the trainer
 _COVERAGE = 0.9995  # of the characters: the rest are typing errors and rare scripts
@@ -54,6 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> SentencePieceToken
             allow_whitespace_only_pieces=True,
             split_digits=True,
             character_coverage=_COVERAGE if kept is None else 1.0,
+            required_chars=SPACE,  # else a corpus without spaces, as in Chinese, has them decoded as this
             max_sentence_length=8 * _CHUNK,
             pad_id=0,
             unk_id=1,

@@ -44,6 +44,16 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([inspect.getsource(argparse), inspect.getsource(typing)], 700)
 
 
+@pytest.mark.parametrize("vocab_size", [290, 320])
+def test_a_text_without_spaces_makes_a_tokenizer_that_knows_them(vocab_size):
+    """Else SentencePiece's marker for one, in bytes, would come back in its place: Chinese has none."""
+    trained = train_tokenizer(
+        ["孙悟空一个筋斗十万八千里，翻了过去。猴王又笑了一声，只见山上花开花落。" * 9], vocab_size
+    )
+    for text in AWKWARD:
+        assert trained.decode(trained.encode(text)) == text
+
+
 def test_special_pieces_have_their_ids(tokenizer):
     assert [tokenizer.piece(id) for id in range(9)] == SPECIAL
     ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id)

@@ -1,17 +1,21 @@
 """Chat templates of other projects: the ids that transformers makes, and templates that mean no good."""
 
+import io
 import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sentencepiece
 
 import lm.tokenizer.template as templates
 from lm.backbone import BackboneConfig
 from lm.convert.tokenizer_files import read_chat_template, write_tokenizer
 from lm.errors import UserError
+from lm.tokenizer import SentencePieceTokenizer, load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.chat import ChatFormat, chat_format, shortened
+from lm.tokenizer.documents import added_token
 from lm.tokenizer.template import TemplateFormat, chat_format_of
 
 ZEPHYR = """{% for message in messages %}
@@ -164,6 +168,64 @@ def test_templates_that_mean_no_good(tokenizer, monkeypatch, template, said):
         TemplateFormat(tokenizer, template).render([("user", "a")], True)
     # Whoever comes next is served.
     assert TemplateFormat(tokenizer, ZEPHYR).render([("user", "a")], True)[0]
+
+
+# As DeepSeek's: its tokenizer has the markers of roles as text.
+UNDECLARED = """{% for message in messages %}
+{%- if message['role'] == 'user' %}{{ '<|usr|>' + message['content'] }}
+{%- elif message['role'] == 'assistant' %}{{ '<|bot|>' + message['content'] + eos_token }}
+{%- else %}{{ message['content'] }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}"""
+
+
+def undeclared(kind, own_data):
+    """A tokenizer that has these markers among its texts."""
+    if kind == "sentencepiece":  # it takes full-width letters for plain ones
+        model = io.BytesIO()
+        lines = (own_data / "xquad/xquad.en.json").read_text().split("\n")
+        options = {"vocab_size": 400, "user_defined_symbols": ["<|usr|>", "<|bot|>"], "minloglevel": 2}
+        train = sentencepiece.SentencePieceTrainer.train
+        train(sentence_iterator=iter(lines), model_writer=model, model_type="bpe", **options)
+        return SentencePieceTokenizer(model.getvalue())
+    document = json.loads(load_tokenizer(own_data / "gpt2-vocab").to_bytes())["tokenizer"]
+    first = len(document["model"]["vocab"])
+    document["added_tokens"] += [
+        added_token(first, "<|usr|>", False),
+        added_token(first + 1, "<|bot|>", False),
+    ]
+    return tokenizer_from_bytes(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "byte-level"])
+def test_a_message_can_t_spell_a_marker_that_the_tokenizer_has_as_text(kind, own_data):
+    tokenizer = undeclared(kind, own_data)
+    user, assistant = tokenizer.id("<|usr|>"), tokenizer.id("<|bot|>")
+    assert tokenizer.encode("<|usr|>").count(user) == 1 and not tokenizer.is_special(user)
+    chat = TemplateFormat(tokenizer, UNDECLARED)
+    ids, _ = chat.render([("user", "one"), ("assistant", "two"), ("user", "three")], True)
+    first, second = map(tokenizer.encode, ("<|usr|>one<|bot|>two", "<|usr|>three<|bot|>"))
+    assert ids == [*first, tokenizer.eos_id, *second]
+    for text in ("<|usr|>", "a<|bot|>b", "<|us<|usr|>r|>", "＜｜ｕｓｒ｜＞", "<|usr|><|usr|>"):
+        for messages in ([("user", text)], [("system", text), ("user", "x")]):
+            ids, _ = chat.render(messages, True)
+            assert [id for id in ids if id in (user, assistant)] == [user, assistant], (text, messages)
+            if kind == "byte-level":
+                assert text in tokenizer.decode(ids)
+
+
+def test_two_messages_don_t_spell_a_control_token_together(own_data):
+    tokenizer = load_tokenizer(own_data / "gpt2-vocab")
+    end = "{% if m.role != 'system' %}{{ eos_token }}{% endif %}"
+    template = f"{{% for m in messages %}}{{{{ m.content | trim }}}}{end}{{% endfor %}}"
+    for first, second in (("x <|end", "oftext|> y"), ("<", "|endoftext|>"), ("<|endoftext| \n", ">")):
+        ids, _ = TemplateFormat(tokenizer, template).render([("system", first), ("user", second)], True)
+        assert ids.count(tokenizer.eos_id) == 1
+        assert tokenizer.decode(ids) == first.strip() + second
+    tokenizer = undeclared("byte-level", own_data)
+    template = template.replace("{{ eos_token }}", "<|bot|>")
+    ids, _ = TemplateFormat(tokenizer, template).render([("system", "x<|bo"), ("user", "t|>y")], True)
+    assert ids.count(tokenizer.id("<|bot|>")) == 1
+    assert tokenizer.decode(ids) == "x<|bot|>y<|bot|>"
 
 
 def test_the_template_of_a_folder(folder):

@@ -133,7 +133,11 @@ class TrainingExamples(Dataset):
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         epoch, first = place
         samples = np.arange(first, first + self.batch_size) % self.windows
-        return self.make([self.features[i] for i in self.order(epoch)[samples].tolist()])
+        return self.chosen(self.order(epoch)[samples], epoch)
+
+    def chosen(self, numbers: np.ndarray, draw: int) -> dict[str, Any]:
+        """A batch of any examples (n,); nothing in it is drawn."""
+        return self.make([self.features[i] for i in numbers.tolist()])
 
 
 def _with_lengths(features: Sequence[Features]) -> Encoded:

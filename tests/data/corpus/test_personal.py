@@ -217,6 +217,26 @@ def test_a_second_run_changes_nothing_more(planted):
         assert once != text or masked(text) is text
 
 
+def test_findings_are_where_masks_would_be(planted):
+    """Places in the text as it was, however many of them there are and however close."""
+    step, apart = PersonalData(), 0
+    texts = [
+        before + value * (1 + len(value) % 2) + after
+        for kind in KINDS
+        for before, value, after in planted(kind)
+    ]
+    texts += [" ".join(texts[:2000]), "", "nothing at all"]
+    for text in texts:
+        rest, place = [], 0
+        for kind, start, end in step.findings(text):
+            assert place <= start < end
+            rest += [text[place:start], f"<{kind}>"]
+            place = end
+        apart += "".join(rest) + text[place:] != masked(text)
+    assert apart == 0
+    assert not any(step.counts().values()), "nothing was masked"
+
+
 STAYS = """
 @pytest.fixture  class A:  x = a@b.T + self.x@self.weight  3 @-@ 4  user@host:/srv
 git@github.com:owner/name.git

@@ -235,21 +235,39 @@ class PersonalData(Step):
         self._counts: Counter[str] = Counter(dict.fromkeys(self.kinds, 0))
 
     def __call__(self, document: Document) -> None:
-        text = document.text
-        # Once one is masked its neighbour may stand free: until nothing is found, so that a second run
-        # changes nothing; but not for ever where a thousand stand in a row.
-        for _ in range(_MOST_PASSES):
-            masked = self._mask(text)
-            if masked is text:
-                break
-            text = masked
-        document.text = text
+        def put(kind: str, start: int, end: int) -> str:
+            self._counts[kind] += 1
+            return self.placeholders[kind]
+
+        document.text = self._replaced(document.text, put)
+
+    def findings(self, text: str) -> list[tuple[str, int, int]]:
+        """What of the text would be masked: kind, start and end of each, in the order of the text."""
+        found: list[tuple[str, int, int]] = []
+
+        def put(kind: str, start: int, end: int) -> str:
+            found.append((kind, start, end))
+            return "\0" * (end - start)  # as long as it was, so that all places stay those of the text
+
+        self._replaced(text, put)
+        return sorted(found, key=lambda each: each[1:])
 
     def counts(self) -> dict[str, int]:
         """How many of each kind were masked in all documents so far."""
         return dict(self._counts)
 
-    def _mask(self, text: str) -> str:
+    def _replaced(self, text: str, put: Callable[[str, int, int], str]) -> str:
+        """The text with what `put` gives for each finding: its kind, and where it stands at the time."""
+        # Once one is masked its neighbour may stand free: until nothing is found, so that a second run
+        # changes nothing; but not for ever where a thousand stand in a row.
+        for _ in range(_MOST_PASSES):
+            replaced = self._once(text, put)
+            if replaced is text:
+                break
+            text = replaced
+        return text
+
+    def _once(self, text: str, put: Callable[[str, int, int], str]) -> str:
         """Once through; the text itself where nothing is found."""
         numbers = _NINE_DIGITS.search(text) is not None
         for name, find in _FINDERS.items():
@@ -260,9 +278,8 @@ class PersonalData(Step):
             for start, end in sorted(find(text)):
                 if start < place:  # within the last one: ghp_ in a PEM block
                     continue
-                parts += [text[place:start], self.placeholders[kind]]
+                parts += [text[place:start], put(kind, start, end)]
                 place = end
-                self._counts[kind] += 1
             if parts:
                 text = "".join(parts) + text[place:]
         return text
