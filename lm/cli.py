@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": ("say which of several models is better, if any", "lm.evaluation.comparison.command", "main"),
     "sweep": ("try options of a run within ranges, and say which are best", "lm.tuning.command", "main"),
     "compress": ("round a model's weights to 8 or 4 bits", "lm.compression.command", "main"),
+    "audit": ("say what a model remembers, gives out and prefers", "lm.audit.command", "main"),
     "serve": ("let models answer over HTTP, as OpenAI's interface does", "lm.serving.command", "main"),
     "export": ("write a checkpoint as a Hugging Face folder", "lm.commands.export", "main"),
     "runs": ("list the runs of a folder: how far they are, and how good", "lm.commands.runs", "main"),

@@ -8,24 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# As long as there is none, one of a few lines: a folder with a door, and a line in the table of commands.
-DOOR = '''"""Counts what a checkpoint has."""
-
-from lm.checkpoint import open_checkpoint
-
-
-def count(path: str) -> int:
-    return open_checkpoint(path).network.num_parameters()
-'''
-COMMAND = '''"""`lm audit`."""
-
-
-def main(argv: list[str]) -> None:
-    from lm.audit import count
-
-    print(count(argv[0]))
-'''
-LINE = '    "audit": ("count what a checkpoint has", "lm.audit.command", "main"),\n'
 EVERYTHING = """
 import importlib, pkgutil, lm
 from lm.cli import COMMANDS
@@ -40,18 +22,10 @@ print(len(COMMANDS), lm.__file__)
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """The project's own code with a wing in it."""
+    """The project's own code."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "lm", tmp_path / "lm", ignore=ignore, copy_function=shutil.copyfile)
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
-    wing = tmp_path / "lm/audit"
-    wing.mkdir()
-    (wing / "__init__.py").write_text(DOOR)
-    (wing / "command.py").write_text(COMMAND)
-    table = tmp_path / "lm/cli.py"
-    text = table.read_text()
-    table.write_text(text.replace("COMMANDS = {\n", "COMMANDS = {\n" + LINE, 1))
-    assert LINE in table.read_text()
     return tmp_path
 
 
@@ -69,13 +43,19 @@ def floors(folder: Path) -> subprocess.CompletedProcess:
     return python(folder, "-c", "import sys; from importlinter.cli import lint_imports_command as c; c()")
 
 
-def test_a_wing_works_and_can_be_deleted(copy, trained):
-    counted = python(copy, "-m", "lm", "audit", str(trained / "checkpoints/gpt/best.ckpt"))
-    assert counted.stdout.strip().isdigit(), counted.stderr
+def without(folder: Path, *wings: str) -> None:
+    """Delete wings: their folders, and their lines in the table of commands."""
+    table = folder / "lm/cli.py"
+    lines = table.read_text().splitlines(True)
+    for wing in wings:
+        shutil.rmtree(folder / "lm" / wing)
+        lines = [line for line in lines if f'"lm.{wing}.' not in line]
+    table.write_text("".join(lines))
+
+
+def test_a_wing_can_be_deleted(copy):
     assert floors(copy).returncode == 0
-    shutil.rmtree(copy / "lm/audit")
-    table = copy / "lm/cli.py"
-    table.write_text(table.read_text().replace(LINE, ""))
+    without(copy, "audit")
     rest = python(copy, "-c", EVERYTHING)
     assert rest.returncode == 0, rest.stderr
     assert str(copy) in rest.stdout
@@ -85,13 +65,15 @@ def test_a_wing_works_and_can_be_deleted(copy, trained):
     assert (gone.returncode, "there is no command 'audit'" in gone.stderr) == (2, True)
 
 
+def test_a_server_without_the_wing_that_it_asks(copy, trained):
+    without(copy, "audit")
+    model = str(trained / "checkpoints/gpt")
+    refused = python(copy, "-m", "lm", "serve", model, "--port=0", "--require-audit")
+    assert (refused.returncode, "this lm makes none" in refused.stderr) == (1, True), refused.stderr
+
+
 def test_without_any_wing_the_rest_works(copy):
-    """Those that ship: their folders, and their lines in the table of commands."""
-    table = copy / "lm/cli.py"
-    for wing in ("audit", "evaluation", "tuning", "compression", "serving"):
-        shutil.rmtree(copy / "lm" / wing)
-        kept = [line for line in table.read_text().splitlines(True) if f'"lm.{wing}.' not in line]
-        table.write_text("".join(kept))
+    without(copy, "audit", "evaluation", "tuning", "compression", "serving")
     rest = python(copy, "-c", EVERYTHING)
     assert rest.returncode == 0, rest.stderr
     assert floors(copy).returncode == 0

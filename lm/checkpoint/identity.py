@@ -25,5 +25,5 @@ def identity(model: Model) -> str:
     digest.update(model.processor.fingerprint.encode())
     for name, tensor in sorted(model.weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm.errors import UserError, not_installed, spelling
@@ -12,6 +13,7 @@ from lm.options import OptionParser
 from lm.processes import say
 
 if TYPE_CHECKING:
+    from lm.checkpoint import Model
     from lm.serving.house import House, Served
 
 # Name, type, default, least, help.
@@ -59,6 +61,10 @@ def _parser() -> OptionParser:
     add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     words = "of the weights: bf16 is faster on GPUs, and on CPUs with instructions for it (%(default)s)"
     add("--dtype", choices=("fp32", "bf16"), default="fp32", help=words)
+    words = "serve no model without an audit that it passed (`lm audit`); without this a line says so"
+    add("--require-audit", action="store_true", help=words)
+    words = "reports that lie elsewhere than where `lm audit` leaves them"
+    add("--audit", nargs="+", default=[], metavar="FILE", help=words)
     words = "a line for each request: when, who, what, how long; never what it says"
     add("--log-requests", action="store_true", help=words)
     return parser
@@ -75,6 +81,8 @@ def _serve(args: argparse.Namespace) -> None:
     if not local and not keys:
         say(f"everybody who reaches {args.host} can ask, for there are no keys: --keys FILE")
 
+    import torch
+
     from lm.predictor import load
     from lm.serving.app import make_app
     from lm.serving.limits import Limits
@@ -82,7 +90,11 @@ def _serve(args: argparse.Namespace) -> None:
 
     models = []
     for name, path in paths.items():
-        models.append(Served(name, load(path, args.device, dtype=args.dtype), args.slots, args.queue))
+        model = load(path, args.device)
+        _look_at_audit(model.model, args)
+        if args.dtype == "bf16":
+            model.model.to(torch.bfloat16)
+        models.append(Served(name, model, args.slots, args.queue))
         if not models[-1].abilities:
             raise UserError(f"{path} has nothing that could be asked over HTTP")
     house = House(models)
@@ -97,6 +109,23 @@ def _serve(args: argparse.Namespace) -> None:
     _greet(house, host, port, len(keys), args.grace)
     Server(guard, house, args.grace).run([taken])
     say("stopped")
+
+
+def _look_at_audit(model: "Model", args: argparse.Namespace) -> None:
+    """Say what an audit says of these very weights.
+
+    Raises:
+        UserError: one is required, and there is none, or the model has failed it.
+    """
+    try:
+        from lm.audit import verdict
+    except ImportError:  # of those who have taken that wing out
+        good, words = False, f"{model.source} has no audit: this lm makes none"
+    else:
+        good, words = verdict(model, [Path(each) for each in args.audit])
+    if args.require_audit and not good:
+        raise UserError(f"{words} (--require-audit)")
+    say(words if good else f"warning: {words}")
 
 
 def _greet(house: "House", host: str, port: int, keys: int, grace: float) -> None:

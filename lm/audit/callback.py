@@ -1,0 +1,89 @@
+"""An audit while a model is trained, on TensorBoard."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lm.audit.audit import perform, read_audit
+from lm.audit.history import History, Run
+from lm.audit.subject import Subject
+from lm.data.corpus.shards import Corpus
+from lm.errors import UserError
+from lm.predictor import while_training
+
+
+class Auditing(Callback):
+    """Looks at the model at validations, for so many seconds; what it draws does not change the training.
+
+    In a configuration, below `trainer`:
+
+        callbacks+: [{class_path: lm.audit.Auditing, init_args: {seconds: 20}}]
+
+    Figures are logged as `audit/CHECK.FIGURE`, and as `audit/not_kept` how many thresholds are not kept, by
+    which nothing is stopped.
+
+    Args:
+        config: the checks, as for `lm audit`.
+        seconds: that all checks have together at a validation. What of a check takes longer is measured on
+            fewer things, at least one batch of each.
+        every_n_validations: how often.
+        data_dir: where the checks' files are looked for.
+
+    Raises:
+        UserError: when training begins: there is no such configuration, or the model is sharded.
+    """
+
+    def __init__(
+        self,
+        config: str = "audit/training",
+        seconds: float = 20,
+        every_n_validations: int = 1,
+        data_dir: str = "data",
+    ) -> None:
+        if not seconds > 0 or every_n_validations < 1:
+            raise UserError("Auditing: `seconds` above 0, `every_n_validations` of at least 1", status=2)
+        self.audit, self.seconds, self.data_dir = read_audit(config), seconds, data_dir
+        self.every_n_validations, self._validations = every_n_validations, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device_mesh is not None:
+            raise UserError("Auditing can't look at a model that is sharded: `lm audit` its checkpoints")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
+            figures = self._measure(trainer, pl_module)
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=trainer.global_step)
+
+    def _measure(self, trainer: Any, task: Any) -> dict[str, float]:
+        corpus, history = _seen(trainer.datamodule)
+        with while_training(task) as model:
+            subject = Subject(model, corpus, self.data_dir, 0, history, "it is not pretrained on one corpus")
+            report = perform(self.audit, subject, seconds=self.seconds)
+        figures = {
+            f"audit/{part['name']}.{name}": figure["value"]
+            for part in report["checks"]
+            for name, figure in part.get("figures", {}).items()
+        }
+        if report["thresholds"]:
+            figures["audit/not_kept"] = float(sum(not gate["kept"] for gate in report["thresholds"]))
+        return figures
+
+
+def _seen(data: Any) -> tuple[Corpus | None, History | None]:
+    """The corpus that a run learns from, and what of it the model has seen by now."""
+    corpus, state = getattr(data, "corpus", None), data.state_dict()
+    if not isinstance(corpus, Corpus) or data.mixed:
+        return None, None
+    done = state["loader"]["epoch"], state["loader"]["samples"]
+    run = Run(data.source, corpus.identity, data.seq_len, data.seed, *done, state["step_samples"])
+    return corpus, History(run, corpus)

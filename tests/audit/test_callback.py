@@ -1,0 +1,52 @@
+"""An audit while training: figures on TensorBoard, and a training that does not notice."""
+
+import json
+
+import pytest
+import torch
+
+from tests.conftest import scalars
+
+CALLBACK = """
+trainer:
+  callbacks+:
+    - class_path: lm.audit.Auditing
+      init_args: {config: small.yaml, every_n_validations: 2, seconds: 60}
+"""
+SMALL = """
+checks:
+- class_path: Extraction
+  init_args: {prompt: 4, continuation: 4, passages: 8}
+- class_path: Membership
+  init_args: {windows: 8}
+thresholds:
+  extraction.extracted: {most: 0}
+"""
+
+
+def test_training_goes_on_as_without(lm, tmp_path, tiny_gpt):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "callback.yaml").write_text(CALLBACK)
+    words = (*tiny_gpt, "--trainer.val_check_interval=1", "--model.init_args.backbone.dropout=0.1")
+    assert lm("fit", *words, "--name", "without").status == 0
+    done = lm("fit", *words, "--config", "callback.yaml", "--name", "with")
+    assert done.status == 0, done.err
+    states = [
+        torch.load(tmp_path / f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("without", "with")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    found = scalars(tmp_path / "checkpoints/with", "audit/extraction.tokens_alike")
+    assert list(found) == [2, 4, 6]
+    assert set(scalars(tmp_path / "checkpoints/with", "audit/not_kept").values()) == {1.0}
+    # What it has seen is known within a run as it is from the checkpoint afterwards.
+    assert lm("audit", "checkpoints/with/last.ckpt", "--config", "small.yaml").status == 1
+    report = json.loads((tmp_path / "checkpoints/with/audit-last/audit.json").read_text())
+    alike = report["checks"][0]["figures"]["tokens_alike"]["value"]
+    assert found[6] == pytest.approx(alike)
+
+
+def test_a_configuration_that_is_not_there_is_said_first(lm, tmp_path, tiny_gpt):
+    (tmp_path / "callback.yaml").write_text(CALLBACK)
+    failed = lm("fit", *tiny_gpt, "--config", "callback.yaml")
+    assert failed.status == 2 and "no such configuration file: small.yaml" in failed.err
