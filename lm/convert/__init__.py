@@ -1,8 +1,9 @@
-"""Other projects' formats, in and out: folders of Hugging Face's transformers, and ONNX files.
+"""Other projects' formats, in and out: folders of Hugging Face's transformers, ONNX and GGUF
+files.
 
 - `models.py`: `open_model`, whatever holds a model: a checkpoint, a run, an adapter, such a folder or file
 - `folder.py`, `export.py`: such a folder read, and written
-- `onnx.py`: such a file written, and run
+- `onnx.py`: an ONNX file written, and run; `gguf.py`, `gguf_tokenizer.py`: a GGUF file written
 - `family.py` and a file a family: how configurations and tensors relate, both ways in one place
 - `fields.py`, `weights.py`, `parts.py`: config.json, safetensors, and tensors made of each other
 - `tokenizer_json.py`, `tokenizer_files.py`, `card.py`: the rest of such a folder
@@ -14,5 +15,11 @@ from lm.lazy import lazy
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {"located": "models", "open_model": "models", "export_folder": "export", "export_onnx": "onnx"},
+    {
+        "located": "models",
+        "open_model": "models",
+        "export_folder": "export",
+        "export_onnx": "onnx",
+        "export_gguf": "gguf",
+    },
 )

@@ -17,8 +17,8 @@ from lm.tokenizer.text import SPACE
 
 # Numbers in sentencepiece_model.proto.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
-_UNIGRAM, _BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+_UNIGRAM, BPE = 1, 2
 
 # Where two encoders would part, they part on one of these.
 _PROBES = (
@@ -45,24 +45,24 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
             installed.
     """
     library = tokenizers_library("writing a tokenizer.json")
-    pieces, trainer, rules = _read(tokenizer.to_bytes())
-    if any(kind == _UNUSED for _, _, kind in pieces):
+    pieces, trainer, rules = read_model(tokenizer.to_bytes())
+    if any(kind == UNUSED for _, _, kind in pieces):
         raise UserError("this SentencePiece model has unused pieces: it can't be written as a tokenizer.json")
     vocabulary = [
-        (piece.replace(SPACE, " ") if kind in (_NORMAL, _USER_DEFINED) else piece, score)
+        (piece.replace(SPACE, " ") if kind in (NORMAL, USER_DEFINED) else piece, score)
         for piece, score, kind in pieces
     ]
     ids = {text: id for id, (text, _) in enumerate(vocabulary)}
     if len(ids) < len(vocabulary):
         raise UserError("this SentencePiece model has a piece twice: it can't be written as a tokenizer.json")
-    unknown = next((id for id, (_, _, kind) in enumerate(pieces) if kind == _UNKNOWN), None)
-    in_bytes = any(kind == _BYTE for _, _, kind in pieces)
+    unknown = next((id for id, (_, _, kind) in enumerate(pieces) if kind == UNKNOWN), None)
+    in_bytes = any(kind == BYTE for _, _, kind in pieces)
     kind = trainer.get(3, _UNIGRAM)
-    if kind == _BPE:
+    if kind == BPE:
         normal = {
             text: score
             for (text, score), (*_, kind) in zip(vocabulary, pieces, strict=True)
-            if kind == _NORMAL
+            if kind == NORMAL
         }
         named = None if unknown is None else vocabulary[unknown][0]
         model = library.models.BPE(
@@ -93,9 +93,9 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
     )
     document = json.loads(engine.to_str())
     document["added_tokens"] = [
-        added_token(id, text, special=kind != _USER_DEFINED)
+        added_token(id, text, special=kind != USER_DEFINED)
         for (text, id), (*_, kind) in zip(ids.items(), pieces, strict=True)
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
     document["post_processor"] = frame_template(tokenizer, framed)
     engine = library.Tokenizer.from_str(json.dumps(document))
@@ -108,14 +108,14 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
     return document
 
 
-def _read(model: bytes) -> tuple[list[tuple[str, float, int]], dict[int, Any], dict[int, Any]]:
+def read_model(model: bytes) -> tuple[list[tuple[str, float, int]], dict[int, Any], dict[int, Any]]:
     """Pieces (spelling, score, kind), the trainer's settings and the normaliser's, by field number."""
     pieces, parts = [], {_TRAINER: {}, _NORMALIZER: {}}
     for number, value in read_fields(model):
         if number == _PIECES:
             entry = dict(read_fields(value))
             score = struct.unpack("<f", entry.get(2, 0).to_bytes(4, "little"))[0]
-            pieces.append((entry[1].decode(), score, entry.get(3, _NORMAL)))
+            pieces.append((entry[1].decode(), score, entry.get(3, NORMAL)))
         elif number in parts:
             parts[number] = dict(read_fields(value))
     return pieces, parts[_TRAINER], parts[_NORMALIZER]
