@@ -258,9 +258,8 @@ def generate(
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A prompt as the model knows text: the start of a document, then its tokens."""
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return start + tokenizer.encode(prompt) or [tokenizer.eos_id or 0]
+    """A prompt as the model knows text: what its tokenizer puts first, if it does, then its tokens."""
+    return tokenizer.opening + tokenizer.encode(prompt) or [tokenizer.start_id]
 
 
 def stream_text(
