@@ -15,7 +15,7 @@ from torch import Tensor
 from lm.backbone import KVCache, LanguageModel
 from lm.serving.choosing import choose, log_probabilities
 from lm.serving.prefixes import BLOCK, Prefixes
-from lm.serving.requests import Running, Stats, TokenInfo, wake
+from lm.serving.requests import Running, Stats, Stuck, TokenInfo, wake
 from lm.serving.row import Row
 from lm.serving.slots import Slots
 
@@ -180,6 +180,9 @@ class Batch:
                     raise id
                 logprob, likeliest = said.get(place, (0.0, ()))
                 row.take(TokenInfo(id, "", logprob, likeliest[: row.request.logprobs]))
+            except Stuck:
+                self.end(row, "stuck")
+                continue
             except Exception as error:
                 self.fail(error, [row])
                 continue

@@ -28,8 +28,9 @@ async def answer(http: Http, served: Served, body: ChatCompletion) -> Any:
     elif tokens < 1:
         raise APIError(400, "`max_tokens`: it must be at least 1", "max_tokens")
     top = body.top_logprobs if body.logprobs else None
-    end = served.chat.end_id
-    requests = wanted(http, served, body, ids, tokens, logprobs=top, stop_ids=() if end is None else (end,))
+    grammar, end = await served.structure.of(body), served.chat.end_id
+    ends = () if end is None else (end,)
+    requests = wanted(http, served, body, ids, tokens, grammar, logprobs=top, stop_ids=ends)
     return await _Chat(http, served, body, len(ids), requests).response()
 
 

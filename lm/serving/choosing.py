@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm.errors import UserError
 from lm.inference.generate import Sampling
-from lm.serving.requests import Request
+from lm.serving.requests import Request, Stuck
 
 GREEDY = 1e-3  # the temperature below which the likeliest is taken
 FEW = (256, 4096)  # tokens that mostly make up a nucleus
@@ -56,7 +56,7 @@ class Chooser:
         if self.constraint is not None:
             allowed = self.constraint.mask(self.written).to(logits.device)
             if not bool(allowed.any()):
-                raise ValueError("the constraint allows no token")
+                raise Stuck
             logits.masked_fill_(~allowed[: len(logits)], NEVER)
 
     def wrote(self, id: int) -> None:

@@ -36,10 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name} {value:g}: it must be at least {least:g}", status=2)
     try:
         import fastapi  # noqa: F401
+        import llguidance  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        raise not_installed("lm serve", "FastAPI, uvicorn and prometheus-client", "serve") from None
+        raise not_installed(
+            "lm serve", "FastAPI, uvicorn, prometheus-client and llguidance", "serve"
+        ) from None
     with spelling(lambda: [name.replace("_", "-") for name in vars(args)]):
         _serve(args)
 

@@ -22,8 +22,10 @@ async def complete(http: Http, served: Served, body: Completion) -> Any:
     tokens = TOKENS if body.max_tokens is None else body.max_tokens
     if tokens == 0 and not body.echo:
         raise APIError(400, "`max_tokens`: 0 is for `echo` alone", "max_tokens")
-    more = {"logprobs": body.logprobs, "echo": body.echo and body.logprobs is not None}
-    requests = [r for ids in prompts for r in wanted(http, served, body, ids, max(tokens, 1), **more)]
+    grammar = await served.structure.of(body)
+    more: dict[str, Any] = {"logprobs": body.logprobs, "echo": body.echo and body.logprobs is not None}
+    more |= {"tokens": max(tokens, 1), "grammar": grammar}
+    requests = [request for ids in prompts for request in wanted(http, served, body, ids, **more)]
     return await _Completion(http, served, body, prompts, requests).response()
 
 

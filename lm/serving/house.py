@@ -14,6 +14,7 @@ from lm.predictor import Predictor
 from lm.serving.embeddings import body_of
 from lm.serving.engine import Engine
 from lm.serving.errors import APIError
+from lm.serving.structure import Structure
 from lm.tasks.table import entry_of, writes_text
 from lm.tokenizer.template import chat_format_of
 
@@ -29,6 +30,7 @@ class Served:
 
     Attributes:
         engine: writes, where the model does that.
+        structure: what answers may be held to, where it writes.
         chat: how it writes chats; None where it has not learned that.
         abilities: what stands behind /v1/ in the addresses that it answers.
     """
@@ -45,6 +47,7 @@ class Served:
         if writes_text(record) and causal:
             model.writer()  # its weights are looked at now, not at the first request
             self.engine = Engine(model, slots=slots, queue=queue)
+            self.structure = Structure(model.tokenizer, self.engine.vocab_size)
             if model.model.chats:
                 self.chat = chat_format_of(model.tokenizer, model.model.chat_template)
             self.abilities = ["chat/completions"] * (self.chat is not None) + ["completions"]
@@ -87,6 +90,7 @@ class Served:
     def stop(self, grace: float = 0) -> None:
         if self.engine:
             self.engine.stop(grace)
+            self.structure.stop()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     @property

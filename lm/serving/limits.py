@@ -10,6 +10,8 @@ TOP = 20  # likeliest tokens beside each
 BIASES = 300
 MESSAGES = 1000
 TEXT = 1 << 20  # characters of a text
+SCHEMA, SCHEMA_DEPTH, REGEX = 100_000, 64, 4096  # characters, levels of a schema; characters of an expression
+FORMS_KEPT, FORMS_WAITING = 64, 8  # of answers: ready for the next who asks, and not yet ready
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,18 @@ class Closed(Exception):
     """The engine takes no more requests: it is stopping."""
 
 
+class Stuck(Exception):
+    """Nothing can follow that the constraint allows."""
+
+
 class Constraint(Protocol):
     """What a text may be: JSON of a schema, what a regular expression matches. Each request has its own."""
 
     def mask(self, written: Sequence[int]) -> Tensor:
-        """Which tokens may follow those written so far: (vocab_size,) bool, at least one of them True."""
+        """Which tokens may follow those written so far: (vocab_size,) bool. With none, the text is stuck."""
+
+    def over(self, written: Sequence[int]) -> bool:
+        """Whether the text is whole and nothing may follow: it ends without a token that says so."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class TokenInfo(NamedTuple):
 
 class Piece(NamedTuple):
     """What has become final: text, the tokens whose text has been given with it, and at the last piece how it
-    has ended: stop, length, cancelled, timeout or error."""
+    has ended: stop, length, cancelled, timeout, error, or stuck where its constraint let nothing follow."""
 
     text: str
     tokens: tuple[TokenInfo, ...] = ()

@@ -62,7 +62,8 @@ class Row:
         self.chooser.wrote(token.id)
         ended = token.id in self.ends
         self.text.add(token, shown=not ended)
-        if ended:
+        constraint = self.request.constraint
+        if ended or (constraint is not None and constraint.over(self.chooser.written)):
             finish = "stop"
         elif len(self.chooser.written) >= self.request.max_tokens:
             finish = "length"

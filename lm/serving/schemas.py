@@ -65,8 +65,39 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class Schema(BaseModel):
+    """A JSON Schema. The answer is held to it whether `strict` or not."""
+
+    model_config = ConfigDict(strict=True)
+    name: str = Field("", max_length=64)
+    schema_: dict[str, Any] = Field({}, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's form of an answer."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            words = "`json_schema` goes with the type json_schema, and this with it"
+            raise PydanticCustomError("schema", words, {"param": "response_format"})
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's form of an answer, of which there is the regular expression that all of it matches."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    regex: str = Field(max_length=limits.REGEX)
+
+
 class Writing(Body):
-    """What a completion and a chat have in common; as OpenAI has it, and `top_k` and `min_p` beside it."""
+    """What a completion and a chat have in common; as OpenAI has it, and `top_k` and `min_p` beside it, and
+    vLLM's `structured_outputs`."""
 
     max_tokens: int | None = Field(None, ge=0)
     temperature: float = Field(1.0, ge=0, le=2)
@@ -81,6 +112,8 @@ class Writing(Body):
     n: int = Field(1, ge=1, le=limits.CHOICES)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -18,15 +18,25 @@ from lm.serving.errors import APIError, failed, log_failure
 from lm.serving.guard import stopping
 from lm.serving.house import BUSY, Served
 from lm.serving.schemas import Writing
+from lm.serving.structure import Grammar
 
 LEAST = 1e-3  # temperatures below it are 0
 LOWEST = -9999.0  # OpenAI's for what can't be: JSON has no infinity
 
 
 def wanted(
-    http: Http, served: Served, body: Writing, ids: Sequence[int], tokens: int, **more: Any
+    http: Http,
+    served: Served,
+    body: Writing,
+    ids: Sequence[int],
+    tokens: int,
+    grammar: Grammar | None,
+    **more: Any,
 ) -> list[Request]:
     """What the engine is asked for after one prompt: `n` times, each with a seed of its own.
+
+    Args:
+        grammar: that the answers are held to.
 
     Raises:
         APIError: prompt and answer don't fit, or a token is none of the model's.
@@ -56,9 +66,15 @@ def wanted(
         seed=body.seed,
         **more,
     )
-    if body.seed is None:
-        return [first] * body.n
-    return [replace(first, seed=(body.seed + i) % (1 << 63)) for i in range(body.n)]
+    ends = [id for id in (served.model.tokenizer.eos_id, *first.stop_ids) if id is not None]
+    return [
+        replace(
+            first,
+            seed=None if body.seed is None else (body.seed + i) % (1 << 63),
+            constraint=None if grammar is None else grammar.follow(ends),
+        )
+        for i in range(body.n)
+    ]
 
 
 def submit(http: Http, served: Served, requests: list[Request]) -> list[Running]:
@@ -84,10 +100,13 @@ def finish(said: str | None) -> str | None:
     """How a run ended, in OpenAI's words; None where it goes on.
 
     Raises:
-        APIError: it failed, or the server stopped it.
+        APIError: it failed, or the form that it was to have led to nothing, or the server stopped it.
     """
     if said == "error":
         raise failed()
+    if said == "stuck":
+        words = "the answer came to where its form lets nothing follow that the model can write"
+        raise APIError(400, words, code="form_stuck")
     if said == "cancelled":
         raise stopping()
     return "length" if said == "timeout" else said  # a limit like that of tokens

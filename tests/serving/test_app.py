@@ -317,7 +317,6 @@ BAD = {
     "a strange bias": ("completions", {"prompt": "a", "logit_bias": {"x": 1}}, 400, "`logit_bias`"),
     "a bias beyond": ("completions", {"prompt": "a", "logit_bias": {"9" * 99: 1}}, 400, "`logit_bias`"),
     "tools": ("chat/completions", {"messages": HELLO, "tools": [{"type": "function"}]}, 400, "`tools`"),
-    "JSON": ("completions", {"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_f"),
     "roles": ("chat/completions", {"model": "chat", "messages": HELLO * 2}, 400, "take turns"),
     "no role": (
         "chat/completions",

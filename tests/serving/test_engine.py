@@ -408,22 +408,32 @@ def test_a_constraint_allows_some_tokens(serve):
         def mask(self, written):
             return torch.arange(420) % 4 == 2 * (len(written) % 2)
 
-    class Broken:
+        def over(self, written):
+            return False
+
+    class Broken(Even):
         def mask(self, written):
             if len(written) == 3:
                 raise ZeroDivisionError
-            return (
-                torch.ones(420, dtype=torch.bool) if len(written) < 2 else torch.zeros(420, dtype=torch.bool)
-            )
+            return torch.ones(420, dtype=torch.bool)
+
+    class Narrow(Even):
+        def mask(self, written):
+            return torch.full((420,), len(written) < 2)
+
+    class Short(Even):
+        def over(self, written):
+            return len(written) == 2
 
     engine = serve(network())
     good = [engine.submit(Request((9,), 12, temperature=t, seed=4, constraint=Even())) for t in (0, 2.0)]
     beside = engine.submit(Request((9,), 12, temperature=2.0, seed=4))
-    broken = engine.submit(Request((9,), 12, temperature=2.0, seed=4, constraint=Broken()))
+    bad = [engine.submit(Request((9,), 12, constraint=each())) for each in (Broken, Narrow, Short)]
     for each in good:
         assert [id % 4 for id in ids_of(each.pieces())] == [0, 2] * 6
-    pieces = [*broken.pieces()]
-    assert len(ids_of(pieces)) == 2 and pieces[-1].finish == "error"
+    for each, count, finish in zip(bad, (3, 2, 2), ("error", "stuck", "stop"), strict=True):
+        pieces = [*each.pieces()]
+        assert (len(ids_of(pieces)), pieces[-1].finish) == (count, finish)
     again = engine.submit(Request((9,), 12, temperature=2.0, seed=4))
     assert ids_of(beside.pieces()) == ids_of(again.pieces()), "its draws are its own"
 
