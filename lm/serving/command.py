@@ -104,13 +104,16 @@ def _serve(args: argparse.Namespace) -> None:
     limits = Limits(body=int(args.max_body * 1e6), seconds=args.timeout)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("lm.serving").setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that have gone
     guard = make_app(house, limits, keys, local and not keys, args.log_requests)
     open_port(taken)
     for served in models:
         served.start()
     host, port, *_ = taken.getsockname()
-    _greet(house, host, port, len(keys), args.grace)
-    Server(guard, house, args.grace).run([taken])
+    server = Server(guard, house, args.grace)
+    with server.capture_signals():  # whoever reads how to stop it may do so at once
+        _greet(house, host, port, len(keys), args.grace)
+        server.run([taken])
     say("stopped")
 
 
