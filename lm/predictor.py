@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lm.backbone import BackboneConfig, LanguageModel
 from lm.checkpoint import Model
@@ -358,6 +357,8 @@ def while_training(task: Any) -> Iterator[Predictor]:
     Args:
         task: that trains it; not sharded.
     """
+    from lightning.pytorch.utilities.seed import isolate_rng
+
     path = f"{task.plain().__module__}.{task.plain().__qualname__}"
     model = Model(task.config, {}, task.processor, "the model", {"task": path, **task.record()})
     model.__dict__["network"] = task.net  # as it is
