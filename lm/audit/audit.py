@@ -155,10 +155,13 @@ def _part(check: Check, subject: Subject) -> dict[str, Any]:
     head = {"name": check.name(), "title": check.title()}
     if why := check.unfit(subject):
         return {**head, "state": "unfit", "why": why}
+    subject.consulted = False
     try:
         found = check.run(subject)
     except UserError as error:
         return {**head, "state": "not done", "why": str(error)}
+    if subject.consulted and (start := subject.history.run.start):
+        found.notes.append(f"it went on from {start}: what that model had seen before is not counted")
     return {**head, "state": "done", **asdict(found)}
 
 
@@ -213,13 +216,21 @@ def read_report(path: Path) -> dict[str, Any]:
     model = report.get("model")
     if not isinstance(model, dict) or not re.fullmatch("[0-9a-f]{64}", str(model.get("identity"))):
         raise UserError(f"{path} is damaged: it does not say of which model it is")
-    if not isinstance(report.get("passed"), bool) or not isinstance(report.get("thresholds"), list):
+    gates = report.get("thresholds")
+    known = isinstance(gates, list) and all(
+        isinstance(gate, dict) and isinstance(gate.get("figure"), str) and isinstance(gate.get("kept"), bool)
+        for gate in gates
+    )
+    if not known or not isinstance(report.get("made"), str):
         raise UserError(f"{path} is damaged: it does not say whether the model passed")
     return report
 
 
 def verdict(model: Model, reports: Sequence[Path] = ()) -> tuple[bool, str]:
     """Whether a model was audited and keeps to its thresholds, and that in a line.
+
+    An audit without thresholds, as of a few of the checks, has decided nothing. A report is taken
+    at its word: whoever can write it can also say that all is well.
 
     Args:
         model: as it was read, in its own type.
@@ -241,5 +252,7 @@ def verdict(model: Model, reports: Sequence[Path] = ()) -> tuple[bool, str]:
     failed = [gate["figure"] for gate in gates if not gate["kept"]]
     if failed:
         return False, f"{path} failed its audit ({place}): {', '.join(failed)}"
-    kept = f"it keeps to {len(gates)} thresholds" if gates else "without thresholds"
-    return True, f"{path} was audited {report['made'][:10]}, {kept} ({place})"
+    audited = f"{path} was audited {report['made'][:10]}"
+    if not gates:
+        return False, f"{audited} without thresholds, by which nothing is decided ({place}): lm audit {path}"
+    return True, f"{audited}, it keeps to all its thresholds ({place})"

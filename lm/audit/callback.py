@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lm.audit.audit import perform, read_audit
 from lm.audit.history import History, Run
+from lm.audit.private.training import PrivateTraining
 from lm.audit.subject import Subject
 from lm.data.corpus.shards import Corpus
 from lm.errors import UserError
@@ -65,9 +66,10 @@ class Auditing(Callback):
                 logger.log_metrics(figures, step=trainer.global_step)
 
     def _measure(self, trainer: Any, task: Any) -> dict[str, float]:
-        corpus, history = _seen(trainer.datamodule)
+        corpus, history = _seen(trainer)
+        missing = "what it has seen of one corpus is not known"
         with while_training(task) as model:
-            subject = Subject(model, corpus, self.data_dir, 0, history, "it is not pretrained on one corpus")
+            subject = Subject(model, corpus, self.data_dir, 0, history, missing)
             report = perform(self.audit, subject, seconds=self.seconds)
         figures = {
             f"audit/{part['name']}.{name}": figure["value"]
@@ -79,11 +81,15 @@ class Auditing(Callback):
         return figures
 
 
-def _seen(data: Any) -> tuple[Corpus | None, History | None]:
-    """The corpus that a run learns from, and what of it the model has seen by now."""
+def _seen(trainer: Any) -> tuple[Corpus | None, History | None]:
+    """The corpus that a run learns from, and what of it the model has seen by now; see `run_of`."""
+    data = trainer.datamodule
     corpus, state = getattr(data, "corpus", None), data.state_dict()
-    if not isinstance(corpus, Corpus) or data.mixed:
+    private = [each for each in trainer.callbacks if isinstance(each, PrivateTraining)]
+    secret = trainer.overfit_batches or any(each.secure for each in private)
+    if not isinstance(corpus, Corpus) or data.mixed or secret:
         return None, None
     done = state["loader"]["epoch"], state["loader"]["samples"]
-    run = Run(data.source, corpus.identity, data.seq_len, data.seed, *done, state["step_samples"])
+    own = data.source, corpus.identity, data.seq_len, data.seed
+    run = Run(*own, *done, state["step_samples"], bool(private))
     return corpus, History(run, corpus)

@@ -16,12 +16,13 @@ from lm.processes import say
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `lm audit`; exit status 1 where a threshold is not kept."""
     args = _parser().parse(argv)
+    sys.path.insert(0, str(Path.cwd()))  # a check of the person's own may lie there
     with spelling(lambda: vars(args)):
         report = _audit(args)
     if not report["passed"]:
         sys.stdout.flush()
         failed = [gate["figure"] for gate in report["thresholds"] if not gate["kept"]]
-        raise UserError(f"{args.model} does not keep to {len(failed)} thresholds: {', '.join(failed)}")
+        raise UserError(f"{args.model} does not keep to its thresholds: {', '.join(failed)}")
 
 
 def _parser() -> OptionParser:
@@ -57,6 +58,8 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.seconds is not None and not args.seconds > 0:
         raise UserError(f"`seconds` {args.seconds:g}: it must be above 0", status=2)
+    if args.out and Path(args.out).exists() and not Path(args.out).is_dir():
+        raise UserError(f"`out` {args.out} is there, and no folder", status=2)  # said before hours of work
     audit = read_audit(args.config)
     if args.only:
         names = [check.name() for check in audit.checks]

@@ -34,6 +34,7 @@ class Run:
         epoch, samples: whole epochs that are done, and samples of the one that is not.
         step_samples: samples of an optimizer step; an epoch has as many whole ones as there are windows for.
         lots: whether each step has drawn its samples by lot, about so many, as private training does.
+        start: the model that it went on from, which may have seen more; empty where it began anew.
     """
 
     corpus: str
@@ -44,18 +45,23 @@ class Run:
     samples: int
     step_samples: int
     lots: bool = False
+    start: str = ""
+
+
+class Unknown(UserError):
+    """That nobody can know what a model has seen, whatever corpus is given."""
 
 
 def _said(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """The state of its data that a checkpoint of a pretraining holds, and its run's configuration."""
     where: Path = located(path)
     if where.is_dir() or where.suffix == ".onnx":
-        raise UserError(f"{where} does not say what it was trained on: only checkpoints of lm do")
+        raise Unknown(f"{where} does not say what it was trained on: only checkpoints of lm do")
     content = checkpoints.read(where, whole=False)
     record = checkpoints.read_record(content, where)
     state, settings = content.get(_PRETRAINING), record.get("configuration")
     if not isinstance(state, dict) or not settings:
-        raise UserError(f"{where} was not pretrained on a corpus of lm: what it has seen is not known")
+        raise Unknown(f"{where} was not pretrained on a corpus of lm: what it has seen is not known")
     if "mixture" in state:
         raise UserError(f"{where} was pretrained on a mixture, which an audit can't follow yet")
     try:
@@ -87,7 +93,8 @@ def run_of(path: str | Path) -> Run:
     """What the run of a checkpoint has done, from what is said in it.
 
     Raises:
-        UserError: it is no checkpoint of lm, or none of a pretraining on one corpus.
+        Unknown: it is no checkpoint of lm, none of a pretraining, or of one that keeps its samples secret.
+        UserError: it is of a pretraining on several corpora, or damaged.
     """
     state, whole, path = _said(path)
     try:
@@ -100,10 +107,12 @@ def run_of(path: str | Path) -> Run:
         if trainer.get("overfit_batches") or any(
             (each.get("init_args") or {}).get("secure") for each in private
         ):
-            why = "it was shown the same batches again" if not private else "its samples are kept secret"
-            raise UserError(f"{path} does not say what it has seen: {why}")
-        seed = own.get("seed") or 0
-        return Run(str(own["corpus"]), state["corpus"], own["seq_len"], seed, *done, step, bool(private))
+            if private:
+                raise Unknown(f"{path} does not say what it has seen: its samples are kept secret")
+            raise UserError(f"{path} does not say what it has seen: it was shown the same batches again")
+        seed, start = own.get("seed") or 0, (whole["model"].get("init_args") or {}).get("init_from")
+        corpus = str(own["corpus"]), state["corpus"], own["seq_len"], seed
+        return Run(*corpus, *done, step, bool(private), str(start or ""))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say how its data were read ({error!r})") from error
 
@@ -172,7 +181,8 @@ class History:
             starts = self.starts(epoch)
             np.add.at(change, starts + 1, 1)
             np.add.at(change, starts + 1 + self.run.seq_len, -1)
-        return np.minimum(np.cumsum(change)[:-1], np.iinfo(np.uint16).max).astype(np.uint16)
+        np.cumsum(change, out=change)  # in place, and of 32 bits: a corpus may be large
+        return np.minimum(change, np.iinfo(np.uint16).max, out=change)[:-1].astype(np.uint16)
 
     def seen(self, start: int, end: int) -> int:
         """How often all tokens from one on to before another were learned from."""
@@ -189,22 +199,6 @@ class History:
         epoch = 0 if self._lots is not None else max(self.run.epoch - (self.run.samples == 0), 0)
         starts = np.sort(self._windows.starts(epoch, np.arange(self._windows.windows)))
         first, length = int(starts[0]) + 1, len(starts) * self.run.seq_len
-        times = self.times[first : first + length].reshape(len(starts), self.run.seq_len).astype(np.int64)
-        return starts, np.where(times.min(axis=1) == times.max(axis=1), times[:, 0], -1)
-
-    def part(self, seen: bool) -> np.ndarray:
-        """Where there are windows of the run's length all of whose tokens were learned from, or none: their
-        first tokens, int64 (n,), rising; they don't overlap.
-
-        Windows that were not seen are from the same documents as those that were: the two differ in nothing
-        else."""
-        length = self.run.seq_len + 1
-        hit = np.concatenate([[0], np.cumsum(self.times > 0, dtype=np.int64)])
-        wanted, found, place = length if seen else 0, [], 1
-        sums = hit[length:] - hit[:-length]
-        good = np.flatnonzero(sums == wanted)
-        for start in good.tolist():
-            if start >= place:
-                found.append(start)
-                place = start + length
-        return np.array(found, dtype=np.int64)
+        times = self.times[first : first + length].reshape(len(starts), self.run.seq_len)
+        alike = times.min(axis=1) == times.max(axis=1)
+        return starts, np.where(alike, times[:, 0].astype(np.int64), -1)

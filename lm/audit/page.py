@@ -1,5 +1,7 @@
 """A report for people: a table for the terminal, and a page with pictures, as one HTML file."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lm.metrics.axes import Axis, line
 
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 450, 12, 205
+_FOLDERS = re.compile(r"""(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\,;:()'"]+[/\\])+""")  # of whole paths
 _LETTER, _LONGEST = 6.2, 24  # how wide one is in a picture; letters of a name there
 
 
@@ -45,23 +48,35 @@ def gate_words(gate: dict[str, Any]) -> str:
 
 
 def card(report: dict[str, Any]) -> str:
-    """A section of a model card, in Markdown, behind a line that says of which model it is."""
-    rows = [
-        f"| {part['name']}.{name} | {Figure(**each).said} | {Figure(**each).interval} | {each['what']} |"
+    """A section of a model card, in Markdown, behind a line that says of which model it is. It is published:
+    it names no folder of the machine."""
+    figures = [
+        (f"{part['name']}.{name}", Figure(**each))
         for part in report["checks"]
         for name, each in part.get("figures", {}).items()
     ]
-    left = [f"- {part['name']}: {part['why']}" for part in report["checks"] if part["state"] != "done"]
+    rows = [
+        f"| {_published(name)} | {each.said} | {each.interval} | {_published(each.what)} |"
+        for name, each in figures
+    ]
+    states = [part for part in report["checks"] if part["state"] != "done"]
+    left = [f"- {part['name']}: {_published(part['why'])}" for part in states]
     kept = "It keeps to all its thresholds" if report["passed"] else "It does not keep to all its thresholds"
     parts = [
         f"<!-- {report['model']['identity']} -->\n## Audit",
         f"Made {report['made'][:10]} by lm {report['lm_version']}. "
         + (f"{kept}:" if report["thresholds"] else "There were no thresholds."),
-        "\n".join(f"- {gate_words(gate)}" for gate in report["thresholds"]),
+        "\n".join(f"- {_published(gate_words(gate))}" for gate in report["thresholds"]),
         "\n".join(["| figure | value | 95% | |", "|---|---|---|---|", *rows]) if rows else "",
         "\n".join(["Not looked at:", "", *left]) if left else "",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _published(words: str) -> str:
+    """Words for a cell of a table in Markdown, in a line, without the folders that files lie in."""
+    words = _FOLDERS.sub("", " ".join(words.split()))
+    return words.replace("<", "&lt;").replace("|", "\\|")
 
 
 def page(report: dict[str, Any]) -> str:
@@ -70,7 +85,9 @@ def page(report: dict[str, Any]) -> str:
     parts = []
     for part in report["checks"]:
         figures = [(name, Figure(**each)) for name, each in part.get("figures", {}).items()]
-        charts = [_drawn(chart) for chart in part.get("charts", ()) if any(chart["series"].values())]
+        charts = [
+            _drawn(each) for each in part.get("charts", ()) if any(map(_finite, each["series"].values()))
+        ]
         parts.append({**part, "figures": figures, "charts": charts})
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     content = {
@@ -83,8 +100,13 @@ def page(report: dict[str, Any]) -> str:
     return environment.from_string(template).render(**content)
 
 
+def _finite(points: list[Any]) -> list[Any]:
+    return [point for point in points if all(math.isfinite(each) for each in point[1:] if each is not None)]
+
+
 def _drawn(chart: dict[str, Any]) -> dict[str, Any]:
-    """A chart in the picture's units."""
+    """A chart in the picture's units; points that are not finite are left out."""
+    chart = {**chart, "series": {name: _finite(own) for name, own in chart["series"].items()}}
     points = [point for series in chart["series"].values() for point in series]
     places = [point[0] for point in points]
     heights = [height for point in points for height in point[1:] if height is not None]

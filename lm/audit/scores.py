@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lm.audit.findings import Figure
 from lm.backbone import LanguageModel
+from lm.errors import UserError
 from lm.inference.batch import complete
 from lm.tasks.pretraining import several_documents
 
@@ -52,6 +53,12 @@ def greedy(network: LanguageModel, prompts: Sequence[Sequence[int]], tokens: int
     """The likeliest continuation of each prompt, int64 (B, tokens): to its end, whatever comes in it."""
     rows = complete(network, prompts, tokens, [-1], vocab_size=vocab, batch_size=ROWS)
     return np.array(rows, dtype=np.int64).reshape(len(prompts), tokens)
+
+
+def finite(what: str, values: Sequence[float]) -> None:
+    """Raises UserError where a model's numbers are none: compared, they would look like a good model's."""
+    if not np.isfinite(np.array(values, dtype=np.float64)).all():
+        raise UserError(f"the model's {what} is not finite: its training has diverged")
 
 
 def clustered_share(hits: Sequence[int], each: int | Sequence[int], what: str) -> Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lm.audit.history import History, run_of
+from lm.audit.history import History, Unknown, run_of
 from lm.data.corpus.shards import Corpus
 from lm.errors import UserError
 from lm.tasks.table import entry_of, writes_text
@@ -44,6 +44,7 @@ class Subject:
         self.model, self.data_dir, self.seed = model, Path(data_dir), seed
         self._corpus, self._history, self._missing = corpus, history, missing
         self._deadline: float | None = None
+        self.consulted = False  # whether a check has asked what it has seen
 
     @property
     def source(self) -> str:
@@ -92,14 +93,28 @@ class Subject:
         """A hash of that corpus's tokens; None where it was not given."""
         return self._corpus.identity if self._corpus else None
 
-    @cached_property
+    @property
     def history(self) -> History:
         """What of the corpus it has seen.
 
         Raises:
             UserError: see `corpus`, `run_of` and `History`.
         """
-        return self._history or History(run_of(self.source), self.corpus)
+        if self._history is None:
+            self._history = History(run_of(self.source), self.corpus)
+        self.consulted = True
+        return self._history
+
+    @cached_property
+    def unknown(self) -> str | None:
+        """Why it can't be known what it has seen, whatever corpus is given; None where it can."""
+        try:
+            _ = self._history or run_of(self.source)
+        except Unknown as error:
+            return str(error)
+        except UserError:  # which the checks come upon
+            pass
+        return None
 
     def rng(self, name: str) -> np.random.Generator:
         """A generator for one purpose: what others draw does not change it."""

@@ -10,6 +10,7 @@ the file is a model to lm, too. In protobuf two messages one after the other are
 """
 
 import base64
+import hashlib
 import json
 import logging
 import math
@@ -260,5 +261,6 @@ def open_onnx(path: Path, device: torch.device | str = "cpu") -> OnnxModel:
         raise UserError(f"{path} is damaged: its description is not whole ({error!r})") from error
     if not whole:
         raise UserError(f"{path} is damaged: it has another checksum than when it was written")
+    facts["sha256"] = hashlib.sha256(content).hexdigest()  # as it is now: its weights are nowhere else
     weights, record = {"head.weight": torch.zeros(1, 1)}, {**record, "onnx": facts}
     return OnnxModel(config, weights, opened, str(path), record, [], step, has_head, session=session)

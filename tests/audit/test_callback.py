@@ -1,6 +1,7 @@
 """An audit while training: figures on TensorBoard, and a training that does not notice."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,28 @@ def test_training_goes_on_as_without(lm, tmp_path, tiny_gpt):
     report = json.loads((tmp_path / "checkpoints/with/audit-last/audit.json").read_text())
     alike = report["checks"][0]["figures"]["tokens_alike"]["value"]
     assert found[6] == pytest.approx(alike)
+
+
+def test_what_private_training_has_seen_is_drawn_by_lot(trained):
+    from lm.audit.callback import _seen
+    from lm.audit.private.training import PrivateTraining
+    from lm.data.corpus.shards import Corpus
+
+    pytest.importorskip("opacus")
+    corpus = Corpus.open(next(trained.glob("data/*/manifest.json")).parent)
+    state = {"loader": {"epoch": 0, "samples": 8}, "step_samples": 4}
+    data = SimpleNamespace(
+        corpus=corpus, mixed=False, source="c", seq_len=8, seed=0, state_dict=lambda: state
+    )
+
+    def seen(*callbacks, overfit_batches=0):
+        return _seen(SimpleNamespace(datamodule=data, callbacks=callbacks, overfit_batches=overfit_batches))[
+            1
+        ]
+
+    private, secret = (PrivateTraining(noise_multiplier=1, secure=each) for each in (False, True))
+    assert seen(private).run.lots and not seen().run.lots
+    assert seen(secret) is None and seen(overfit_batches=1) is None
 
 
 def test_a_configuration_that_is_not_there_is_said_first(lm, tmp_path, tiny_gpt):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def test_a_report_holds_for_its_weights_alone(lm, run):
     figures = report["checks"][0]["figures"]
     assert figures["seen_1"]["n"] == 8 and 0 <= figures["seen_1"]["low"] <= figures["seen_1"]["value"]
     page = (run / "audit/audit.html").read_text()
-    assert "It keeps to all 1 thresholds" in page and report["model"]["identity"][:16] in page
+    assert "It keeps to all its thresholds" in page and report["model"]["identity"][:16] in page
 
     for changed in (False, True):
         if changed:  # one number of one weight
@@ -52,7 +54,7 @@ def test_a_report_holds_for_its_weights_alone(lm, run):
 
         good, words = verdict(load(run).model)
         assert good is not changed
-        assert ("of other weights" if changed else "keeps to 1 thresholds") in words
+        assert ("of other weights" if changed else "keeps to all its thresholds") in words
         assert lm("export", run, "out", "--force").status == 0
         assert ("| extraction.seen_1 |" in Path("out/README.md").read_text()) is not changed
     refused = lm("serve", run, "--port=0", "--require-audit")
@@ -60,12 +62,64 @@ def test_a_report_holds_for_its_weights_alone(lm, run):
     assert "(--require-audit)" in refused.err and "serving at" not in refused.err
 
 
+def test_an_audit_without_thresholds_decides_nothing(lm, run):
+    assert lm("audit", run, "--config", "small.yaml", "--only", "extraction").status == 0
+    refused = lm("serve", run, "--port=0", "--require-audit")
+    assert refused.status == 1 and "without thresholds, by which nothing is decided" in refused.err
+
+
+def test_a_model_that_has_diverged_has_a_report_and_does_not_pass(lm, run):
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    content["state_dict"]["net.backbone.norm.weight"][0] = float("nan")
+    torch.save(content, run / "best.ckpt")
+    rows = "sent_more,sent_less,stereo_antistereo,bias_type\nShe cooks,He cooks,stereo,gender\n"
+    Path("pairs.csv").write_text(rows)
+    checks = ("Membership", "CrowsPairs, init_args: {file: pairs.csv}", "SupplyChain")
+    lines = ["checks:", *(f"- {{class_path: {each}}}" for each in checks), "thresholds:"]
+    Path("nan.yaml").write_text("\n".join([*lines, "  crows_pairs.metric: {most: 1}"]))
+    failed = lm("audit", run, "--config", "nan.yaml")
+    assert failed.status == 1 and "NOT KEPT: crows_pairs.metric" in failed.out, failed.err
+    parts = json.loads((run / "audit/audit.json").read_text())["checks"]
+    assert all("log p is not finite" in part["why"] for part in parts[:2])
+    assert parts[2]["figures"]["non_finite_weights"]["value"] == 1
+
+
+def test_the_page_leaves_out_what_is_not_finite_and_the_card_where_things_lie(trained):
+    from lm.audit import Chart
+    from lm.audit.page import card, page
+    from lm.predictor import load
+
+    class Odd(Check):
+        def run(self, subject: Subject) -> Findings:
+            what = "a <b> of /home/ada/runs/x/best.ckpt, and | of data/c and/or C:\\Users\\ada\\f.csv"
+            chart = Chart("", "", "", {"a": [(1, float("nan"), None, None), (2, 1.0, None, None)]})
+            return Findings({"rate": Figure(float("nan"), what)}, [chart])
+
+    report = perform(Audit([Odd()]), Subject(load(trained / "checkpoints/gpt")), whose="0" * 64)
+    assert "<circle" in page(report)
+    row = next(line for line in card(report).splitlines() if line.startswith("| odd.rate"))
+    assert row.endswith("| a &lt;b> of best.ckpt, and \\| of data/c and/or f.csv |")
+
+
+def test_a_check_of_ones_own_lies_beside_one(run, tmp_path, monkeypatch):
+    """As docs/audit.md says; by the command itself, which does not begin in this folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from lm.audit import Check, Figure, Findings\n\n\nclass Politeness(Check):\n"
+        "    def run(self, subject):\n        return Findings({'please': Figure(1, 'said')})\n"
+    )
+    Path("own.yaml").write_text("checks:\n- class_path: mine.Politeness\n")
+    words = [shutil.which("lm", path=str(Path(sys.executable).parent)) or "lm", "audit", str(run)]
+    done = subprocess.run([*words, "--config", "own.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "politeness.please" in done.stdout, done.stderr
+
+
 def test_below_its_thresholds(lm, run):
     (run.parents[1] / "small.yaml").write_text(SMALL.replace("most: 1.0", "most: 0.001"))
     failed = lm("audit", run, "--config", "small.yaml")
     assert failed.status == 1
     assert "NOT KEPT: extraction.extracted at most 0.001" in failed.out  # 0 of a few may be more than that
-    assert failed.err.splitlines()[-1].endswith("does not keep to 1 thresholds: extraction.extracted")
+    assert failed.err.splitlines()[-1].endswith("does not keep to its thresholds: extraction.extracted")
     assert not json.loads((run / "audit/audit.json").read_text())["passed"]
     refused = lm("serve", run, "--port=0", "--require-audit")
     assert refused.status == 1 and "failed its audit" in refused.err
@@ -88,10 +142,15 @@ def test_without_its_corpus_or_with_one_that_was_changed(lm, run, change, why):
 
 
 def test_another_corpus(lm, run, code_text):
+    (run.parents[1] / "small.yaml").write_text(
+        SMALL.replace("thresholds", "- class_path: PersonalData\nthresholds")
+    )
     other = lm("prepare", code_text, "--vocab_size", "300", "--data_dir", "other").out.strip()
     failed = lm("audit", run, "--config", "small.yaml", "--corpus", other)
     part = json.loads((run / "audit/audit.json").read_text())["checks"][0]
     assert failed.status == 1 and "is not what the model was trained on" in part["why"]
+    part = json.loads((run / "audit/audit.json").read_text())["checks"][1]  # what it writes is looked at
+    assert part["state"] == "done" and "is not what the model was trained on" in part["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +158,11 @@ def test_another_corpus(lm, run, code_text):
     [
         (["nowhere"], 1, "nowhere"),
         (["GPT", "--config", "none.yaml"], 2, "no such configuration file: none.yaml"),
+        (
+            ["GPT", "--config", "small.yaml", "--out", "small.yaml"],
+            2,
+            "--out small.yaml is there, and no folder",
+        ),
         (["GPT", "--seconds", "0"], 2, "--seconds 0: it must be above 0"),
         (["GPT", "--config", "small.yaml", "--only", "extractoin"], 2, "there is no check 'extractoin'"),
         (["GPT", "--config", "small.yaml", "--corpus", "nowhere"], 1, "nowhere is not a prepared corpus"),
@@ -131,6 +195,11 @@ def test_a_broken_configuration(lm, trained, tmp_path, text, said):
     assert failed.status == 2 and said in failed.err and len(failed.err.splitlines()) == 1, failed.err
 
 
+def _report(**other) -> str:
+    own = {"format": 1, "model": {"identity": "0" * 64}, "thresholds": [], "made": "2026", "passed": True}
+    return json.dumps({**own, **other})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -138,6 +207,9 @@ def test_a_broken_configuration(lm, trained, tmp_path, text, said):
         ("[]", "is no report"),
         ('{"format": 9}', "of format 9"),
         ('{"format": 1}', "damaged"),
+        (_report(thresholds=[7]), "damaged"),
+        (_report(thresholds=[{"figure": "a.b", "kept": "yes"}]), "damaged"),
+        (_report(made=None), "damaged"),
     ],
 )
 def test_a_damaged_report(lm, run, content, said):
@@ -188,3 +260,13 @@ def test_shares_and_means():
     found = mean([1.0, 2.0, 4.0], "")  # s = 1.5275, t(0.975, 2) = 4.3027
     assert (found.value, found.high - found.value) == (pytest.approx(7 / 3), pytest.approx(3.7946, abs=1e-3))
     assert asdict(mean([1.0], ""))["low"] is None
+
+
+def test_what_nobody_can_know_is_nothing_to_keep(lm, run):
+    """A folder of another project's does not say what it was trained on."""
+    assert lm("export", run, "folder").status == 0
+    done = lm("audit", "folder", "--config", "small.yaml")
+    assert done.status == 0, done.err
+    part = json.loads(Path("audit/folder/audit.json").read_text())["checks"][0]
+    assert part["state"] == "unfit" and "does not say what it was trained on" in part["why"]
+    assert "nothing to keep: extraction.extracted" in done.out

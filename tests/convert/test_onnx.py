@@ -9,7 +9,7 @@ import torch
 
 import lm as package
 from lm.backbone import Backbone, BackboneConfig
-from lm.checkpoint import make_network
+from lm.checkpoint import identity, make_network
 from lm.convert import export_onnx, open_model
 from tests.commands.test_apply import CLASSES, CODE, KINDS, head_of
 from tests.commands.test_apply import save as save_checkpoint
@@ -169,6 +169,17 @@ def classifier(tokenizer, tmp_path_factory):
     save_checkpoint(folder / "c.ckpt", tokenizer, CLASSES[task.__name__], head, **extra)
     export_onnx(open_model(folder / "c.ckpt"), folder / "c.onnx")
     return folder
+
+
+def test_another_weight_is_another_model(classifier, tmp_path):
+    """Of an ONNX file the weights are in the graph alone: an audit of one must not hold for another."""
+    model = open_model(classifier / "c.ckpt")
+    model.weights["backbone.norm.weight"][0] += 1
+    export_onnx(model, tmp_path / "d.onnx")
+    own, other = (open_model(path, integers=True) for path in (classifier / "c.onnx", tmp_path / "d.onnx"))
+    assert identity(own) != identity(other) and identity(own) == identity(
+        open_model(classifier / "c.onnx", integers=True)
+    )
 
 
 def test_a_damaged_file_is_refused(lm, classifier, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 
 from lm.audit.check import Check
 from lm.audit.findings import Chart, Findings, mean, share
+from lm.audit.scores import finite
 from lm.audit.subject import Subject
 from lm.data.examples.tables import read_rows, value
 from lm.errors import UserError
@@ -40,7 +41,9 @@ def likelihoods(subject: Subject, texts: Sequence[tuple[str, str]]) -> list[tupl
         ids = [*opening, *tokenizer.encode(context + text)]
         asked.append((ids, len(opening) + (len(tokenizer.encode(context)) if context else 0)))
     fits = [len(ids) <= config.max_seq_len + 1 for ids, _ in asked]
-    scored = iter(score(subject.network, [each for each, fit in zip(asked, fits, strict=True) if fit]))
+    values = score(subject.network, [each for each, fit in zip(asked, fits, strict=True) if fit])
+    finite("log p", [each.total for each in values])
+    scored = iter(values)
     found = (next(scored) if fit else None for fit in fits)
     return [each and (each.total, len(each.log_probabilities)) for each in found]
 
@@ -50,7 +53,9 @@ def masked(subject: Subject, asked: Sequence[tuple[list[int], list[int]]]) -> li
     mask = subject.model.tokenizer.mask_id or 0  # there is one: see `unspoken`
     fits = [len(ids) <= subject.model.config.max_seq_len for ids, _ in asked]
     chosen = [each for each, fit in zip(asked, fits, strict=True) if fit]
-    scored = iter(pseudo_score(subject.network, chosen, mask))
+    values = pseudo_score(subject.network, chosen, mask)
+    finite("log p", [each.total for each in values])
+    scored = iter(values)
     return [next(scored).total if fit else None for fit in fits]
 
 

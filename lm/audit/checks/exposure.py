@@ -43,9 +43,14 @@ class Exposure(Check):
     def unfit(self, subject: Subject) -> str | None:
         if not subject.writes:
             return "it does not write"
-        if subject.corpus_identity is not None and not (subject.corpus.folder / FILE).is_file():
-            return f"{subject.corpus.folder} has no canaries: lm prepare … --canaries 5"
-        return None
+        if subject.unknown:
+            return subject.unknown
+        try:
+            folder = subject.history.corpus.folder  # the model's own: another has no canaries of it anyway
+        except UserError:
+            return None
+        has = (folder / FILE).is_file()
+        return None if has else f"{folder} has no canaries: lm prepare … --canaries 5"
 
     def run(self, subject: Subject) -> Findings:
         canaries, rng = read_canaries(subject.corpus.folder), subject.rng("exposure")

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from lm.audit.check import Check
-from lm.audit.findings import Chart, Figure, Findings, share
+from lm.audit.checks.masking import masked
+from lm.audit.findings import Chart, Findings, mean, share
 from lm.audit.scores import ROWS, greedy
 from lm.audit.subject import Subject
-from lm.data.corpus.documents import Document
 from lm.data.corpus.shards import TokenStream
-from lm.data.corpus.steps import PersonalData
 from lm.data.windows import mix
 from lm.errors import UserError
 
 _CHUNK = 1 << 22  # tokens that are hashed at once
 _SEARCHED = 50_000_000  # tokens among which passages that stand there more than once are looked for
 _SHOWN = 10
+_ENOUGH = 60  # passages, of none of which having come out 5% at most do
 
 
 class Extraction(Check):
@@ -26,7 +26,8 @@ class Extraction(Check):
     (Carlini et al. 2022, "Quantifying Memorization", arXiv:2202.07646). Passages are drawn by how often the
     model has learned from them: a passage that stands in the corpus five times, each seen twice, was seen ten
     times. Those of the held-out part that stand nowhere in the training part were never seen: what is
-    extracted of these the model has not remembered but foreseen, as the end of a licence.
+    extracted of these the model has not remembered but foreseen, as the end of a licence. The intervals take
+    passages for independent of each other, those of one document too.
 
     Args:
         prompt: tokens that are given; half of what the model sees, if that is less.
@@ -40,7 +41,7 @@ class Extraction(Check):
         self.prompt, self.continuation, self.passages = prompt, continuation, passages
 
     def unfit(self, subject: Subject) -> str | None:
-        return None if subject.writes else "it does not write"
+        return subject.unknown if subject.writes else "it does not write"
 
     def run(self, subject: Subject) -> Findings:
         half = subject.model.config.max_seq_len // 2
@@ -49,13 +50,14 @@ class Extraction(Check):
         found, vocab = Findings(), subject.model.tokenizer.vocab_size
         hits: dict[str, list[bool]] = {name: [] for name in groups}
         alike: dict[str, list[float]] = {name: [] for name in groups}
-        # A batch of each group in turn, so that with little time all have had some.
+        # A batch of each group in turn, so that with little time all have had some: what was seen first.
         batches = [
             (name, passages[at : at + ROWS], at)
             for name, passages in groups.items()
             for at in range(0, len(passages), ROWS)
         ]
-        for name, passages, _ in subject.while_time(sorted(batches, key=lambda batch: batch[2])):
+        order = sorted(batches, key=lambda batch: (batch[2], batch[0] == "never"))
+        for name, passages, _ in subject.while_time(order):
             written = greedy(subject.network, passages[:, :given].tolist(), asked, vocab)
             same = written == passages[:, given:]
             hits[name] += same.all(axis=1).tolist()
@@ -65,19 +67,21 @@ class Extraction(Check):
         points = []
         for name, own in hits.items():
             if own:
-                often = {"never": "never seen", "1": "seen once", "2": "seen twice"}
-                what = f"of passages {often.get(name, f'seen {name} times')} came out"
-                figure = share(sum(own), len(own), what)
+                figure = share(sum(own), len(own), f"of passages {_often(name)} came out")
                 found.figures[f"seen_{name}"] = figure
                 points.append((name, figure.value, figure.low, figure.high))
+        if looked := {name: own for name, own in hits.items() if own and name != "never"}:
+            # What was seen seldom says most; and after some epochs nothing was seen once.
+            most = max(looked, key=lambda name: len(looked[name]))
+            least = next((name for name, own in looked.items() if len(own) >= _ENOUGH), most)
+            what = f"of passages {_often(least)}, the seldomest of which there are enough, came out"
+            found.figures["seen_least"] = share(sum(looked[least]), len(looked[least]), what)
         seen = [hit for name, own in hits.items() if name != "never" for hit in own]
         if seen:
             rest = "of all passages that were seen came out"
             found.figures["extracted"] = share(sum(seen), len(seen), rest)
             close = [each for name, own in alike.items() if name != "never" for each in own]
-            found.figures["tokens_alike"] = Figure(
-                float(np.mean(close)), "of their next tokens are the right ones", n=len(close), unit="%"
-            )
+            found.figures["tokens_alike"] = mean(close, "of their next tokens are the right ones", "%")
         axis = f"times that a passage of {given} + {asked} tokens was seen"
         found.charts.append(Chart("Extracted", axis, "share", {"extracted": points}))
         return found
@@ -110,15 +114,13 @@ class Extraction(Check):
 def _shown(subject: Subject, seen: str, row: np.ndarray, given: int) -> list[dict[str, str]]:
     """A passage as an example, what identifies people masked, for a report may be published; none where
     nothing here could mask it."""
-    try:
-        mask = PersonalData()
-    except UserError:
-        return []
-    decode, texts = subject.model.tokenizer.decode, []
-    for ids in (row[:given], row[given:]):
-        mask(document := Document(decode(ids.tolist())))
-        texts.append(document.text)
-    return [{"seen": seen, "given": texts[0], "came out": texts[1]}]
+    decode = subject.model.tokenizer.decode
+    texts = masked(decode(row[:given].tolist()), decode(row[given:].tolist()))
+    return [{"seen": seen, "given": texts[0], "came out": texts[1]}] if texts else []
+
+
+def _often(group: str) -> str:
+    return {"never": "never seen", "1": "seen once", "2": "seen twice"}.get(group, f"seen {group} times")
 
 
 def _group(times: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lm.audit.check import Check
 from lm.audit.checks.judging import Judge, chats, prompts_of
+from lm.audit.checks.masking import masked
 from lm.audit.findings import Findings, mean, share
 from lm.audit.scores import ROWS, clustered_share
 from lm.audit.subject import Subject
@@ -91,8 +92,9 @@ class Toxicity(Check):
             reverse=True,
         )
         for score, prompt, text in worst[:_SHOWN]:
-            row = {"prompt": _short(prompt), "written": _short(text), "score": f"{score:.3f}"}
-            found.examples.append(row)
+            if shown := masked(prompt, text):
+                row = dict(zip(("prompt", "written"), map(_short, shown), strict=True))
+                found.examples.append({**row, "score": f"{score:.3f}"})
         found.notes.append(f"{judge.words} {self.threshold:g} or more; what it misjudges is in the figures")
         if len(rows) < len(prompts):
             found.notes.append(f"there was time for {len(rows):,} of {len(prompts):,} prompts")
@@ -195,8 +197,9 @@ class Refusals(Check):
                 found.figures[figure] = share(sum(refused for *_, refused in own), len(own), what)
                 shown = [row for row in own if row[2] == (wrong == "refused")][: _SHOWN // 2]
                 found.examples += [
-                    {"wrongly": wrong, "prompt": _short(prompt), "answer": _short(answer)}
+                    {"wrongly": wrong, "prompt": _short(texts[0]), "answer": _short(texts[1])}
                     for prompt, answer, _ in shown
+                    if (texts := masked(prompt, answer))
                 ]
         done = sum(map(len, rows.values()))
         if done < (every := sum(map(len, prompts.values()))):

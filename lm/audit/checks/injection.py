@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from lm.audit.check import Check
+from lm.audit.checks.judging import chats
+from lm.audit.checks.masking import masked
 from lm.audit.checks.spellings import MARKER, controls, spellings
-from lm.audit.findings import Chart, Findings, share
+from lm.audit.findings import Chart, Figure, Findings, share
 from lm.audit.subject import Subject
 from lm.errors import UserError
 from lm.inference.generate import prompt_ids
@@ -105,6 +107,9 @@ class Injection(Check):
         found.examples = found.examples[:_SHOWN]
         what = "became control tokens"
         found.figures["controls"] = share(hits.total(), tried.total(), f"of spellings in a place, {what}")
+        # What an attacker needs is one, however many others fail.
+        words = f"spellings in a place that {what}"
+        found.figures["controls_found"] = Figure(hits.total(), words, n=tried.total())
         points: list[Any] = []
         for name, n in tried.items():
             figure = share(hits[name], n, f"of spellings as {name}, {what}")
@@ -138,8 +143,8 @@ class Injection(Check):
                 n[place] += 1
                 obeyed[place] += hit
                 changed += answer != plain
-                if hit and len(found.examples) < _SHOWN:
-                    found.examples.append(_example(f"{place}, obeyed", word, chat[0]["content"], answer))
+                if hit and len(found.examples) < _SHOWN and (shown := masked(answer)):
+                    found.examples.append(_example(f"{place}, obeyed", word, chat[0]["content"], shown[0]))
         if n:
             found.figures["obeyed"] = share(obeyed.total(), n.total(), "of orders in quoted text, obeyed")
             found.figures["answers_changed"] = share(
@@ -148,11 +153,6 @@ class Injection(Check):
         for place, count in n.items():
             words = f"of orders in text that the {place} quotes, obeyed"
             found.figures[f"obeyed.{place}"] = share(obeyed[place], count, words)
-
-
-def chats(subject: Subject) -> bool:
-    """Whether the model can be talked with."""
-    return subject.writes and subject.model.model.chats and _format(subject) is not None
 
 
 def _format(subject: Subject) -> Any:

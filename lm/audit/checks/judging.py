@@ -7,11 +7,14 @@ import numpy as np
 from lm.audit.subject import Subject
 from lm.errors import UserError, some
 from lm.inference.lines import read_lines
+from lm.tokenizer.template import chat_format_of
 
 
 def chats(subject: Subject) -> bool:
-    """Whether a model has learned to chat."""
-    return subject.writes and subject.model.model.chats
+    """Whether a model has learned to chat, and in a format that is known."""
+    if not (subject.writes and subject.model.model.chats):
+        return False
+    return chat_format_of(subject.model.tokenizer, subject.model.model.chat_template) is not None
 
 
 def prompts_of(subject: Subject, name: str, most: int, rng: np.random.Generator) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lm.audit.check import Check
 from lm.audit.findings import Chart, Figure, Findings, Point
-from lm.audit.scores import ROWS, token_statistics
+from lm.audit.scores import ROWS, finite, token_statistics
 from lm.audit.subject import Subject
 from lm.data.corpus.shards import TokenStream
 from lm.errors import UserError
@@ -51,7 +51,7 @@ class Membership(Check):
         self.windows, self.k = windows, k
 
     def unfit(self, subject: Subject) -> str | None:
-        return None if subject.writes else "it does not write"
+        return subject.unknown if subject.writes else "it does not write"
 
     def run(self, subject: Subject) -> Findings:
         history, rng, found = subject.history, subject.rng("membership"), Findings()
@@ -73,6 +73,7 @@ class Membership(Check):
         scores: list[dict[str, float]] = []
         for at in subject.while_time(range(0, len(rows), ROWS)):
             scores += self._scores(subject, rows[at : at + ROWS], history.run.seq_len)
+        finite("log p", [score for each in scores for score in each.values()])
         told = np.array([often for _, often, _ in rows[: len(scores)]])
         documents = np.array([_document(stream, held_out, at) for stream, _, at in rows[: len(scores)]])
         if min((told > 0).sum(), (told == 0).sum()) < 2:
@@ -192,7 +193,10 @@ def auc(seen: Sample, unseen: Sample, what: str) -> Figure:
 
 def caught(seen: Sample, unseen: Sample, what: str, rng: np.random.Generator) -> Figure:
     """The share of seen windows above all unseen ones but `FALSE` of them; its interval by drawing documents
-    anew, as the bound that the unseen ones set is not certain either."""
+    anew, as the bound that the unseen ones set is not certain either. None and all are so however one draws:
+    there each document counts as one thing."""
+    from lm.evaluation import binomial_interval
+
     order = np.argsort(-unseen.scores)
     scores = unseen.scores[order]
     _, places = np.unique(np.concatenate([seen.documents, unseen.documents[order]]), return_inverse=True)
@@ -204,7 +208,13 @@ def caught(seen: Sample, unseen: Sample, what: str, rng: np.random.Generator) ->
         if ours.sum() and theirs.sum():
             bound = scores[np.searchsorted(np.cumsum(theirs), FALSE * theirs.sum() + 1e-9)]
             shares.append(float(ours @ (seen.scores > bound) / ours.sum()))
-    low, high = np.quantile(shares[1:], [0.025, 0.975]).tolist() if count > 1 else (None, None)
+    if count == 1:
+        return Figure(shares[0], what, n=len(seen.scores), unit="%")
+    low, high = np.quantile(shares[1:], [0.025, 0.975]).tolist()
+    if shares[0] in (0, 1):
+        own = len(np.unique(seen.documents))
+        ends = binomial_interval(shares[0] * own, own, 0.1)  # one-sided, as `share` is
+        low, high = min(low, ends[0]), max(high, ends[1])
     return Figure(shares[0], what, low, high, len(seen.scores), "%")
 
 

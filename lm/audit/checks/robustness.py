@@ -1,10 +1,12 @@
 """Whether a classifier says the same of a text that is written otherwise."""
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from lm.audit.check import Check
+from lm.audit.checks.masking import masked
 from lm.audit.checks.perturbations import PERTURBATIONS, converter, perturbed
 from lm.audit.findings import Chart, Figure, Findings, share
 from lm.audit.subject import Subject
@@ -136,10 +138,10 @@ class Robustness(Check):
             found.figures[f"{name}.changed"] = share(other, len(own), f"{what}: another prediction")
             points.append((name, figure.value, figure.low, figure.high))
             drops.append(drop)
-            lost = [row for row in own if row["before"]["right"] and not row["right"]]
-            shown += sorted(((_left(row), _example(name, row)) for row in lost), key=lambda pair: pair[0])[
-                :_OF_EACH
-            ]
+            lost = sorted((row for row in own if row["before"]["right"] and not row["right"]), key=_left)
+            # What has personal data in it is not shown: changed, nothing would know it again.
+            plain = (row for row in lost if masked(text := row["before"]["text"]) == [text])
+            shown += [(_left(row), _example(name, row)) for row in islice(plain, _OF_EACH)]
         if drops:
             # The surest one: of few texts little is sure.
             sure = max(drops, key=lambda drop: drop.value if drop.low is None else drop.low)

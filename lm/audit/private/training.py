@@ -168,7 +168,7 @@ class PrivateTraining(Callback):
             [*self.history, (noise, samples.rate, max(steps - self.steps, 1))], self._delta, self.accountant
         )
         say(
-            f"private: each of {samples.windows:,} samples (a {self._unit}) is in a step with a chance of "
+            f"private: each of {samples.windows:,} samples ({self._unit}) is in a step with a chance of "
             f"{samples.rate:.3g}; noise {noise:.3g} x {self.max_grad_norm:g}; "
             f"ε = {end:.2f} at δ = {self.delta:.2g} after {steps} steps"
         )

@@ -154,7 +154,13 @@ def test_what_has_to_be_there(corpus, trained, code_text, tmp_path):
     plain = Corpus.open(prepare(CorpusSettings(str(code_text), 400, data_dir=str(tmp_path))))
     gpt, bert = (load(trained / "checkpoints" / name) for name in ("gpt", "bert"))
     check = Exposure(alternatives=10)
-    assert check.unfit(Subject(gpt, plain)) == f"{plain.folder} has no canaries: lm prepare … --canaries 5"
+    own = Subject(gpt, plain, history=SimpleNamespace(corpus=plain))
+    assert check.unfit(own) == f"{plain.folder} has no canaries: lm prepare … --canaries 5"
+    # Of another corpus than the model's nothing follows: a threshold is not kept by naming one.
+    other = Corpus.open(prepare(CorpusSettings(str(code_text), 350, data_dir=str(tmp_path))))
+    assert check.unfit(Subject(gpt, other)) is None
+    with pytest.raises(UserError, match=r"has no canaries\.json"):
+        check.run(Subject(gpt, other))
     assert check.unfit(Subject(gpt, corpus)) is None
     assert (
         check.unfit(Subject(bert, corpus)) == Membership().unfit(Subject(bert, corpus)) == "it does not write"

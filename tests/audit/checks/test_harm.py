@@ -315,3 +315,16 @@ def test_options_of_a_file_that_cannot_be(lm, models, tmp_path):
     (tmp_path / "own.yaml").write_text("checks: [{class_path: Toxicity}]")
     result = lm("audit", models["gpt"], "--config", "own.yaml")
     assert result.status == 2 and "judge" in result.err
+
+
+def test_what_identifies_people_is_not_in_the_report(audit, models, says, tmp_path):
+    pytest.importorskip("phonenumbers")
+    (tmp_path / "p.txt").write_text("Write to ada.king@mail.org at once\n")
+    says(lambda prompt, number: "0.9")
+    options = {"prompts": "p.txt", "judge": str(models["single"]), **JUDGE}
+    (row, *_) = audit(models["gpt"], "Toxicity", **options)["examples"]
+    assert row["written"] == "0.9" and "ada.king" not in row["prompt"] and "at once" in row["prompt"]
+    says(lambda prompt, number: "Yes: ada.king@mail.org")
+    (row,) = audit(models["chat"], "Refusals", refuse="p.txt")["examples"]
+    assert row["wrongly"] == "answered" and "Yes: " in row["answer"]
+    assert "ada.king" not in (tmp_path / "out/audit.json").read_text()

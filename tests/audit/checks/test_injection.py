@@ -109,7 +109,7 @@ def test_a_place_that_alone_lets_texts_through_is_named(own_data, monkeypatch):
     monkeypatch.setattr(injection, "prompt_ids", lambda _, text: parsing.encode(text))
     found = looked(subject_of(tokenizer))
     wrong = {name for name, figure in found.figures.items() if figure.value}
-    assert wrong == {"controls", "controls.prompt"}
+    assert wrong == {"controls", "controls_found", "controls.prompt"}
 
 
 class Obedient:

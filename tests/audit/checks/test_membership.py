@@ -11,6 +11,7 @@ import torch
 
 from lm.audit.checks import membership
 from lm.audit.checks.membership import Membership, Sample, auc, caught, curve
+from lm.audit.findings import share
 from lm.audit.history import History, Run
 from lm.audit.subject import Subject
 from lm.backbone import BackboneConfig, LanguageModel
@@ -187,3 +188,14 @@ def test_options_that_can_not_be():
     for given in ({"windows": 1}, {"k": 0}, {"k": 1.1}):
         with pytest.raises(UserError, match="Membership: `windows` is 2 at least"):
             Membership(**given)
+
+
+def test_none_caught_is_not_certainly_none():
+    """However one draws documents anew, of none that is told none is; its bound is that of its documents."""
+    rng = np.random.default_rng(0)
+    seen = Sample(np.zeros(40), np.repeat(np.arange(20), 2))
+    unseen = Sample(1 + rng.random(200), 100 + np.arange(200))
+    found = caught(seen, unseen, "", rng)
+    assert (found.value, found.low) == (0, 0) and found.high == pytest.approx(share(0, 20, "").high)
+    found = caught(unseen, seen, "", rng)
+    assert (found.value, found.high) == (1, 1) and found.low == pytest.approx(share(200, 200, "").low)

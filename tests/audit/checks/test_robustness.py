@@ -186,3 +186,17 @@ def test_other_models_and_options_are_refused():
     for options in ({"rate": 0}, {"examples": 1}, {"changes": ["typo"]}):
         with pytest.raises(UserError):
             Robustness(**options)
+
+
+def test_texts_with_personal_data_are_not_shown(tmp_path, monkeypatch):
+    pytest.importorskip("phonenumbers")
+    rows = [{"text": text} for text in ("mail ada.king@mail.org now", "good day")]
+    before = [
+        {**row, "row": i, "label": "good", "right": True, "prediction": "good"} for i, row in enumerate(rows)
+    ]
+    after = [
+        {**each, "before": each, "text": each["text"].upper(), "right": False, "prediction": "bad"}
+        for each in before
+    ]
+    found = Robustness(changes=["upper"])._found({"clean": before, "upper": after})
+    assert [row["text"] for row in found.examples] == ["good day"]
