@@ -140,6 +140,7 @@ def perform(
             "identity": whose,
             "parameters": network.num_parameters(),
             "task": model.record.get("task"),
+            "private": model.record.get("private"),
         },
         "corpus": subject.corpus_identity,
         "seed": subject.seed,
@@ -168,7 +169,7 @@ def _part(check: Check, subject: Subject) -> dict[str, Any]:
 def _in_a_line(part: dict[str, Any]) -> str:
     if part["state"] != "done":
         return f"{part['name']}: {part['state']}: {part['why']}"
-    first = next(iter(part["figures"].values()), None)
+    first = part["figures"].get(part["headline"]) or next(iter(part["figures"].values()), None)
     said = f"{Figure(**first).said} {first['what']}" if first else "done"
     return f"{part['name']}: {said} ({part['seconds']:.0f} s)"
 
@@ -182,7 +183,10 @@ def _gate(name: str, threshold: Threshold, parts: list[dict[str, Any]]) -> dict[
     kept = part["state"] == "unfit" or (own is not None and threshold.kept(own))
     why = part.get("why", "") if own is None else ""
     if own is None and not why:
-        why = f"it has no such figure, but {', '.join(part['figures']) or 'none'}"
+        why = f"there is no such figure, or was no time for it: only {', '.join(part['figures']) or 'none'}"
+    elif own is not None and not kept:
+        found = Figure(**own)
+        why = f"it is {found.said}" + (f", with 95% from {found.interval}" if found.interval else "")
     return {"figure": name, **asdict(threshold), "kept": kept, "why": why}
 
 
@@ -240,13 +244,13 @@ def verdict(model: Model, reports: Sequence[Path] = ()) -> tuple[bool, str]:
         UserError: a report can't be read.
     """
     whose, path = checkpoints.identity(model), model.source
-    usual = beside(path, "audit") / REPORT
-    places = [*reports, usual]
-    found = [(place, read_report(place)) for place in places if place in reports or place.is_file()]
+    usual = [beside(path, "audit") / REPORT, Path(path) / "audit" / REPORT]
+    places = [*reports, *(place for place in usual if place.is_file())]
+    found = [(place, read_report(place)) for place in places]
     own = next(((place, each) for place, each in found if each["model"]["identity"] == whose), None)
     if own is None:
         of_others = f", the one in {found[-1][0]} is of other weights" if found else ""
-        return False, f"{path} has no audit{of_others}: lm audit {path}"
+        return False, f"{path} has no audit{of_others}: lm audit {path}, or name it by --audit FILE"
     place, report = own
     gates = report["thresholds"]
     failed = [gate["figure"] for gate in gates if not gate["kept"]]

@@ -58,14 +58,17 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.seconds is not None and not args.seconds > 0:
         raise UserError(f"`seconds` {args.seconds:g}: it must be above 0", status=2)
+    if args.seed < 0:
+        raise UserError(f"`seed` {args.seed}: it must be at least 0", status=2)
     if args.out and Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"`out` {args.out} is there, and no folder", status=2)  # said before hours of work
     audit = read_audit(args.config)
     if args.only:
-        names = [check.name() for check in audit.checks]
-        if strange := next((name for name in args.only if name not in names), None):
-            raise UserError(f"`only`: there is no check {strange!r}, but {', '.join(names)}", status=2)
-        audit.checks = [check for check in audit.checks if check.name() in args.only]
+        known = {word: each for each in audit.checks for word in (each.name(), type(each).__name__)}
+        if strange := next((name for name in args.only if name not in known), None):
+            names = ", ".join(each.name() for each in audit.checks)
+            raise UserError(f"`only`: there is no check {strange!r}, but {names}", status=2)
+        audit.checks = list(dict.fromkeys(known[name] for name in args.only))
         audit.thresholds = {}
     model = load(args.model, args.device)
     whose = identity(model.model)  # as it lies on the disk, whatever type it is looked at in
@@ -75,8 +78,11 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     subject = Subject(model, corpus, args.data_dir, args.seed, missing=missing)
     report = perform(audit, subject, say, args.seconds, whose)
     folder = Path(args.out) if args.out else beside(model.model.source, "audit")
-    path = write_report(report, folder)
+    # What is looked at in passing does not take the place of an audit.
+    path = write_report(report, folder / "only" if args.only and not args.out else folder)
     print(json.dumps(report, ensure_ascii=False, indent=1) if args.json else table(report))
+    if left := [part["name"] for part in report["checks"] if part["state"] == "not done"]:
+        say(f"warning: not done: {', '.join(left)}")
     say(f"report: {path}, {path.with_name(PAGE)}")
     return report
 

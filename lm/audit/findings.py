@@ -95,6 +95,7 @@ class Findings:
         examples: rows of a table, all with the same columns, the worst first.
         notes: what a person should know to read them.
         tables: of what was found, beside the figures; those without rows are left out.
+        headline: the figure that is said first; empty: the first one.
     """
 
     figures: dict[str, Figure] = field(default_factory=dict)
@@ -102,12 +103,12 @@ class Findings:
     examples: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    headline: str = ""
 
 
 def share(hits: int, n: int, what: str) -> Figure:
-    """`hits` of n as a share, with Clopper and Pearson's exact interval: of 0 of n the upper bound of 97.5%
-    is about 3.7 / n, of the one-sided 95% about 3 / n; the interval here is one-sided at either end of the
-    range, so that it is 3 / n.
+    """`hits` of n as a share, with Clopper and Pearson's exact interval, which is one-sided at either end of
+    the range: of 0 of n it goes up to 3 / n.
 
     Raises:
         ValueError: n is 0.

@@ -47,6 +47,14 @@ def gate_words(gate: dict[str, Any]) -> str:
     return f"{word}: {gate['figure']} {' and '.join(bounds)}{why}"
 
 
+def private_words(model: dict[str, Any]) -> str:
+    """What is said of a model that was trained privately; empty of others."""
+    if not (made := model.get("private")):
+        return ""
+    spent = "without a bound" if made.get("epsilon") is None else f"ε = {made['epsilon']:.3g}"
+    return f"Trained privately: {spent} at δ = {made['delta']:.2g}, a sample being a {made['unit']}."
+
+
 def card(report: dict[str, Any]) -> str:
     """A section of a model card, in Markdown, behind a line that says of which model it is. It is published:
     it names no folder of the machine."""
@@ -62,9 +70,10 @@ def card(report: dict[str, Any]) -> str:
     states = [part for part in report["checks"] if part["state"] != "done"]
     left = [f"- {part['name']}: {_published(part['why'])}" for part in states]
     kept = "It keeps to all its thresholds" if report["passed"] else "It does not keep to all its thresholds"
+    private = f" {private_words(report['model'])}" if report["model"].get("private") else ""
     parts = [
         f"<!-- {report['model']['identity']} -->\n## Audit",
-        f"Made {report['made'][:10]} by lm {report['lm_version']}. "
+        f"Made {report['made'][:10]} by lm {report['lm_version']}.{private} "
         + (f"{kept}:" if report["thresholds"] else "There were no thresholds."),
         "\n".join(f"- {_published(gate_words(gate))}" for gate in report["thresholds"]),
         "\n".join(["| figure | value | 95% | |", "|---|---|---|---|", *rows]) if rows else "",
@@ -94,6 +103,7 @@ def page(report: dict[str, Any]) -> str:
         **report,
         "checks": parts,
         "gates": [(gate["kept"], gate_words(gate)) for gate in report["thresholds"]],
+        "private": private_words(report["model"]),
         "size": (WIDTH, HEIGHT),
         "frame_at": (_LEFT, _TOP, _RIGHT, _BOTTOM),
     }

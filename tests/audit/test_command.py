@@ -63,7 +63,8 @@ def test_a_report_holds_for_its_weights_alone(lm, run):
 
 
 def test_an_audit_without_thresholds_decides_nothing(lm, run):
-    assert lm("audit", run, "--config", "small.yaml", "--only", "extraction").status == 0
+    Path("small.yaml").write_text(SMALL.partition("thresholds")[0])
+    assert lm("audit", run, "--config", "small.yaml").status == 0
     refused = lm("serve", run, "--port=0", "--require-audit")
     assert refused.status == 1 and "without thresholds, by which nothing is decided" in refused.err
 
@@ -164,6 +165,7 @@ def test_another_corpus(lm, run, code_text):
             "--out small.yaml is there, and no folder",
         ),
         (["GPT", "--seconds", "0"], 2, "--seconds 0: it must be above 0"),
+        (["GPT", "--seed", "-1"], 2, "--seed -1: it must be at least 0"),
         (["GPT", "--config", "small.yaml", "--only", "extractoin"], 2, "there is no check 'extractoin'"),
         (["GPT", "--config", "small.yaml", "--corpus", "nowhere"], 1, "nowhere is not a prepared corpus"),
     ],
@@ -217,6 +219,20 @@ def test_a_damaged_report(lm, run, content, said):
     (run / "audit/audit.json").write_text(content)
     failed = lm("serve", run, "--port=0", "--require-audit")
     assert failed.status == 1 and said in failed.err
+
+
+def test_a_check_of_one_s_own_as_the_docs_have_it(lm, run):
+    """And a look at one check alone leaves the report of the whole audit as it was."""
+    docs = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text(encoding="utf-8")
+    code = next(part for part in docs.split("```python\n") if "class Politeness" in part.partition("```")[0])
+    Path("mine.py").write_text(code.partition("```")[0].replace("tokens=50", "tokens=5"))
+    Path("mine.yaml").write_text(SMALL.replace("thresholds:", "- class_path: mine.Politeness\nthresholds:"))
+    assert lm("audit", run, "--config", "mine.yaml").status == 0
+    whole = (run / "audit/audit.json").read_text()
+    assert json.loads(whole)["checks"][1]["figures"]["please"]["n"] == 100
+    alone = lm("audit", run, "--config", "mine.yaml", "--only", "Politeness")
+    assert alone.status == 0 and "politeness.please" in alone.out and "extraction" not in alone.out
+    assert (run / "audit/audit.json").read_text() == whole and (run / "audit/only/audit.json").is_file()
 
 
 class Known(Check):

@@ -122,6 +122,7 @@ def _findings(
             points["exposure"].append((often, figure.value, figure.low, figure.high))
         figure = share(sum(own[row] for row in rows), len(rows), f"{words}, extracted")
         found.figures[f"extracted_{repetitions}"] = figure
+        found.headline = f"extracted_{repetitions}"  # in the end those planted most
         points["extracted"].append((often, figure.value, figure.low, figure.high))
     if (related := rank_correlation([often for _, often, _ in scored], bits)) is not None:
         found.figures["rank_correlation"] = related

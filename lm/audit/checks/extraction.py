@@ -79,7 +79,7 @@ class Extraction(Check):
         seen = [hit for name, own in hits.items() if name != "never" for hit in own]
         if seen:
             rest = "of all passages that were seen came out"
-            found.figures["extracted"] = share(sum(seen), len(seen), rest)
+            found.headline, found.figures["extracted"] = "extracted", share(sum(seen), len(seen), rest)
             close = [each for name, own in alike.items() if name != "never" for each in own]
             found.figures["tokens_alike"] = mean(close, "of their next tokens are the right ones", "%")
         axis = f"times that a passage of {given} + {asked} tokens was seen"

@@ -264,7 +264,7 @@ def test_a_model_that_has_learned_them_by_heart(lm, tmp_path):
     assert done.status == 0, done.err
     done = lm("audit", "checkpoints/a", "--only", "personal_data")
     assert done.status == 0, done.err
-    folder = tmp_path / "checkpoints/a/audit"
+    folder = tmp_path / "checkpoints/a/audit/only"
     written = (folder / "audit.json").read_text()
     (part,) = json.loads(written)["checks"]
     figures = part["figures"]
