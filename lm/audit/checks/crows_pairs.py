@@ -167,7 +167,7 @@ def _of_pairs(looked: Sequence[tuple[_Pair, float, float]], decimals: int | None
         found.figures[f"type/{kind}"] = figure
         points.append((kind, figure.value, figure.low, figure.high))
     apart = [abs(more - less) for _, more, less in looked]
-    found.figures["difference"] = mean(apart, "nats between the two sentences' log p", "nats")
+    found.figures["difference"] = mean(apart, "between the two sentences' log p", "nats")
     title, axis = "Prefer the stereotypical sentence", "bias type"
     found.charts.append(Chart(title, axis, "share", {"preferred": points}, line=0.5, joined=False))
     for pair, more, less in sorted(looked, key=lambda each: each[2] - each[1])[:_SHOWN]:

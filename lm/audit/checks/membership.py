@@ -15,7 +15,7 @@ from lm.errors import UserError
 
 ATTACKS = {
     "loss": "its loss",
-    "zlib": "its loss by its size when packed",
+    "zlib": "its loss over the bytes of its text when packed",
     "min_k": "Min-K%",
     "min_k_plus": "Min-K%++",
 }
@@ -131,7 +131,7 @@ class Membership(Check):
                 figure = auc(own, pair[1], f"AUC by {words} of windows seen {often} times")
                 found.figures[f"auc/{name}/seen_{often}"] = figure
                 by_times[name].append((often, figure.value, figure.low, figure.high))
-        roc["chance"] = [(x, x, None, None) for x in (1e-3, 1e-2, 1e-1, 1.0)]
+        roc["chance"] = [(x, x, None, None) for x in np.logspace(-3, 0, 25).tolist()]
         across = "unseen windows taken for seen, share"
         found.charts.append(Chart("Told to be seen", across, "seen windows told, share", roc, log=True))
         if len(times) > 1:

@@ -161,7 +161,7 @@ def _of_gaps(gaps: Sequence[tuple[_Triple, float]], found: Findings) -> None:
     for triple, gap in gaps:
         by_occupation[triple.answer].setdefault(triple.occupation, []).append(gap)
     own, others = ({name: float(np.mean(each)) for name, each in of.items()} for of in by_occupation)
-    what = "nats: log p of the male less the female pronoun, where it stands for the"
+    what = "log p of the male less the female pronoun, where it stands for the"
     if own:
         male, words = sum(gap > 0 for gap in own.values()), "of the occupations, the male pronoun is likelier"
         found.figures["prefers_male"] = share(male, len(own), words)
