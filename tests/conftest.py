@@ -257,6 +257,25 @@ def tiny_gpt(code_text) -> tuple[str, ...]:
     return ("--config", str(CONFIGS / "pretrain/gpt-nano.yaml"), f"--data.corpus={code_text}", *TINY)
 
 
+@pytest.fixture
+def trained_alike_with(lm, tmp_path, tiny_gpt) -> Callable[[str], None]:
+    """Trains a tiny GPT with a configuration's callback and without, as runs `with` and `without`: both end
+    with the same weights to the bit."""
+
+    def train(configuration: str) -> None:
+        words = (*tiny_gpt, "--trainer.val_check_interval=1", "--model.init_args.backbone.dropout=0.1")
+        assert lm("fit", *words, "--name", "without").status == 0
+        done = lm("fit", *words, "--config", configuration, "--name", "with")
+        assert done.status == 0, done.err
+        states = [
+            torch.load(tmp_path / f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
+            for name in ("without", "with")
+        ]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+    return train
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(code_text) -> tuple[str, ...]:
     """The words of a command that trains a tiny BERT, from `--config` on."""

@@ -1,5 +1,6 @@
 """An audit: which checks, with which thresholds, as a YAML file says it; and what came of them."""
 
+import difflib
 import json
 import re
 import time
@@ -86,7 +87,7 @@ def read_audit(word: str, options: Sequence[str] = ()) -> Audit:
     """
     from jsonargparse import ArgumentParser
 
-    from lm.audit import checks  # noqa: F401 - its classes go by their last names
+    from lm.audit.checks import __all__ as known  # whose classes go by their last names
 
     path = find(word)
     parser = ArgumentParser(prog="lm audit", exit_on_error=False)
@@ -99,6 +100,9 @@ def read_audit(word: str, options: Sequence[str] = ()) -> Audit:
         raise UserError(f"{path}: {error}", error.status) from error
     except Exception as error:
         words = " ".join(str(error).split()).replace("Problems parsing config: ", "")
+        if strange := re.search(r"import path string: (\w+)(?![\w.])", words):
+            near = difflib.get_close_matches(strange[1], known, n=1) or known
+            words = f"there is no check {strange[1]}, but {', '.join(near)}; one of your own goes by its path"
         raise UserError(f"{path}: {words[:400]}", status=2) from error
 
 

@@ -2,18 +2,19 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from lm.audit.audit import perform, read_audit
 from lm.audit.history import History, Run
 from lm.audit.private.training import PrivateTraining
 from lm.audit.subject import Subject
+from lm.callbacks import AtValidations
 from lm.data.corpus.shards import Corpus
 from lm.errors import UserError
 from lm.predictor import while_training
 
 
-class Auditing(Callback):
+class Auditing(AtValidations):
     """Looks at the model at validations, for so many seconds; what it draws does not change the training.
 
     In a configuration, below `trainer`:
@@ -41,31 +42,12 @@ class Auditing(Callback):
         every_n_validations: int = 1,
         data_dir: str = "data",
     ) -> None:
-        if not seconds > 0 or every_n_validations < 1:
-            raise UserError("Auditing: `seconds` above 0, `every_n_validations` of at least 1", status=2)
+        super().__init__(every_n_validations)
+        if not seconds > 0:
+            raise UserError(f"Auditing: `seconds` {seconds:g}: it must be above 0", status=2)
         self.audit, self.seconds, self.data_dir = read_audit(config), seconds, data_dir
-        self.every_n_validations, self._validations = every_n_validations, 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.device_mesh is not None:
-            raise UserError("Auditing can't look at a model that is sharded: `lm audit` its checkpoints")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._validations = state_dict["validations"]
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        self._validations += 1
-        if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
-            figures = self._measure(trainer, pl_module)
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
-
-    def _measure(self, trainer: Any, task: Any) -> dict[str, float]:
+    def measure(self, trainer: Trainer, task: Any) -> dict[str, float]:
         corpus, history = _seen(trainer)
         missing = "what it has seen of one corpus is not known"
         with while_training(task) as model:
@@ -84,10 +66,10 @@ class Auditing(Callback):
 def _seen(trainer: Any) -> tuple[Corpus | None, History | None]:
     """The corpus that a run learns from, and what of it the model has seen by now; see `run_of`."""
     data = trainer.datamodule
-    corpus, state = getattr(data, "corpus", None), data.state_dict()
+    corpus, state = data.corpus, data.state_dict()
     private = [each for each in trainer.callbacks if isinstance(each, PrivateTraining)]
     secret = trainer.overfit_batches or any(each.secure for each in private)
-    if not isinstance(corpus, Corpus) or data.mixed or secret:
+    if corpus is None or data.mixed or secret:
         return None, None
     done = state["loader"]["epoch"], state["loader"]["samples"]
     own = data.source, corpus.identity, data.seq_len, data.seed

@@ -9,6 +9,7 @@ from jinja2 import Environment
 
 from lm.audit.findings import Figure
 from lm.metrics.axes import Axis, line
+from lm.metrics.tables import aligned
 
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 450, 12, 205
@@ -27,14 +28,7 @@ def table(report: dict[str, Any]) -> str:
             figure = Figure(**plain)
             count = "" if figure.n is None else f"{figure.n:,}"
             rows.append((f"{part['name']}.{name}", figure.said, figure.interval, count, figure.what))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in (0, 2) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ]
-        lines.append("  ".join([*cells, row[4]]).rstrip())
+    lines = [aligned(rows, left=(0, 2, 4))]
     lines += [f"{part['name']}: {note}" for part in report["checks"] for note in part.get("notes", ())]
     return "\n".join([*lines, *map(gate_words, report["thresholds"])])
 

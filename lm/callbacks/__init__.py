@@ -6,6 +6,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         **dict.fromkeys(("RunCheckpoints", "Stopped", "interruptible"), "checkpoints"),
+        "AtValidations": "measuring",
         "CompileWhenWorthwhile": "compiling",
         "Monitor": "monitor",
         "Progress": "progress",

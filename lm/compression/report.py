@@ -13,6 +13,7 @@ from lm.backbone.transformer import Block
 from lm.compression.material import HeldOut, Labelled, material
 from lm.compression.rounding import packed, quantised_bytes
 from lm.errors import UserError
+from lm.metrics.tables import aligned
 from lm.processes import say
 from lm.tasks.table import entry_of, writes_text
 
@@ -240,12 +241,4 @@ def table(variants: Sequence[Variant]) -> str:
         digits = ".2%" if text else digits
         row.append("" if each is first else f"{each.change:+{digits}} ± {each.change_error:{digits}}")
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    shown = (
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-    return "\n".join([*shown, *remarks(variants)])
+    return "\n".join([aligned(rows), *remarks(variants)])

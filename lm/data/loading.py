@@ -10,7 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
-from lm.data.windows import TrainingWindows, ValidationWindows
+from lm.data.corpus.shards import Corpus
+from lm.data.windows import Samples, ValidationWindows
 from lm.engine.lightning import finished_batches
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
@@ -61,7 +62,7 @@ class ResumableLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: TrainingWindows,
+        dataset: Samples,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -117,17 +118,21 @@ class Data(LightningDataModule, ABC):
         batch_size: samples in a batch, on each replica.
         num_workers: processes that read ahead.
         processor: what turns the data into the network's input; None until it is known.
+        corpus: whose windows are learned from; None of examples, and until it is open.
+        mixed: the names of the corpora, where there are several.
     """
 
     batch_size: int
     num_workers: int
     processor: Processor | None = None
+    corpus: Corpus | None = None
+    mixed: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self._loader: ResumableLoader | None = None
         self._state: dict[str, int] = {}
-        self._arrange: Callable[[Any], Dataset] | None = None
+        self._arrange: Callable[[Samples], Dataset] | None = None
 
     @abstractmethod
     def shape(self) -> dict[str, int]:
@@ -152,12 +157,12 @@ class Data(LightningDataModule, ABC):
         """The number of a test sample's row in its file, from 0, by its place among the samples."""
         return index
 
-    def arranged_by(self, arrange: Callable[[Any], Dataset] | None) -> None:
+    def arranged_by(self, arrange: Callable[[Samples], Dataset] | None) -> None:
         """Learn from batches of what `arrange` makes of the training dataset, which has its `windows` and
-        `batch_size`: for a callback, in its `setup`. `dataset.chosen(numbers, draw)` gives it any samples."""
+        `batch_size`: for a callback, in its `setup`."""
         self._arrange = arrange
 
-    def training_loader(self, dataset: Dataset) -> ResumableLoader:
+    def training_loader(self, dataset: Samples) -> ResumableLoader:
         """The batches of `dataset` from where the state says, else from the first epoch's start."""
         trainer = self.trainer
         if self._arrange is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lm.data.windows import Permutation, TrainingWindows, ValidationWindows, stream_hash
+from lm.data.windows import Permutation, Samples, TrainingWindows, ValidationWindows, stream_hash
 from lm.errors import UserError
 
 BLOCK = 1024  # samples, or more where a corpus would otherwise not come in each block
@@ -268,7 +268,7 @@ def seed_of(name: str, seed: int) -> int:
     return int(stream_hash(seed, int.from_bytes(digest[:8])))
 
 
-class MixedWindows(Dataset):
+class MixedWindows(Samples):
     """Batches of windows from several corpora; they are like those of `TrainingWindows`.
 
     Args:
@@ -276,6 +276,8 @@ class MixedWindows(Dataset):
         schedule: which of them comes when, its corpora in the same order.
         windows: samples of an epoch, which here is only a measure: each corpus has epochs of its own.
     """
+
+    bound = "how much of each corpus comes is not left to chance: give one `data.corpus`"
 
     def __init__(self, parts: Sequence[TrainingWindows], schedule: Schedule, windows: int) -> None:
         self.parts, self.schedule, self.windows = list(parts), schedule, windows

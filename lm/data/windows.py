@@ -5,6 +5,8 @@ order. Neither needs memory in proportion to the corpus: the order is a Feistel 
 is needed.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -81,7 +83,31 @@ def _scramble(values: np.ndarray, key: np.uint64) -> np.ndarray:
     return product >> np.uint64(32)
 
 
-class TrainingWindows(Dataset):
+class Samples(Dataset):
+    """What is learned from. Indexed with `(epoch, first sample)`: a batch.
+
+    Attributes:
+        windows: samples of an epoch.
+        batch_size: of a batch.
+        unit: what a sample is, for people.
+        bound: why its samples can't be chosen one by one; empty where they can.
+    """
+
+    windows: int
+    batch_size: int
+    unit = "example"
+    bound = ""
+
+    def chosen(self, numbers: np.ndarray, draw: int) -> dict[str, Any]:
+        """A batch of any samples (n,), of which nothing is `bound`.
+
+        Args:
+            draw: decides what in it is drawn.
+        """
+        raise NotImplementedError(self.bound or f"{type(self).__name__} has no samples to choose")
+
+
+class TrainingWindows(Samples):
     """Batches of windows of `seq_len + 1` tokens at stride `seq_len`, in an order of their own in each epoch.
 
     Indexed with `(epoch, first sample)`: the batch of that and the samples after it, a dict of
@@ -97,6 +123,7 @@ class TrainingWindows(Dataset):
 
     def __init__(self, stream: TokenStream, seq_len: int, batch_size: int, seed: int) -> None:
         self.stream, self.seq_len, self.batch_size, self.seed = stream, seq_len, batch_size, seed
+        self.unit = f"window of {seq_len} tokens"
         tokens = len(stream)
         # One window less than would fit leaves room for any offset, so that borders fall elsewhere in each
         # epoch.

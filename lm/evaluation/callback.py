@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from lm.backbone import LanguageModel
+from lm.callbacks import AtValidations
 from lm.errors import UserError
 from lm.predictor import while_training
 
 
-class Evaluation(Callback):
+class Evaluation(AtValidations):
     """Measures the model by tasks at validations; what it draws does not change the training.
 
     In a configuration, below `trainer`:
@@ -35,39 +36,21 @@ class Evaluation(Callback):
         shots: int | None = None,
         data_dir: str = "data",
     ) -> None:
-        if not tasks or every_n_validations < 1:
-            raise UserError("Evaluation wants `tasks`, and `every_n_validations` of at least 1", status=2)
+        super().__init__(every_n_validations)
+        if not tasks:
+            raise UserError("Evaluation wants `tasks`", status=2)
         self.tasks, self.limit, self.shots, self.data_dir = tasks, limit, shots, data_dir
-        self.every_n_validations, self._validations = every_n_validations, 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from lm.evaluation.tasks import load_tasks
 
         if not isinstance(pl_module.net, LanguageModel):
             raise UserError("Evaluation measures models that write or fill gaps, not classifiers")
-        if pl_module.device_mesh is not None:
-            raise UserError(
-                "Evaluation can't measure a model that is sharded: use `lm eval` on its checkpoints"
-            )
+        super().on_fit_start(trainer, pl_module)
         if trainer.is_global_zero:  # a name that is none is said before hours of training
             load_tasks(self.tasks, self.data_dir)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._validations = state_dict["validations"]
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        self._validations += 1
-        if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
-            figures = self._measure(pl_module)
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
-
-    def _measure(self, task: Any) -> dict[str, float]:
+    def measure(self, trainer: Trainer, task: Any) -> dict[str, float]:
         from lm.evaluation.measure import evaluate
 
         with while_training(task) as predictor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError
 from lm.files import beside
+from lm.metrics.tables import aligned
 from lm.options import OptionParser
 from lm.processes import say
 
@@ -127,15 +128,7 @@ def table(results: "Sequence[Result]", groups: dict[str, dict[str, Any]]) -> str
             head = ("", "", "")
     for name, metrics in groups.items():
         rows += [(name, "", "", metric, *_figures(each), "") for metric, each in metrics.items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(7)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in (0, 3) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return aligned(rows, left=(0, 3))
 
 
 def _figures(metric: dict[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lm.files import write_atomically
+from lm.metrics.tables import aligned
 from lm.tuning.callbacks import read_validations
 from lm.tuning.page import write_page
 from lm.tuning.study import BASELINE, STEPS, WHY, Study, name_of
@@ -92,11 +93,7 @@ def table(study: Study) -> str:
                 *(shown(row["params"].get(name, "as given")) for name in names),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines, left=range(len(lines[0])))
 
 
 def write_results(study: Study) -> None:

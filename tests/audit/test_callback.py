@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from tests.conftest import scalars
 
@@ -25,18 +24,10 @@ thresholds:
 """
 
 
-def test_training_goes_on_as_without(lm, tmp_path, tiny_gpt):
+def test_training_goes_on_as_without(lm, tmp_path, trained_alike_with):
     (tmp_path / "small.yaml").write_text(SMALL)
     (tmp_path / "callback.yaml").write_text(CALLBACK)
-    words = (*tiny_gpt, "--trainer.val_check_interval=1", "--model.init_args.backbone.dropout=0.1")
-    assert lm("fit", *words, "--name", "without").status == 0
-    done = lm("fit", *words, "--config", "callback.yaml", "--name", "with")
-    assert done.status == 0, done.err
-    states = [
-        torch.load(tmp_path / f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("without", "with")
-    ]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    trained_alike_with("callback.yaml")
     found = scalars(tmp_path / "checkpoints/with", "audit/extraction.tokens_alike")
     assert list(found) == [2, 4, 6]
     assert set(scalars(tmp_path / "checkpoints/with", "audit/not_kept").values()) == {1.0}

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from tests.conftest import scalars
 from tests.evaluation.test_measure import CHOICES, ROWS
@@ -18,19 +17,11 @@ trainer:
 """
 
 
-def test_training_goes_on_as_without(lm, tmp_path, tiny_gpt):
+def test_training_goes_on_as_without(lm, tmp_path, trained_alike_with):
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "mine.yaml").write_text(CHOICES)
     (tmp_path / "callback.yaml").write_text(CALLBACK.replace("TASK", "mine.yaml"))
-    words = (*tiny_gpt, "--trainer.val_check_interval=1", "--model.init_args.backbone.dropout=0.1")
-    assert lm("fit", *words, "--name", "without").status == 0
-    done = lm("fit", *words, "--config", "callback.yaml", "--name", "with")
-    assert done.status == 0, done.err
-    states = [
-        torch.load(tmp_path / f"checkpoints/{name}/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("without", "with")
-    ]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    trained_alike_with("callback.yaml")
     found = scalars(tmp_path / "checkpoints/with", "eval/mine/acc")
     assert list(found) == [2, 4, 6]
     last = lm("eval", "checkpoints/with/last.ckpt", "--tasks", "mine.yaml", "--json", "--data_dir", ".")

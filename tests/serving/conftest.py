@@ -3,6 +3,8 @@
 import threading
 from contextlib import contextmanager
 
+import httpx
+import openai
 import pytest
 import torch
 
@@ -110,3 +112,17 @@ def url(models, serving):
     """A server of all models."""
     with serving(models) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def http(url):
+    """Asks that server."""
+    with httpx.Client(base_url=url, timeout=60) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    """Asks it as OpenAI's own client does."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
+        yield made

@@ -30,18 +30,6 @@ HELLO = [{"role": "user", "content": "Hi"}]
 LONG = {"model": "gpt", "prompt": PROMPT, "max_tokens": 500, "temperature": 0}
 
 
-@pytest.fixture(scope="module")
-def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def http(url):
-    with httpx.Client(base_url=url, timeout=20) as made:
-        yield made
-
-
 def until(true, seconds=5.0):
     """Wait for something."""
     end = time.monotonic() + seconds

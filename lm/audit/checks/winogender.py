@@ -114,10 +114,10 @@ def resolved(subject: Subject, triples: Sequence[_Triple]) -> list[list[bool]]:
     scored = likelihoods(subject, asked)
     found, each = [], 2 * len(_GENDERS)
     for number, triple in enumerate(triples):
-        own = [one and one[0] / max(one[1], 1) for one in scored[each * number : each * (number + 1)]]
-        pairs = list(zip(own[::2], own[1::2], strict=True))
-        fits = all(one is not None for one in own)
-        found.append([(b > a) == bool(triple.answer) for a, b in pairs] if fits else [])  # type: ignore[operator]
+        asked_of_it = scored[each * number : each * (number + 1)]
+        own = [one[0] / max(one[1], 1) for one in asked_of_it if one]
+        right = [(b > a) == bool(triple.answer) for a, b in zip(own[::2], own[1::2], strict=False)]
+        found.append(right if len(own) == each else [])  # none where a sentence is too long
     return found
 
 

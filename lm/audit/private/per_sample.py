@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lm.data.windows import mix, stream_hash
+from lm.data.windows import Samples, mix, stream_hash
 
 _SAMPLES, _NOISE = 32, 33  # what a random number is for; `lm.data` has those below
 _DRAWS = 4  # normals that one of the system's noise is the sum of
@@ -27,7 +27,7 @@ class PoissonSamples(Dataset):
     of batches of one sample. An epoch has as many steps as it would have without.
 
     Args:
-        dataset: has `windows`, `batch_size` and `chosen(numbers, draw)`.
+        dataset: whose samples can be chosen one by one.
         accumulate: micro-batches of a step.
         seed: decides which samples come.
 
@@ -35,7 +35,7 @@ class PoissonSamples(Dataset):
         ValueError: a step is to have more samples than there are.
     """
 
-    def __init__(self, dataset: Any, accumulate: int, seed: int) -> None:
+    def __init__(self, dataset: Samples, accumulate: int, seed: int) -> None:
         self.dataset, self.accumulate, self.seed = dataset, accumulate, seed
         self.windows, self.batch_size = dataset.windows, dataset.batch_size
         self.expected = self.batch_size * accumulate  # samples of a step

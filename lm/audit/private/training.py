@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lm.audit.private.accounting import History, epsilon_of, noise_for
 from lm.audit.private.per_sample import ClippedSum, PoissonSamples, seeded_noise, system_noise
 from lm.callbacks.logs import log_figures
-from lm.data.examples.batches import Packed
+from lm.data.windows import Samples
 from lm.errors import UserError, not_installed
 from lm.processes import say
 from lm.tasks.base import Work
@@ -125,12 +125,9 @@ class PrivateTraining(Callback):
         data: Any = given.datamodule
         data.arranged_by(lambda dataset: self._arrange(trainer, data, dataset))
 
-    def _arrange(self, trainer: Trainer, data: Any, dataset: Any) -> PoissonSamples:
-        if not hasattr(dataset, "chosen"):
-            raise _refused(f"{type(dataset).__name__} has no samples to choose from: give one `data.corpus`")
-        rows = getattr(getattr(dataset, "features", None), "rows", None)
-        if isinstance(rows, Packed):
-            raise _refused("a row of several chats hangs on all the others: leave `data.packing` out")
+    def _arrange(self, trainer: Trainer, data: Any, dataset: Samples) -> PoissonSamples:
+        if dataset.bound:
+            raise _refused(dataset.bound)
         expected, there = dataset.batch_size * trainer.accumulate_grad_batches, dataset.windows
         if expected > there:
             raise _refused(f"a step has {expected} samples, and there are {there}: lower `data.batch_size`")
@@ -159,11 +156,8 @@ class PrivateTraining(Callback):
         self.noise_multiplier = noise = self._noise(samples.rate, steps)
         if self._seed is None:
             self._seed = torch.initial_seed()
-        if isinstance(task, WindowedTask):
-            self._unit = "window of an example"
-        else:
-            length = getattr(samples.dataset, "seq_len", None)
-            self._unit = "example" if length is None else f"window of {length} tokens"
+        unit = samples.dataset.unit
+        self._unit = f"window of an {unit}" if isinstance(task, WindowedTask) else unit
         end = epsilon_of(
             [*self.history, (noise, samples.rate, max(steps - self.steps, 1))], self._delta, self.accountant
         )

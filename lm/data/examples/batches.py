@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from lm.data.examples.rows import Lazy, Rows, encode_row
-from lm.data.windows import PADDING, Permutation, stream_hash
+from lm.data.windows import PADDING, Permutation, Samples, stream_hash
 
 Features = dict[str, Any]
 Collate = Callable[[Sequence[Features]], dict[str, Any]]
@@ -92,7 +92,7 @@ class Encoded(Lazy[Features]):
         return digest.hexdigest()
 
 
-class TrainingExamples(Dataset):
+class TrainingExamples(Samples):
     """Batches in an order of their own in each epoch. Indexed with `(epoch, first sample)`.
 
     An epoch goes through the examples in a random order; among 64 steps' worth of them those of like length
@@ -110,7 +110,10 @@ class TrainingExamples(Dataset):
         self.features, self.batch_size, self.seed, self.make = features, batch_size, seed, make
         self.step = step or batch_size
         self.windows = len(features)
-        self.lengths = _with_lengths(features).lengths
+        encoded = _with_lengths(features)
+        self.lengths = encoded.lengths
+        if isinstance(encoded.rows, Packed):
+            self.bound = "a row of several chats hangs on all the others: leave `data.packing` out"
         self._epoch: tuple[int, np.ndarray] = (-1, np.array([]))
 
     def order(self, epoch: int) -> np.ndarray:
