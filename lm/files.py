@@ -110,6 +110,18 @@ def _sync_names(folder: Path) -> None:
             os.close(descriptor)
 
 
+def check_target(path: Path, what: str, ending: str, force: bool) -> None:
+    """See that a file may be written there, before anything is made for it.
+
+    Raises:
+        UserError: its name ends otherwise, or there is one and it is not to be replaced.
+    """
+    if path.suffix != ending:
+        raise UserError(f"{path}: the name of {what} ends in {ending}", status=2)
+    if path.exists() and not force:
+        raise UserError(f"{path} is there already: name another file, or `force` to replace it")
+
+
 def beside(model: str | Path, what: str) -> Path:
     """The folder for what is said of a model and is no part of it, `eval` or `audit`: in its run, for each of
     its checkpoints one; of a model from elsewhere, here."""

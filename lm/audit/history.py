@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lm import checkpoint as checkpoints
 from lm.audit.private.per_sample import PoissonSamples
@@ -59,16 +58,12 @@ def _said(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
         raise Unknown(f"{where} does not say what it was trained on: only checkpoints of lm do")
     content = checkpoints.read(where, whole=False)
     record = checkpoints.read_record(content, where)
-    state, settings = content.get(_PRETRAINING), record.get("configuration")
-    if not isinstance(state, dict) or not settings:
+    state, whole = content.get(_PRETRAINING), checkpoints.configuration_of(record)
+    if not isinstance(state, dict) or not whole:
         raise Unknown(f"{where} was not pretrained on a corpus of lm: what it has seen is not known")
     if "mixture" in state:
         raise UserError(f"{where} was pretrained on a mixture, which an audit can't follow yet")
-    try:
-        whole: dict[str, Any] = yaml.safe_load(settings)
-        return state, whole, where
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is damaged: its configuration is no YAML") from error
+    return state, whole, where
 
 
 def corpus_of(path: str | Path) -> Corpus:

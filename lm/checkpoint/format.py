@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import lm
 from lm.backbone import BackboneConfig
@@ -186,6 +187,15 @@ def config_of(record: dict[str, Any]) -> BackboneConfig:
     """The backbone's shape; fields that this version does not know are left out."""
     known = {f.name for f in fields(BackboneConfig)}
     return BackboneConfig(**{k: v for k, v in record["backbone"].items() if k in known})
+
+
+def configuration_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration of the run; empty where a record does not have it, or it is damaged."""
+    try:
+        found = yaml.safe_load(record.get("configuration") or "")
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def processor_of(record: dict[str, Any]) -> Processor:

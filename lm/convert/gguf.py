@@ -29,7 +29,7 @@ from lm.convert.family import Family
 from lm.convert.gguf_tokenizer import write_vocabulary
 from lm.convert.parts import pack
 from lm.errors import UserError, not_installed, some
-from lm.files import atomic
+from lm.files import atomic, check_target
 
 # What a file's matrices can be, by our names.
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
@@ -56,10 +56,7 @@ def export_gguf(model: Model, path: str | Path, dtype: str = "float16", force: b
             f"{model.source} does not write texts, and a GGUF file is for models that do: use `--to onnx` or "
             "`--to hf`"
         )
-    if path.suffix != ".gguf":
-        raise UserError(f"{path}: the name of a GGUF file ends in .gguf", status=2)
-    if path.exists() and not force:
-        raise UserError(f"{path} is there already: name another file, or `force` to replace it")
+    check_target(path, "a GGUF file", ".gguf", force)
     family = _family(model)
     try:
         import gguf

@@ -32,7 +32,7 @@ from lm.backbone import Backbone
 from lm.backbone import linear as library
 from lm.checkpoint import Model
 from lm.errors import UserError, not_installed
-from lm.files import write_atomically
+from lm.files import check_target, write_atomically
 from lm.processors import open_processor
 
 _KEY = "lm"
@@ -77,10 +77,7 @@ def export_onnx(model: Model, path: str | Path, bits: int = 32, force: bool = Fa
             f"{model.source} writes texts, for which an ONNX file has no cache: use `--to hf`, or make it "
             "smaller by `lm compress`"
         )
-    if path.suffix != ".onnx":
-        raise UserError(f"{path}: the name of an ONNX file ends in .onnx", status=2)
-    if path.exists() and not force:
-        raise UserError(f"{path} is there already: name another file, or `force` to replace it")
+    check_target(path, "an ONNX file", ".onnx", force)
     for package in ("onnx", "onnxscript", "onnxruntime"):  # torch's exporter asks for the second late
         if find_spec(package) is None:
             raise not_installed("ONNX", package, "onnx")

@@ -8,11 +8,11 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from lm.audit.check import Check
 from lm.audit.findings import Chart, Figure, Findings, Point, share
 from lm.audit.subject import Subject
+from lm.checkpoint import configuration_of
 from lm.data.examples.files import Skipped
 from lm.data.examples.records import TextExample
 from lm.data.examples.tables import no_column, read_rows
@@ -136,12 +136,12 @@ def _second(pair: str | None) -> dict[str, str]:
     return {} if pair is None else {"pair": pair}
 
 
-def _reading(record: Mapping[str, Any]) -> dict[str, Any]:
+def _reading(record: dict[str, Any]) -> dict[str, Any]:
     """How the run of a model read its texts; empty where nobody knows."""
     try:
-        data = yaml.safe_load(record.get("configuration") or "")["data"]
+        data = configuration_of(record)["data"]
         return dict(data["init_args"]) if str(data["class_path"]).endswith(".TextData") else {}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return {}
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import lm
 from lm import checkpoint as checkpoints
@@ -168,11 +167,7 @@ def _said(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if path.is_dir() or path.suffix == ".onnx":
         return {}, {}
     record = checkpoints.read_record(checkpoints.read(path, whole=False), path)
-    try:
-        settings = yaml.safe_load(record.get("configuration") or "")
-    except yaml.YAMLError:
-        settings = None
-    return record, settings if isinstance(settings, dict) else {}
+    return record, checkpoints.configuration_of(record)
 
 
 def _parents(record: dict[str, Any], settings: dict[str, Any]) -> list[tuple[str, str, str | None]]:
