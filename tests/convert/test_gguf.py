@@ -1,9 +1,10 @@
 """GGUF files beside the networks that they were made of: number by number, and by llama.cpp itself."""
 
 import json
+import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -89,28 +90,34 @@ TEXTS = [
 ]
 
 
+# A real llama.cpp in a process of its own, which can be ended: its destructor may wait for itself.
+LLAMA_CPP = """
+import sys, xllamacpp as engine
+wanted = engine.CommonParams()
+wanted.model.path, wanted.n_parallel, wanted.warmup, wanted.port = sys.argv[1], 1, False, 0
+wanted.n_gpu_layers, wanted.verbosity = 0, -1
+wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = 1
+# Without fp16 between the layers, as it has by default.
+wanted.cache_type_k = wanted.cache_type_v = engine.ggml_type.GGML_TYPE_F32
+wanted.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+server = engine.Server(wanted)
+print("listening at", server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture
-def llama_cpp() -> Callable:
+def llama_cpp() -> Iterator[Callable]:
     """Opens a file with a real llama.cpp: gives a function that asks its server."""
-    engine = pytest.importorskip("xllamacpp")
-    servers = []
+    pytest.importorskip("xllamacpp")
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    servers: list[subprocess.Popen] = []
 
     def serve(path):
-        wanted = engine.CommonParams()
-        wanted.model.path = str(path)
-        wanted.n_parallel, wanted.warmup, wanted.port, wanted.n_gpu_layers, wanted.verbosity = (
-            1,
-            False,
-            0,
-            0,
-            -1,
-        )
-        wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = 1
-        # Without fp16 between the layers, as it has by default.
-        wanted.cache_type_k = wanted.cache_type_v = engine.ggml_type.GGML_TYPE_F32
-        wanted.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        servers.append(engine.Server(wanted))
-        address = servers[-1].listening_address
+        words = [sys.executable, "-c", LLAMA_CPP, str(path)]
+        servers.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=nothing, text=True))
+        said = iter(servers[-1].stdout.readline, "")
+        address = next(line for line in said if line.startswith("listening at")).split()[-1]
 
         def ask(place: str, **words):
             request = urllib.request.Request(
@@ -122,7 +129,9 @@ def llama_cpp() -> Callable:
         return ask
 
     yield serve
-    servers.clear()
+    for server in servers:
+        server.kill()
+        server.communicate()
 
 
 def made(shape: dict, tokenizer, **record):
