@@ -53,6 +53,18 @@ def minilm() -> Path:
     return Path(package.origin).parent / "model"
 
 
+@pytest.fixture(autouse=True)
+def forgets_modules(tmp_path_factory):
+    """What a test wrote and imported goes with its folder: another test's `mine.py` is another module."""
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    own = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(own):
+            del sys.modules[name]
+
+
 @dataclass
 class Outcome:
     """What a command left behind: its exit status and what it wrote."""

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,8 +33,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     write_table(tmp_path / "test.csv", 21, 1000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.modules.pop("numbers_in", None)
+    return tmp_path
 
 
 def test_it_trains_is_monitored_saved_loaded_and_predicts(lm, folder):
