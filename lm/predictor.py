@@ -28,7 +28,7 @@ from lm.inference.chat import Chat, answer_length
 from lm.inference.fill import fill
 from lm.inference.generate import Sampling, prompt_ids, stream_text
 from lm.inference.lines import Line
-from lm.tasks.table import entry_of, refuse, writes_text
+from lm.tasks.table import entry_of, path_of, refuse, writes_text
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.template import chat_format_of
 
@@ -359,8 +359,8 @@ def while_training(task: Any) -> Iterator[Predictor]:
     """
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    path = f"{task.plain().__module__}.{task.plain().__qualname__}"
-    model = Model(task.config, {}, task.processor, "the model", {"task": path, **task.record()})
+    record = {"task": path_of(task.plain()), **task.record()}
+    model = Model(task.config, {}, task.processor, "the model", record)
     model.__dict__["network"] = task.net  # as it is
     predictor, training = Predictor(model), task.net.training
     if entry := entry_of(model.record):

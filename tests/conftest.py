@@ -125,7 +125,7 @@ main()
 """
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
-    ["lm.run.start", "lm.tasks.causal", "lm.tasks.masked", "lm.data", "tensorboard"]
+    ["lm.run.start", "lm.tasks.text.causal", "lm.tasks.text.masked", "lm.data", "tensorboard"]
 )
 
 

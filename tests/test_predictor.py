@@ -87,7 +87,7 @@ def talker(tmp_path_factory, tokenizer):
         for parameter in net.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(6)
-    record = checkpoints.make_record("lm.tasks.instruction.InstructionTuning", config, tokenizer)
+    record = checkpoints.make_record("lm.tasks.InstructionTuning", config, tokenizer)
     record |= {"head": {"kind": "language"}, "labels": []}
     path = tmp_path_factory.mktemp("talker") / "chat.ckpt"
     state = {f"net.{name}": value for name, value in net.state_dict().items()}

@@ -11,7 +11,7 @@ from lm.audit.findings import Figure
 from lm.backbone import LanguageModel
 from lm.errors import UserError
 from lm.inference.batch import complete
-from lm.tasks.pretraining import several_documents
+from lm.tasks.text.pretraining import several_documents
 
 ROWS = 64  # texts at once
 

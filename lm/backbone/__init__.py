@@ -3,7 +3,18 @@
 from lm.backbone.attention import KVCache
 from lm.backbone.config import BackboneConfig
 from lm.backbone.heads import Classifier, LanguageModel, Network, Pooler
-from lm.backbone.inputs import Input, TokenInput
+from lm.backbone.inputs import (
+    FeatureMapInput,
+    FeatureMaps,
+    FrameInput,
+    Frames,
+    Input,
+    InputConfig,
+    Patches,
+    PatchInput,
+    TokenInput,
+    read_input,
+)
 from lm.backbone.loss import linear_cross_entropy
 from lm.backbone.transformer import Backbone, Block
 
@@ -12,11 +23,19 @@ __all__ = [
     "BackboneConfig",
     "Block",
     "Classifier",
+    "FeatureMapInput",
+    "FeatureMaps",
+    "FrameInput",
+    "Frames",
     "Input",
+    "InputConfig",
     "KVCache",
     "LanguageModel",
     "Network",
+    "PatchInput",
+    "Patches",
     "Pooler",
     "TokenInput",
     "linear_cross_entropy",
+    "read_input",
 ]

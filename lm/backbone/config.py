@@ -14,7 +14,7 @@ class BackboneConfig:
 
     Args:
         hidden_size: width of the residual stream.
-        num_layers: number of blocks.
+        num_layers: number of blocks; 0 where the input is a whole network, such as a CNN.
         num_heads: query heads of each attention.
         num_kv_heads: key/value heads, shared by groups of query heads (arXiv:2305.13245); as many as
             `num_heads` where it is null.
@@ -28,7 +28,8 @@ class BackboneConfig:
         window: a position sees no further than this many positions, itself among them; null for no limit.
         global_every: blocks 0, n, 2n … see everything in spite of the window (ModernBERT,
             arXiv:2412.13663); null for a window in every block.
-        positions: rotary (arXiv:2104.09864) or learned embeddings.
+        positions: rotary (arXiv:2104.09864), learned embeddings of tokens, or none: the input says where
+            things stand, as those of pictures and sounds do.
         rope_theta: base of the rotary wavelengths.
         local_rope_theta: their base in the blocks with a window (ModernBERT); null for `rope_theta`.
         rope_type: how they are stretched for longer texts than the first ones: default (not at all), linear
@@ -39,6 +40,7 @@ class BackboneConfig:
         rope_original_len: llama3: positions of a sequence before the stretching.
         norm: rms (arXiv:1910.07467) or layer (arXiv:1607.06450).
         norm_position: before each sublayer (GPT-2, Llama) or after its residual sum (BERT).
+        final_norm: with norms before the sublayers, one more behind the last block.
         norm_eps: added to the variance.
         qk_norm: RMS-normalise each head's queries and keys (arXiv:2302.05442).
         embedding_norm: normalise the embeddings' sum (BERT).
@@ -73,7 +75,7 @@ class BackboneConfig:
     causal: bool = True
     window: int | None = None
     global_every: int | None = None
-    positions: Literal["rotary", "learned"] = "rotary"
+    positions: Literal["rotary", "learned", "none"] = "rotary"
     rope_theta: float = 10000.0
     local_rope_theta: float | None = None
     rope_type: Literal["default", "linear", "llama3"] = "default"
@@ -83,6 +85,7 @@ class BackboneConfig:
     rope_original_len: int = 8192
     norm: Literal["rms", "layer"] = "rms"
     norm_position: Literal["before", "after"] = "before"
+    final_norm: bool = True
     norm_eps: float = 1e-5
     qk_norm: bool = False
     embedding_norm: bool = False
@@ -107,7 +110,7 @@ class BackboneConfig:
                 raise UserError(
                     f"backbone.{each.name} is {value!r}: it can be {', '.join(choices)}", status=2
                 )
-        counts = ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_seq_len", "rope_original_len")
+        counts = ("hidden_size", "num_heads", "vocab_size", "max_seq_len", "rope_original_len")
         optional = ("num_kv_heads", "head_dim", "mlp_hidden_size", "window", "global_every", "base_width")
         for name in (*counts, *optional):
             value = getattr(self, name)
@@ -119,6 +122,11 @@ class BackboneConfig:
             if value is not None and value <= 0:
                 raise UserError(f"backbone.{name} is {value}: it must be above 0", status=2)
         for wrong, words in (
+            (self.num_layers < 0, f"num_layers is {self.num_layers}: it must be at least 0"),
+            (
+                self.width_scale != 1 and self.norm_position == "before" and not self.final_norm,
+                "final_norm is false, but muP's factor of the logits lives there: leave base_width out",
+            ),
             (
                 self.head_dim is None and self.hidden_size % self.num_heads,
                 f"num_heads {self.num_heads} does not divide backbone.hidden_size {self.hidden_size}: "

@@ -66,7 +66,8 @@ class Network(nn.Module):
     def initialize(self) -> None:
         """Initial weights; a subclass adds those of its head."""
         self.backbone.initialize()
-        nn.init.constant_(last_norm(self).weight, self.config.width_scale)
+        if (norm := last_norm(self)) is not None:
+            nn.init.constant_(norm.weight, self.config.width_scale)
 
     def load_weights(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
         """Take over `weights` without copying them first: for a model that was built on the meta device.

@@ -94,7 +94,8 @@ class Backbone(nn.Module):
         local = rotary and config.local_rope_theta is not None
         self.local_rotary = Rotary(config, config.local_rope_theta) if local else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = make_norm(config) if config.norm_position == "before" else nn.Identity()
+        last = config.final_norm and config.norm_position == "before"
+        self.norm = make_norm(config) if last else nn.Identity()
 
     def forward(
         self, raw: Any, documents: Tensor | None = None, cache: KVCache | None = None, **more: Any
@@ -147,10 +148,11 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         """The one place where initial weights come from: normal, biases zero, norms one, projections into
-        the residual stream scaled down or zero."""
+        the residual stream scaled down or zero. A network that the input brings along keeps its own."""
         config = self.config
+        brought = {id(each) for each in self.embeddings.brought()}
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Linear | nn.Embedding) and id(module) not in brought:
                 draw(module, config.matrix_std if name.startswith("blocks.") else config.init_std)
         for block in self.blocks:
             for projection in (block.attention.output, block.mlp.down):
@@ -165,11 +167,13 @@ class Backbone(nn.Module):
         return sum(p.numel() for p in self.parameters()) + sum(each.num_weights for each in integers)
 
 
-def last_norm(network: nn.Module) -> nn.RMSNorm | nn.LayerNorm:
-    """The norm in front of a network's head. Its gain is where muP's factor of the logits lives
+def last_norm(network: nn.Module) -> nn.RMSNorm | nn.LayerNorm | None:
+    """The norm in front of a network's head, if it has one. Its gain is where muP's factor of the logits lives
     (arXiv:2203.03466, table 8): Adam trains a gain that begins there, at a rate times the factor, as it would
     train one that begins at 1 with the factor behind it, and the network is one like any other."""
-    return [each for each in network.modules() if isinstance(each, nn.RMSNorm | nn.LayerNorm)][-1]
+    brought = {id(own) for each in network.modules() if isinstance(each, Input) for own in each.brought()}
+    norms = [each for each in network.modules() if isinstance(each, nn.RMSNorm | nn.LayerNorm)]
+    return next((each for each in reversed(norms) if id(each) not in brought), None)
 
 
 def draw(layer: nn.Linear | nn.Embedding, std: float) -> None:

@@ -8,6 +8,7 @@ configuration.
 
 import errno
 import pickle
+import re
 import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -161,6 +162,9 @@ def read(path: str | Path, mmap: bool = True, whole: bool = True) -> dict[str, A
         record["format"] = FORMAT
         if "tokenizer" in record:
             record["processor"] = {"kind": Tokenizer.kind, "bytes": record.pop("tokenizer")}
+    if isinstance(record, dict) and isinstance(record.get("task"), str):
+        # Once with the file that the task's class was in.
+        record["task"] = re.sub(r"^lm\.tasks\.[a-z_.]+\.(?=\w+$)", "lm.tasks.", record["task"])
     return checkpoint
 
 

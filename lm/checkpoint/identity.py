@@ -26,7 +26,7 @@ def identity(model: Model) -> str:
     record, config = model.record, asdict(model.config)
     head = {} if is_language(record.get("head")) else dict(record["head"])
     own = {
-        **{name: record.get(name) for name in ("labels", "kind", "quantised", "onnx")},
+        **{name: record.get(name) for name in ("labels", "kind", "input", "quantised", "onnx")},
         "chats": _chats(model),
     }
     words = [

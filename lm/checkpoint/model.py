@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel
+from lm.backbone import BackboneConfig, Classifier, Input, LanguageModel, read_input
 from lm.backbone.lowrank import merge
 from lm.backbone.quantised import dequantised, put_quantised
 from lm.checkpoint.format import config_of, network_weights, processor_of, read, read_record
@@ -52,10 +52,16 @@ class Uninitialized(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def outline(config: BackboneConfig, head: dict[str, Any] | None = None) -> LanguageModel | Classifier:
-    """A network as `make_network` makes it, without memory for its weights: on the meta device."""
+def outline(
+    config: BackboneConfig, head: dict[str, Any] | None = None, input: dict[str, Any] | None = None
+) -> LanguageModel | Classifier:
+    """A network as `make_network` makes it, without memory for its weights: on the meta device.
+
+    Args:
+        input: what a record says of what stands before the blocks; None: tokens.
+    """
     with torch.device("meta"), Uninitialized():
-        return make_network(config, head)
+        return make_network(config, head, read_input(input).make(config) if input else None)
 
 
 @dataclass
@@ -93,7 +99,7 @@ class Model:
     @property
     def chats(self) -> bool:
         """Whether a model that writes has learned to chat: a foreign one brings a template then."""
-        plain = (None, "lm.tasks.causal.CausalPretraining")
+        plain = (None, "lm.tasks.CausalPretraining")
         return self.chat_template is not None or self.record.get("task") not in plain
 
     @cached_property
@@ -109,7 +115,7 @@ class Model:
             raise UserError(f"{self.source} has no language-model head")
         if is_language(head) or not (head or {}).get("pooler"):
             weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
-        network = outline(self.config, head)
+        network = outline(self.config, head, self.record.get("input"))
         self.shape(network)
         network.load_weights(weights, next((value.device for value in weights.values()), "cpu"))
         return network.eval()

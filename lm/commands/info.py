@@ -151,7 +151,7 @@ def onnx_facts(path: Path) -> dict[str, Any]:
     model = open_model(path, integers=True)
     record, made = model.record, model.record["onnx"]
     facts = finetuning_facts(path, record)
-    if record["task"] == "lm.tasks.masked.MaskedPretraining" and not model.has_head:
+    if record["task"] == "lm.tasks.MaskedPretraining" and not model.has_head:
         facts["what for"] = "hidden states, for other programs"
     return {
         "kind": "ONNX file",

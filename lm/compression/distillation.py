@@ -21,7 +21,7 @@ from lm.errors import UserError, some
 from lm.processes import say
 from lm.tasks.base import Task
 from lm.tasks.examples import ExampleTask
-from lm.tasks.finetuning import FineTuning
+from lm.tasks.text.finetuning import FineTuning
 
 PROJECTION = "projection.weight"
 # Attributes that decide nothing about how an example is encoded: see `Task.beside`.

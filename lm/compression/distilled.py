@@ -5,12 +5,12 @@ from torch import Tensor
 
 from lm.compression.distil_loss import soft_distance
 from lm.compression.distillation import Distillation, DistilledFineTuning
-from lm.tasks.causal import CausalPretraining
-from lm.tasks.instruction import InstructionTuning
-from lm.tasks.masked import MaskedPretraining
-from lm.tasks.question_answering import QuestionAnswering
-from lm.tasks.sequence_classification import SequenceClassification
-from lm.tasks.token_classification import TokenClassification
+from lm.tasks.text.causal import CausalPretraining
+from lm.tasks.text.instruction import InstructionTuning
+from lm.tasks.text.masked import MaskedPretraining
+from lm.tasks.text.question_answering import QuestionAnswering
+from lm.tasks.text.sequence_classification import SequenceClassification
+from lm.tasks.text.token_classification import TokenClassification
 
 _NEVER = -1e4  # a logit whose probability is 0, and which has a logarithm
 

@@ -10,7 +10,7 @@ from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig
 from lm.checkpoint import Model
 
-_PRETRAINED = {True: "lm.tasks.causal.CausalPretraining", False: "lm.tasks.masked.MaskedPretraining"}
+_PRETRAINED = {True: "lm.tasks.CausalPretraining", False: "lm.tasks.MaskedPretraining"}
 
 
 def save(model: Model, path: Path) -> None:

@@ -38,7 +38,7 @@ from lm.processors import open_processor
 _KEY = "lm"
 _LARGEST = 2_000_000_000  # bytes that a protobuf message can have, about
 _TEXT, _PADDING = 0, -1  # documents
-_PRETRAINED = "lm.tasks.masked.MaskedPretraining"
+_PRETRAINED = "lm.tasks.MaskedPretraining"
 
 
 class _Wrapped(nn.Module):

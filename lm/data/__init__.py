@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy(
             "examples.kinds",
         ),
         "ExampleData": "examples.module",
+        "ImageData": "images.module",
         "Example": "examples.records",
         "Skipped": "examples.files",
         "read_rows": "examples.tables",

@@ -110,7 +110,6 @@ class Given:
         task = model.record["task"].rpartition(".")[2] if entry else language
         if task not in TASKS or (model.record.get("task") and entry is None):
             raise UserError(f"{path} says nothing of its data: give its configuration too")
-        task_path = f"lm.tasks.{TASKS[task].module}.{task}"
         causal = f"--model.backbone.causal={json.dumps(model.config.causal)}"
         self.words = [
             "--model",
@@ -118,7 +117,7 @@ class Given:
             causal,
             *self._data(path, task, typed, model),
         ]
-        self.words += ["--ckpt_path", self._saved(model, task_path)]
+        self.words += ["--ckpt_path", self._saved(model, f"lm.tasks.{task}")]
         if "--name" not in typed:
             self.words += ["--name", place.resolve().name if place.is_dir() else place.stem]
 

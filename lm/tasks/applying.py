@@ -7,22 +7,22 @@ such as an empty text), says what it finds in the windows of a batch (`look`) an
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
 
+import lm.tasks
 from lm.checkpoint import Model
 from lm.errors import UserError
 from lm.inference.lines import BATCH, Line, pools
-from lm.tasks.finetuning import FineTuning
 from lm.tasks.table import entry_of, refuse
+from lm.tasks.transfer import TransferTask
 
 Row = dict[str, Any]
 _POOL = 8 * BATCH  # lines whose windows are sorted by length together
 
 
-def task_of(model: Model, command: str) -> FineTuning:
+def task_of(model: Model, command: str) -> TransferTask:
     """The task of a model that `command` can use, in evaluation mode.
 
     Raises:
@@ -31,8 +31,7 @@ def task_of(model: Model, command: str) -> FineTuning:
     entry = entry_of(model.record)
     if entry is None or entry.command != command:
         raise refuse(model.source, model.record, command)
-    module, _, name = model.record["task"].rpartition(".")
-    return getattr(import_module(module), name).of(model)
+    return getattr(lm.tasks, model.record["task"].rpartition(".")[2]).of(model)
 
 
 def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
@@ -66,7 +65,7 @@ def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row
             yield rows
 
 
-def _encoded(task: FineTuning, example: Any, line: Line) -> list[Row]:
+def _encoded(task: TransferTask, example: Any, line: Line) -> list[Row]:
     """An example's windows that have anything in them."""
     if example is None:
         return []

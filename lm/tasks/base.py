@@ -23,6 +23,7 @@ from lm.inference.generate import Sample, Sampling
 from lm.optim import Muon, Schedule, WarmupStableDecay, parameter_groups
 from lm.processors import Processor
 from lm.tasks.adapters import Adapter
+from lm.tasks.table import path_of
 
 IGNORED = -100  # a target that does not count
 
@@ -273,6 +274,5 @@ class Task(LightningModule, ABC):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        path = f"{self.plain().__module__}.{self.plain().__qualname__}"
-        made = checkpoints.make_record(path, self.config, self.processor, figures)
+        made = checkpoints.make_record(path_of(self.plain()), self.config, self.processor, figures)
         checkpoint["lm"] = {**made, **self.record(), **self.added()}

@@ -21,15 +21,30 @@ class Entry(NamedTuple):
 
 
 TASKS = {
-    "CausalPretraining": Entry("causal", "a pretrained GPT", "generate"),
-    "MaskedPretraining": Entry("masked", "a pretrained BERT", "fill"),
-    "SequenceClassification": Entry("sequence_classification", "a classifier of texts", "classify"),
-    "TokenClassification": Entry("token_classification", "a tagger of words", "tag"),
-    "QuestionAnswering": Entry("question_answering", "a finder of answers in texts", "answer"),
-    "InstructionTuning": Entry("instruction", "a chat model", "chat"),
-    "PreferenceTuning": Entry("preference", "a chat model", "chat"),
+    "CausalPretraining": Entry("text.causal", "a pretrained GPT", "generate"),
+    "MaskedPretraining": Entry("text.masked", "a pretrained BERT", "fill"),
+    "SequenceClassification": Entry("text.sequence_classification", "a classifier of texts", "classify"),
+    "TokenClassification": Entry("text.token_classification", "a tagger of words", "tag"),
+    "QuestionAnswering": Entry("text.question_answering", "a finder of answers in texts", "answer"),
+    "InstructionTuning": Entry("text.instruction", "a chat model", "chat"),
+    "ImageClassification": Entry("image.classification", "a classifier of pictures", "classify"),
+    "PreferenceTuning": Entry("text.preference", "a chat model", "chat"),
 }
-BASES = {"ExampleTask": "examples", "FineTuning": "finetuning", "Pretraining": "pretraining", "Task": "base"}
+BASES = {
+    "Classification": "classification",
+    "ExampleTask": "examples",
+    "FineTuning": "text.finetuning",
+    "ImageTask": "image.base",
+    "Pretraining": "text.pretraining",
+    "Task": "base",
+    "TransferTask": "transfer",
+}
+
+
+def path_of(task: type) -> str:
+    """The class path that checkpoints name a task by: `lm.tasks.NAME` of lm's own, wherever it stands."""
+    module, name = task.__module__, task.__qualname__
+    return f"lm.tasks.{name}" if module.startswith("lm.tasks.") else f"{module}.{name}"
 
 
 def entry_of(record: dict[str, Any]) -> Entry | None:
@@ -37,10 +52,8 @@ def entry_of(record: dict[str, Any]) -> Entry | None:
 
     A class path that does not stand here is never imported: a checkpoint must not decide which code runs.
     """
-    path = str(record.get("task"))
-    name = path.rpartition(".")[2]
-    entry = TASKS.get(name)
-    return entry if entry and path == f"lm.tasks.{entry.module}.{name}" else None
+    package, _, name = str(record.get("task")).rpartition(".")
+    return TASKS.get(name) if package == "lm.tasks" else None
 
 
 def writes_text(record: dict[str, Any]) -> bool:

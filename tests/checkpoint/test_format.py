@@ -21,7 +21,7 @@ from lm.processors import Processor
 from lm.processors import base as processors
 from lm.tokenizer import Tokenizer
 
-TASK = "lm.tasks.causal.CausalPretraining"
+TASK = "lm.tasks.CausalPretraining"
 TOKENS = torch.arange(40).view(2, 20) * 7 % 420
 
 

@@ -21,7 +21,7 @@ def test_what_only_training_asks_for_is_no_part_of_it(gpt):
 
 
 def test_what_changes_its_answers_is(gpt):
-    task = {**gpt.record, "task": "lm.tasks.instruction.InstructionTuning"}
+    task = {**gpt.record, "task": "lm.tasks.InstructionTuning"}
     others = [
         replace(gpt, config=replace(gpt.config, rope_theta=20_000.0)),
         replace(gpt, record={**gpt.record, "labels": ["a", "b"]}),

@@ -17,12 +17,11 @@ from lm.data.examples.records import QuestionExample, TagExample, TextExample
 from lm.inference.lines import Line
 from lm.tasks import QuestionAnswering, SequenceClassification, TokenClassification
 from lm.tasks.applying import apply
-from lm.tasks.table import BASES, TASKS
+from lm.tasks.table import BASES, TASKS, path_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
-    cls.__name__: f"{cls.__module__}.{cls.__name__}"
-    for cls in (SequenceClassification, TokenClassification, QuestionAnswering)
+    cls.__name__: path_of(cls) for cls in (SequenceClassification, TokenClassification, QuestionAnswering)
 }
 TAGS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 KINDS = {

@@ -16,7 +16,7 @@ def test_a_run(lm, trained):
 def test_a_checkpoint(lm, trained):
     result = lm("info", trained / "checkpoints/bert/last.ckpt")
     assert result.status == 0
-    assert "lm.tasks.masked.MaskedPretraining" in result.out
+    assert "lm.tasks.MaskedPretraining" in result.out
     assert "400 tokens" in result.out
     assert "trained on" in result.out
 

@@ -402,7 +402,7 @@ def test_a_classifier_of_half_the_layers(lm, classify, tmp_path):
     (tmp_path / "start.ckpt").unlink()
     run = tmp_path / "checkpoints/student"
     checkpoint = checkpoints.read(run / "best.ckpt")
-    assert checkpoint["lm"]["task"] == "lm.tasks.sequence_classification.SequenceClassification"
+    assert checkpoint["lm"]["task"] == "lm.tasks.SequenceClassification"
     task = SequenceClassification.load(run)
     assert task.config.num_layers == 2
     assert {f"net.{name}" for name in task.net.state_dict()} == set(checkpoint["state_dict"])

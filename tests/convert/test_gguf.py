@@ -293,7 +293,7 @@ def test_chats(name, tokenizer, own_data, tmp_path, llama_cpp):
             "{% for m in messages %}{{ '<|im_start|>' + m.role + ': ' + m.content | trim + '<|im_end|>' }}"
             "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"
         )
-    model = made({"vocab_size": words.vocab_size}, words, task="lm.tasks.chatting.Chat")
+    model = made({"vocab_size": words.vocab_size}, words, task="lm.tasks.Chat")
     model.chat_template = template
     export_gguf(model, tmp_path / "x.gguf")
     chat = chat_format_of(words, template)

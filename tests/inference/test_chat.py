@@ -25,7 +25,7 @@ from lm.tokenizer.chat import ChatFormat, chat_format
 ROOT = Path(__file__).resolve().parents[2]
 GREEDY = Sampling(temperature=0)
 TUNED = {"head": {"kind": "language"}, "labels": [], "init_from": None}
-INSTRUCTION = "lm.tasks.instruction.InstructionTuning"
+INSTRUCTION = "lm.tasks.InstructionTuning"
 
 
 def make(vocab_size: int = 420, max_seq_len: int = 96, **changes) -> LanguageModel:
@@ -350,13 +350,13 @@ def test_a_message_that_is_no_text_and_no_standard_input(lm, ckpt, monkeypatch, 
 
 
 def test_checkpoints_that_cannot_chat(lm, tmp_path, tokenizer):
-    pretrained = save(tmp_path / "p.ckpt", tokenizer, "lm.tasks.causal.CausalPretraining")
+    pretrained = save(tmp_path / "p.ckpt", tokenizer, "lm.tasks.CausalPretraining")
     result = lm("chat", pretrained, "hi")
     assert result.status == 1
     assert f"{pretrained} has not learned to chat: fine-tune it first" in result.err
     assert f"--model.init_from {pretrained}" in result.err
     bert = make(causal=False)
-    masked = save(tmp_path / "m.ckpt", tokenizer, "lm.tasks.masked.MaskedPretraining", bert)
+    masked = save(tmp_path / "m.ckpt", tokenizer, "lm.tasks.MaskedPretraining", bert)
     assert "is a pretrained BERT: use `lm fill`" in lm("chat", masked, "hi").err
 
 

@@ -81,7 +81,7 @@ def test_a_run_is_measured_at_another_length_of_sequence_where_positions_have_no
 def test_positions_with_weights_have_one_length_and_so_has_training():
     def resumed(positions, training):
         theirs, ours = (BackboneConfig(positions=positions, max_seq_len=length) for length in (32, 48))
-        record = {"task": "lm.tasks.causal.CausalPretraining", "backbone": asdict(theirs)}
+        record = {"task": "lm.tasks.CausalPretraining", "backbone": asdict(theirs)}
         Resumed("best.ckpt", record, 1).check_model(CausalPretraining(ours), training)
 
     resumed("rotary", training=False)

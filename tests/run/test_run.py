@@ -362,7 +362,7 @@ def test_a_callback_may_end_a_run_early(lm, tiny_gpt, tmp_path):
 
 
 MY_TASK = """
-from lm.tasks.pretraining import Example, Pretraining
+from lm.tasks.text.pretraining import Example, Pretraining
 
 class Backwards(Pretraining):
     def example(self, batch, training):

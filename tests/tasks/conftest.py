@@ -13,7 +13,7 @@ from lm.backbone import BackboneConfig, LanguageModel
 from lm.data.examples.batches import TrainingExamples
 from lm.data.examples.kinds import TextExampleData
 from lm.data.examples.module import ExampleData
-from lm.tasks.finetuning import FineTuning
+from lm.tasks.text.finetuning import FineTuning
 
 SHAPES = {
     "gpt": {},
@@ -22,7 +22,7 @@ SHAPES = {
         **{"embedding_norm": True, "segments": 2, "bias": True, "mlp": "gelu"},
     },
 }
-TASKS = {"gpt": "lm.tasks.causal.CausalPretraining", "bert": "lm.tasks.masked.MaskedPretraining"}
+TASKS = {"gpt": "lm.tasks.CausalPretraining", "bert": "lm.tasks.MaskedPretraining"}
 
 
 class Made(TextExampleData):

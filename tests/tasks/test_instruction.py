@@ -244,7 +244,7 @@ def test_answers_are_written_and_scored(task, monkeypatch):
         texts = [tuned.tokenizer.decode(p) for p in prompts]
         return [tuned.tokenizer.encode(said[text.strip()] + " ") for text in texts]
 
-    monkeypatch.setattr("lm.tasks.instruction.complete", complete)
+    monkeypatch.setattr("lm.tasks.text.instruction.complete", complete)
     tuned._trainer = SimpleNamespace(
         strategy=None, global_rank=0, world_size=1, state=SimpleNamespace(fn="test")
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm.tasks.masking import mask_tokens, uniform, word_numbers
+from lm.tasks.text.masking import mask_tokens, uniform, word_numbers
 from lm.tokenizer import Tokenizer, train_tokenizer
 
 MASK, V = 4, 500

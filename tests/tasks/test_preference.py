@@ -109,7 +109,7 @@ def test_the_reference_is_the_starting_model_computed_once(task, adapter, learn,
     assert [dict(f) for f in tuned.data.features("train")] == before
     calls = []
     monkeypatch.setattr(
-        "lm.tasks.preference.answer_log_probability",
+        "lm.tasks.text.preference.answer_log_probability",
         lambda *args: calls.append(args) or torch.zeros(len(args[1])),
     )
     tuned.training_step(tuned.collate(tuned.data.features("train")), 0)

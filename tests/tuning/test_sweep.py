@@ -24,8 +24,9 @@ STUB = [sys.executable, str(Path(__file__).with_name("stub.py"))]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LR = {"model.optimizer.lr": {"low": 1e-4, "high": 1.0, "log": True}}
 # One process imports what takes seconds, the others are its forks; the rest is what tests/conftest.py has.
+TASKS = ("lm.tasks.text.causal", "lm.tasks.text.masked")
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["lm.run.start", "lm.tasks.causal", "lm.tasks.masked", "lm.data", "tensorboard", "lm.tuning.workers"]
+    ["lm.run.start", *TASKS, "lm.data", "tensorboard", "lm.tuning.workers"]
 )
 AS_A_COMMAND = """
 import os, sys

@@ -20,7 +20,7 @@ from lm.data.windows import Samples
 from lm.errors import UserError, not_installed
 from lm.processes import say
 from lm.tasks.base import Work
-from lm.tasks.windowed import WindowedTask
+from lm.tasks.text.windowed import WindowedTask
 
 
 class PrivateTraining(Callback):

@@ -13,17 +13,19 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from lm.data.examples.rows import Lazy, Rows, encode_row
-from lm.data.windows import PADDING, Permutation, Samples, stream_hash
+from lm.data.windows import PADDING, Permutation, Samples, mix, stream_hash
 
 Features = dict[str, Any]
 Collate = Callable[[Sequence[Features]], dict[str, Any]]
 
-_ORDER, _BATCHES = 16, 17  # what a random number is for; `lm.data.windows` has the first few
+_ORDER, _BATCHES, _DRAW = 16, 17, 18  # what a random number is for; `lm.data.windows` has the first few
 _POOL = 64  # steps whose examples are sorted by length together
 
 
 def length_of(features: Features) -> int:
-    """What decides how much padding an example needs; 0 of one that is not made of tokens."""
+    """What decides how much padding an example needs: its `length`, or how many tokens it has."""
+    if "length" in features:
+        return features["length"]
     return max((len(v) for name, v in features.items() if name.endswith("tokens")), default=0)
 
 
@@ -99,7 +101,8 @@ class TrainingExamples(Samples):
     share a step, and the steps come in a random order again. What does not fill a step comes last.
 
     Args:
-        make: turns a batch's features into tensors.
+        make: turns a batch's features into tensors; one with a true attribute `draws` is given a random
+            number with each, `draw`.
         step: examples of an optimizer step, over all its batches and processes: the order goes by these, so
             that a step has the same examples however it is cut; None: a batch is a step.
     """
@@ -139,8 +142,13 @@ class TrainingExamples(Samples):
         return self.chosen(self.order(epoch)[samples], epoch)
 
     def chosen(self, numbers: np.ndarray, draw: int) -> dict[str, Any]:
-        """A batch of any examples (n,); nothing in it is drawn."""
-        return self.make([self.features[i] for i in numbers.tolist()])
+        """A batch of any examples (n,). What `make` draws goes by the `draw` of each, a number that `seed`,
+        `draw` and the example decide."""
+        features = [self.features[i] for i in numbers.tolist()]
+        if getattr(self.make, "draws", False):
+            drawn = mix(stream_hash(self.seed, draw, _DRAW) ^ numbers.astype(np.uint64)) >> np.uint64(1)
+            features = [{**f, "draw": d} for f, d in zip(features, drawn.tolist(), strict=True)]
+        return self.make(features)
 
 
 def _with_lengths(features: Sequence[Features]) -> Encoded:

@@ -241,11 +241,11 @@ def source_files(path: str) -> list[Path]:
 def _in_folder(folder: Path, wanted: Callable[[str], bool]) -> Iterator[File]:
     for path in files_at(folder):
         name = path.relative_to(folder).as_posix()
-        if not _hidden(name) and wanted(name):
+        if not hidden(name) and wanted(name):
             yield File(str(path), name, path)
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
     return any(part.startswith(".") or part in _JUNK for part in PurePosixPath(name).parts)
 
 
@@ -256,10 +256,10 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
     try:
         with open_binary(archive) as data:
             for path, open_member in members(data):
-                if _hidden(path):
+                if hidden(path):
                     continue
                 seen.append(path)
-                root, name = _below(path, member) or (None, "")
+                root, name = below(path, member) or (None, "")
                 if root is None or not wanted(name):
                     continue
                 roots.add(root)
@@ -280,7 +280,7 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool]) -> Iter
         raise UserError(f"{what}: {there}")
 
 
-def _below(path: str, member: str) -> tuple[str, str] | None:
+def below(path: str, member: str) -> tuple[str, str] | None:
     """Which folder or file of the archive the member means for this path, and the name below it."""
     whole = f"/{path}"
     if not member:

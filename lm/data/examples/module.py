@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lm.data.corpus.files import plain_name
 from lm.data.corpus.sources import STDLIB, resolve
-from lm.data.examples.batches import Encoded, Features, HeldOutExamples, TrainingExamples, length_of
+from lm.data.examples.batches import Collate, Encoded, Features, HeldOutExamples, TrainingExamples, length_of
 from lm.data.examples.files import Known, Read, Skipped, source_files
 from lm.data.examples.records import Example
 from lm.data.examples.rows import Rows, RowWriter, code_of, kept, key_of
@@ -25,7 +25,7 @@ from lm.processes import say
 
 # What decides neither how a file is read nor how an example is encoded.
 _BESIDE = {"paths", "root", "data_dir", "batch_size", "eval_batch_size", "num_workers", "limit"}
-_BESIDE |= {"val_fraction", "seed", "trainer", "processor"}
+_BESIDE |= {"val_fraction", "seed", "trainer", "processor", "augment"}
 _SHAPE = ("max_seq_len", "causal", "segments")  # what of a backbone's shape a sequence depends on
 
 
@@ -336,8 +336,12 @@ class ExampleData(Data):
 
     def train_dataloader(self) -> ResumableLoader:
         step = self.batch_size * self.trainer.accumulate_grad_batches * data_shard(self.trainer).size
-        features, collate = self.features("train"), self._task.collate
+        features, collate = self.features("train"), self.training_collate()
         return self.training_loader(TrainingExamples(features, self.batch_size, self.seed, collate, step))
+
+    def training_collate(self) -> Collate:
+        """Makes the batches that are learned from."""
+        return self._task.collate
 
     def _held_out(self, split: str) -> DataLoader:
         features = self.features(split)

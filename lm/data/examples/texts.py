@@ -45,7 +45,7 @@ def read_texts(
     """
     if rating and (separator or label_names):
         raise UserError("a rating is a number: it has no separator and no label_names", status=2)
-    convert = _Labels(separator, rating, {str(key): str(name) for key, name in (label_names or {}).items()})
+    convert = Labels(separator, rating, {str(key): str(name) for key, name in (label_names or {}).items()})
     classes = _class_files(path)
     rows = _class_texts(classes) if classes else _table_texts(path, (text, pair, label), columns, labelled)
     labelled = labelled and (label is not None or bool(classes))
@@ -65,7 +65,7 @@ def read_texts(
 
 
 @dataclass(frozen=True)
-class _Labels:
+class Labels:
     """What stands in a label's column, as a `TextExample` has it."""
 
     separator: str | None

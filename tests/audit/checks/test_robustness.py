@@ -99,7 +99,7 @@ def classifier(labels=("bad", "good"), kind="single"):
             yield [{**line.fields, "prediction": max(probabilities, key=probabilities.get),
                     "probabilities": probabilities}]  # fmt: skip
 
-    record = {"task": "lm.tasks.sequence_classification.SequenceClassification", "kind": kind}
+    record = {"task": "lm.tasks.SequenceClassification", "kind": kind}
     return SimpleNamespace(
         model=SimpleNamespace(source="stub", record=record), labels=list(labels), apply=apply
     )
@@ -180,7 +180,7 @@ def test_other_models_and_options_are_refused():
     several = Subject(classifier(kind="multi"))
     assert "one label" in Robustness().unfit(several)
     chat = Subject(
-        SimpleNamespace(model=SimpleNamespace(record={"task": "lm.tasks.causal.CausalPretraining"}))
+        SimpleNamespace(model=SimpleNamespace(record={"task": "lm.tasks.CausalPretraining"}))
     )
     assert "no classifier" in Robustness().unfit(chat)
     for options in ({"rate": 0}, {"examples": 1}, {"changes": ["typo"]}):

@@ -44,7 +44,7 @@ def run(tokenizer, tmp_path):
         state = {f"net.{key}": value for key, value in state.items()}
         if weight is not None:
             state["net.backbone.embeddings.tokens.weight"][3, 5:7] = weight
-        record = checkpoints.make_record("lm.tasks.causal.CausalPretraining", config, tokenizer)
+        record = checkpoints.make_record("lm.tasks.CausalPretraining", config, tokenizer)
         path = tmp_path / name / "best.ckpt"
         checkpoints.write({"state_dict": state, "global_step": 1, "lm": {**record, **more}}, path)
         return path

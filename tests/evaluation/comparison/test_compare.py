@@ -239,7 +239,7 @@ def model(path, tokenizer, seed, **changes):
     shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 32, "init_std": 0.2}
     config = BackboneConfig(**shape | changes, vocab_size=tokenizer.vocab_size)
     torch.manual_seed(seed)
-    record = checkpoints.make_record("lm.tasks.causal.CausalPretraining", config, tokenizer)
+    record = checkpoints.make_record("lm.tasks.CausalPretraining", config, tokenizer)
     state = {f"net.{name}": tensor for name, tensor in LanguageModel(config).state_dict().items()}
     checkpoints.write({"lm": record, "state_dict": state}, path)
     return path

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm.inference.generate import Sample, Sampling, generate, prompt_ids
 from lm.tasks.base import IGNORED
-from lm.tasks.pretraining import Example, Pretraining, several_documents
+from lm.tasks.text.pretraining import Example, Pretraining, several_documents
 
 
 class CausalPretraining(Pretraining):

@@ -1,10 +1,9 @@
-"""What fine-tuning tasks on text share: where they start from, and what is trained."""
+"""What fine-tuning tasks share, on whatever they work: where they start from, and what is trained."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from lm import checkpoint as checkpoints
@@ -18,23 +17,19 @@ from lm.errors import UserError
 from lm.optim import parameter_groups
 from lm.processes import say
 from lm.tasks.adapters import Adapter, inject
-from lm.tasks.base import IGNORED, Work
 from lm.tasks.examples import ExampleTask
-from lm.tokenizer import Tokenizer
 
-TOKENS, POSITIONS = (f"backbone.embeddings.{kind}.weight" for kind in ("tokens", "positions"))
 Pooling = Literal["auto", "first", "mean", "last"]
 
 
-class FineTuning(ExampleTask):
-    """A task on texts. A subclass says which head it needs, how an example is encoded, and its loss.
-
-    The tokenizer, and with `init_from` the backbone's shape, come with the starting point.
+class TransferTask(ExampleTask):
+    """A task that may start from a trained model. A subclass says which head it needs, how an example is
+    encoded, and its loss. With `init_from`, the backbone's shape comes from there.
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
-        init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors,
-            tokenizer). None: from nothing.
+        init_from: where to start from: a checkpoint, or a Hugging Face folder (config.json, safetensors, and
+            what turns raw things into numbers). None: from nothing.
         dropout: instead of the starting point's.
         adapter: train small matrices beside the frozen ones (LoRA, DoRA) instead of everything. Those of a
             model that `lm compress` has made stay integers (QLoRA, arXiv:2305.14314).
@@ -44,7 +39,7 @@ class FineTuning(ExampleTask):
 
     beside = ExampleTask.beside | {
         *("start", "init_from", "adapter", "freeze_layers", "layer_decay", "expected"),
-        *("_base", "_base_tokenizer", "_base_rows", "_fresh", "_added"),
+        *("_base", "_base_processor", "_base_rows", "_fresh"),
     }
     needs_causal: bool | None = None  # whether the backbone has to be causal; None: either will do
 
@@ -62,17 +57,10 @@ class FineTuning(ExampleTask):
         self.adapter = adapter
         if init_from is not None:
             start = self.open_start(init_from)
-            if start.config.max_seq_len > backbone.max_seq_len:
-                start.notes.append(
-                    f"the new model takes texts of {backbone.max_seq_len} tokens (`data.seq_len`), where "
-                    f"{init_from} takes {start.config.max_seq_len}"
-                )
-            start.config.max_seq_len = backbone.max_seq_len
+            self.fit_shape(start, backbone)
             # Rates for trained weights are as they are given: how those were once found is the past.
             start.config.base_width = None
             backbone = start.config
-            # As large as it will be, so that a run that goes on finds the shape that it began with.
-            backbone.vocab_size = max(backbone.vocab_size, self.with_pieces(start.tokenizer)[0].vocab_size)
         if dropout is not None:
             backbone.dropout = dropout
         if not 0 < layer_decay <= 1:
@@ -92,52 +80,35 @@ class FineTuning(ExampleTask):
         self.start, self.init_from = start, init_from
         if adapter is not None:
             self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
-            self._base_tokenizer = start.tokenizer.fingerprint
+            self._base_processor = start.processor.fingerprint
             self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
         self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
-        self._added: tuple[str, ...] = ()  # tokens that the starting point lacks
 
     def open_start(self, path: str) -> Model:
         """The model to start from: integers stay so beside an adapter, and become floats to be trained."""
         return open_model(path, integers=self.adapter is not None)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Of the starting point, or made from the data; from `setup` on."""
-        return self.processor
-
-    @property
     def writes(self) -> bool:
         """Whether it has a language model's head."""
         return self.head()["kind"] == "language"
 
-    @property
-    def padding(self) -> dict[str, int]:
-        return {"tokens": self.tokenizer.padding_id, "segments": 0, "targets": IGNORED, "documents": -1}
+    def fit_shape(self, start: Model, wanted: BackboneConfig) -> None:
+        """Change the starting point's shape to what the data ask for (`wanted`)."""
+
+    def grown(self, start: Model, name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
+        """The starting point's weight of a name in the shape of ours; None where it has nothing to do with
+        it."""
+        return None
 
     def count_targets(self, data: ExampleData, parts: list[str]) -> None:
-        """How many targets a batch has on average: what the loss of a task on tokens is divided by, so that
-        each weighs the same in whichever batch it stands. For `look_at`."""
+        """How many targets a batch has on average: what the loss of a task with many an example is divided
+        by, so that each weighs the same in whichever batch it stands. For `look_at`."""
         if "train" not in parts:
             return
         features = data.features("train")
         targets = sum(t >= 0 for f in features for t in f["targets"])
         self.expected = max(targets / len(features) * data.batch_size, 1)
-
-    def work(self, batch: dict[str, Any]) -> Work:
-        return Work(batch["seen"], "tokens")
-
-    def with_pieces(self, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-        """The tokenizer with the tokens that the task needs and it lacks, and which these are."""
-        return tokenizer, ()
-
-    def make_processor(self, data: ExampleData) -> Tokenizer:
-        found = self.start.tokenizer if self.start else data.make_tokenizer()
-        tokenizer, self._added = self.with_pieces(found)
-        if self.start is None:
-            self.config.vocab_size = tokenizer.vocab_size
-            say("starting from nothing: no `model.init_from` was given")
-        return tokenizer
 
     def prepare(self, data: ExampleData, record: dict[str, Any] | None = None, stage: str = "fit") -> None:
         if record is not None and stage != "fit" and not record.get("adapter"):
@@ -164,16 +135,7 @@ class FineTuning(ExampleTask):
 
     def _take_over(self, start: Model, talk: bool) -> None:
         """Put the starting point's weights into the network: all that fit; say what does not."""
-        notes, added = list(start.notes), self._added
-        if added and self.freeze_layers and self.adapter is None:
-            raise UserError(
-                f"freeze_layers is {self.freeze_layers}: the embeddings would stay as they are, but those of "
-                f"{' '.join(added)}, which {self.init_from} lacks, have to be learned: leave it out",
-                status=2,
-            )
-        if added:
-            how = "learned from here on" if self.adapter is None else "which an adapter uses as they begin"
-            notes.append(f"new tokens in the vocabulary, {how}: {' '.join(added)}")
+        notes = [*start.notes, *self.growth(start)]
         ours = self.net.state_dict()
         if self.writes and self.config.tie_embeddings:
             del ours["head.weight"]
@@ -184,14 +146,15 @@ class FineTuning(ExampleTask):
             raise UserError(f"{self.init_from} lacks {', '.join(missing[:3])}: it is no starting point")
         self.net.load_state_dict({n: t for n, t in theirs.items() if t is not None}, strict=False)
         new = ", ".join(sorted({name.split(".")[0] for name in self._fresh}))
-        rows, room = start.config.max_seq_len, len(start.weights.get(POSITIONS, ()))
-        if room and rows > room:
-            notes.append(f"{self.init_from} has learned {room} positions: those up to {rows} begin as copies")
         made = start.record.get("quantised")
         kept = f", whose layers stay integers of {made['bits']} bits" if made else ""
         notes.append(f"starting from {self.init_from}{kept}" + (f"; new: {new}" if new else ""))
         for note in notes if talk else ():
             say(note)
+
+    def growth(self, start: Model) -> list[str]:
+        """What a person should know of how the starting point grows, a sentence each."""
+        return []
 
     def _same_head(self, start: Model) -> bool:
         """Whether the head of the starting point says the same things about the same labels."""
@@ -200,24 +163,12 @@ class FineTuning(ExampleTask):
         return alike and list(start.record.get("labels", ())) == self.labels
 
     def _fitting(self, start: Model, name: str, ours: Tensor) -> Tensor | None:
-        """The starting point's weight of a name, with more rows where the network has more; None where it has
-        none, or one that has nothing to do with ours, as a head for other labels."""
+        """The starting point's weight of a name, as `grown` where shapes differ; None where it has none, or
+        one that has nothing to do with ours, as a head for other labels."""
         theirs, head = start.weights.get(name), name.startswith("head.")
         if theirs is None or (head and not (start.has_head if self.writes else self._same_head(start))):
             return None
-        if theirs.shape == ours.shape:
-            return theirs
-        rows = len(theirs)
-        if theirs.shape[1:] != ours.shape[1:]:
-            return None
-        if (name == TOKENS or (self.writes and head)) and len(ours) > rows:
-            # New tokens start like any of the known ones: drawn with their mean and spread.
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.randn(len(ours) - rows, *theirs.shape[1:], generator=generator)
-            return torch.cat((theirs, theirs.mean(0) + theirs.std(0) * drawn))
-        if name == POSITIONS:
-            return theirs.repeat(-(-len(ours) // rows), 1)[: len(ours)]
-        return None
+        return theirs if theirs.shape == ours.shape else self.grown(start, name, theirs, ours)
 
     def _choose_parameters(self, talk: bool) -> None:
         backbone = self.net.backbone
@@ -251,7 +202,7 @@ class FineTuning(ExampleTask):
         trained = {f"net.{n}": p.detach().cpu() for n, p in self.net.named_parameters() if p.requires_grad}
         made: dict[str, Any] = {}
         self.on_save_checkpoint(made)
-        if self.tokenizer.fingerprint == self._base_tokenizer:
+        if self.processor.fingerprint == self._base_processor:
             made["lm"].pop("processor")  # the base has it
         made["lm"]["base"] = self._base
         # What the base's tables were lengthened by: new tokens, more positions.
@@ -267,14 +218,3 @@ class FineTuning(ExampleTask):
         if self.device_mesh is not None and self.adapter is not None:
             raise UserError("adapters are not sharded over processes: use configs/trainer/ddp.yaml", status=2)
         super().configure_model()
-
-
-def documents_of(batch: dict[str, Any], causal: bool) -> Tensor | None:
-    """The batch's `documents`, or None where no mask is needed: nothing is padded or packed, or the backbone
-    is causal, so that no token has padding in its past. On a GPU nobody looks: it would wait for the device.
-    """
-    documents = batch["documents"]
-    if documents.device.type != "cpu":
-        return documents
-    needed = documents > 0 if causal else documents != 0
-    return documents if bool(needed.any()) else None

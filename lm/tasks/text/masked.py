@@ -9,8 +9,8 @@ from lm.backbone import BackboneConfig
 from lm.errors import UserError
 from lm.inference.fill import show_guesses
 from lm.inference.generate import Sample, Sampling
-from lm.tasks.masking import mask_tokens, word_numbers
-from lm.tasks.pretraining import Example, Pretraining, several_documents
+from lm.tasks.text.masking import mask_tokens, word_numbers
+from lm.tasks.text.pretraining import Example, Pretraining, several_documents
 
 
 class MaskedPretraining(Pretraining):

@@ -18,7 +18,7 @@ from lm.data.examples.records import PreferenceExample
 from lm.errors import UserError
 from lm.inference.lines import pools
 from lm.metrics import MeanLoss, PreferenceScores
-from lm.tasks.chatting import ChatTask
+from lm.tasks.text.chatting import ChatTask
 
 SIDES = ("chosen", "rejected")
 

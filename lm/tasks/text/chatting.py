@@ -6,7 +6,7 @@ from typing import Any
 from lm.data.examples.batches import Features
 from lm.data.examples.records import Message
 from lm.tasks.base import IGNORED
-from lm.tasks.finetuning import FineTuning
+from lm.tasks.text.finetuning import FineTuning
 from lm.tokenizer import Tokenizer
 from lm.tokenizer.chat import chat_format, shortened, with_chat
 

@@ -14,8 +14,8 @@ from lm.data.examples.records import QuestionExample
 from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import AnswerScores, MeanLoss
-from lm.tasks.finetuning import documents_of
-from lm.tasks.windowed import Found, WindowedTask
+from lm.tasks.text.finetuning import documents_of
+from lm.tasks.text.windowed import Found, WindowedTask
 
 NONE = 0  # the position that stands for "no answer here"
 _LEAST = 8  # tokens of the text that a window has room for, however long the question

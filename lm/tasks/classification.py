@@ -1,7 +1,8 @@
-"""Classifying texts and pairs of texts: one label, several, or a number."""
+"""What all tasks share that put labels on whole examples: one label, several, or a number."""
 
 import importlib.util
 import re
+from abc import abstractmethod
 from collections import Counter
 from typing import Any, Literal
 
@@ -11,47 +12,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
-from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
-from lm.data.examples.records import TextExample
 from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, MeanLoss, RegressionScores
 from lm.metrics.classification import holds
 from lm.metrics.pictures import confusion_picture, reliability_picture
 from lm.processors import Processor
-from lm.tasks.finetuning import FineTuning, Pooling, documents_of
+from lm.tasks.transfer import Pooling, TransferTask
 
 _NUMBER = re.compile(r"-?[0-9]+([.,][0-9]+)?")
 
 
-class SequenceClassification(FineTuning):
-    """Put a label on a text, or on a pair of texts; several labels; or rate it.
-
-    Which of the three the data say: a label, a list of labels, or (`rating` of the data) a number.
+class Classification(TransferTask):
+    """Put a label on an example; several labels; or rate it. Which of the three the data say: a label, a list
+    of labels, or a number.
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
         pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`; auto
-            takes the mean of a BERT and the last of a GPT.
-        cut: which part of a text that is too long is kept: its start, its end, or the first quarter and the
-            end (arXiv:1905.05583 finds both ends best).
+            takes the mean, of a causal backbone the last.
         label_smoothing: part of the target that is spread over all labels.
         class_weights: `balanced` makes every label count the same in the loss, however rare it is.
     """
 
-    reads = TextExample
-    data_class = "lm.data.TextData"
-    usage = 'classify {} "a text"'
+    thing = "example"  # what is labelled, for messages
     best_by = ("accuracy", "max")
-    kept = ("kind", "cut")
-    beside = FineTuning.beside | {"pooling", "pooler", "label_smoothing", "class_weights", "_drawn"}
+    kept = ("kind",)
+    beside = TransferTask.beside | {"pooling", "pooler", "label_smoothing", "class_weights", "_drawn"}
 
     def __init__(
         self,
         backbone: BackboneConfig,
         pooling: Pooling = "auto",
-        cut: Literal["start", "end", "both"] = "start",
         label_smoothing: float = 0.0,
         class_weights: Literal["balanced"] | None = None,
         **kwargs: Any,
@@ -61,9 +54,11 @@ class SequenceClassification(FineTuning):
             raise UserError(f"label_smoothing is {label_smoothing}: it must be from 0 to below 1", status=2)
         self.pooling = ("last" if self.config.causal else "mean") if pooling == "auto" else pooling
         if self.config.causal and self.pooling == "first":
-            raise UserError("pooling is first: a GPT's first position has seen nothing of the text", status=2)
+            raise UserError(
+                f"pooling is first: a GPT's first position has seen nothing of the {self.thing}", status=2
+            )
         self.pooler = bool(self.start and "pooler.dense.weight" in self.start.weights)
-        self.cut, self.label_smoothing, self.class_weights = cut, label_smoothing, class_weights
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
         self.kind = "single"
         self.register_buffer("weights", None, persistent=False)
 
@@ -80,12 +75,20 @@ class SequenceClassification(FineTuning):
         super().take_record(record, processor)
         self.pooling, self.pooler = record["head"]["pooling"], record["head"]["pooler"]
 
+    @abstractmethod
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """The network's outputs (B, labels)."""
+
+    @abstractmethod
+    def named(self, example: Any) -> dict[str, Any]:
+        """What a row of predictions says of an example, so that one knows which it is."""
+
     def find_labels(self, data: ExampleData) -> list[str]:
         """Every label of the training data, sorted; numbers among them by value."""
         examples = data.examples("train")
         kinds = {type(example.label) for example in examples}
         if (tuple in kinds or float in kinds) and (self.class_weights or self.label_smoothing):
-            raise UserError("class_weights and label_smoothing are for one label a text", status=2)
+            raise UserError(f"class_weights and label_smoothing are for one label a {self.thing}", status=2)
         if kinds <= {float, int}:
             self.kind = "rating"
             return []
@@ -101,7 +104,7 @@ class SequenceClassification(FineTuning):
         digits = all(re.fullmatch("-?[0-9]+", name) for name in found)
         return sorted(found, key=int if digits else None)
 
-    def labels_of(self, example: TextExample) -> tuple[str, ...]:
+    def labels_of(self, example: Any) -> tuple[str, ...]:
         if isinstance(example.label, tuple):
             return example.label
         return (example.label,) if isinstance(example.label, str) else ()
@@ -120,7 +123,9 @@ class SequenceClassification(FineTuning):
             said = "ratings: give `data.rating` true" if self.kind == "rating" else "labels, not ratings"
             raise UserError(f"this model has learned {said}", status=2)
         if self.kind == "single" and any(isinstance(e.label, tuple) for e in examples):
-            raise UserError(f"{data.called(split)} has several labels a text; this model has learned one")
+            raise UserError(
+                f"{data.called(split)} has several labels a {self.thing}; this model has learned one"
+            )
         there = {name for example in examples for name in self.labels_of(example)}
         numbers = self.kind == "single" and all(map(_NUMBER.fullmatch, {*self.labels, *there}))
         hint = "; if it is a number to be predicted: `data.rating` true" if numbers else ""
@@ -143,36 +148,8 @@ class SequenceClassification(FineTuning):
             if self.kind == "multi":
                 self.best_by = ("micro_f1", "max")
 
-    def shorten(self, ids: list[int], room: int) -> list[int]:
-        """The part of a text that is kept."""
-        if len(ids) <= room:
-            return ids
-        head = {"start": room, "end": 0, "both": room // 4}[self.cut]
-        return ids[:head] + ids[len(ids) - (room - head) :]
-
-    def encode(self, example: TextExample, training: bool) -> list[Features]:
-        """`tokens`, `segments` where the backbone has them, and `target` where the label is known."""
-        first = self.tokenizer.encode(example.text)
-        second = None if example.pair is None else self.tokenizer.encode(example.pair)
-        room = self.config.max_seq_len - self.tokenizer.frame_size(second is not None)
-        if second is None:
-            cut = len(first) > room
-            first = self.shorten(first, room)
-        else:
-            cut = len(first) + len(second) > room
-            # The longer one gives way first.
-            share = max(room - min(len(second), room // 2), room - len(second))
-            first = self.shorten(first, min(len(first), share))
-            second = self.shorten(second, room - len(first))
-        tokens, segments = self.tokenizer.frame(first, second)
-        features: Features = {"tokens": tokens, "cut": cut}
-        if self.config.segments > 1:
-            features["segments"] = segments
-        target = self._target(example.label)
-        return [features if target is None else {**features, "target": target}]
-
-    def _target(self, label: Any) -> Any:
-        """Null where there is none, or one that was never learned: the text can be labelled all the same."""
+    def target(self, label: Any) -> Any:
+        """Null where there is none, or one that was never learned: it can be labelled all the same."""
         if label is None or isinstance(label, float) != (self.kind == "rating"):
             return None
         if self.kind == "rating":
@@ -181,11 +158,6 @@ class SequenceClassification(FineTuning):
             names = (label,) if isinstance(label, str) else label
             return np.array([float(name in names) for name in self.labels], dtype=np.float32)
         return self.labels.index(label) if label in self.labels else None
-
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """The network's outputs (B, labels)."""
-        documents = documents_of(batch, causal=False)  # pooling has to know where a text ends
-        return self.net(batch["tokens"], documents, segments=batch.get("segments"))
 
     def losses(self, logits: Tensor, target: Tensor, training: bool) -> Tensor:
         """The loss of each example (B,)."""
@@ -241,7 +213,7 @@ class SequenceClassification(FineTuning):
         examples = self.data.examples("test")
         values = self.probabilities(self.logits(batch).float()).tolist()
         return [
-            {"index": i, "text": examples[i].text, **self.row(found), "label": examples[i].label}
+            {"index": i, **self.named(examples[i]), **self.row(found), "label": examples[i].label}
             for i, found in zip(batch["index"].tolist(), values, strict=True)
             if i >= 0
         ]
@@ -258,17 +230,10 @@ class SequenceClassification(FineTuning):
 
     # Of a line that a person gives; see `lm.tasks.applying`.
 
-    def from_line(self, line: Line, text: str = "text", pair: str | None = None) -> TextExample | None:
-        first = line.text(text, "text")
-        if pair is None and line.fields.get("pair") is not None:
-            pair = "pair"
-        second = None if pair is None else line.text(pair, "pair")
-        return TextExample(first, second) if first.strip() else None
-
     def look(self, batch: dict[str, Any], logits: Tensor) -> list[list[float]]:
         return self.probabilities(logits).tolist()
 
-    def result(self, line: Line, example: TextExample | None, found: list[list[float]]) -> dict[str, Any]:
+    def result(self, line: Line, example: Any, found: list[list[float]]) -> dict[str, Any]:
         if example is None:
             return {"prediction": None} | ({} if self.kind == "rating" else {"probabilities": None})
         return self.row(found[0])

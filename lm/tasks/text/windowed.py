@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lm.engine.replicas import data_shard
-from lm.tasks.finetuning import FineTuning
+from lm.tasks.text.finetuning import FineTuning
 
 Found = dict[int, Any]  # what was found, by window or by word
 

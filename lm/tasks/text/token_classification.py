@@ -17,8 +17,8 @@ from lm.inference.lines import Line
 from lm.metrics import ClassificationScores, EntityScores, MeanLoss
 from lm.metrics.entities import are_entities, spans
 from lm.tasks.base import IGNORED
-from lm.tasks.finetuning import documents_of
-from lm.tasks.windowed import Found, WindowedTask
+from lm.tasks.text.finetuning import documents_of
+from lm.tasks.text.windowed import Found, WindowedTask
 
 OUTSIDE = "O"
 

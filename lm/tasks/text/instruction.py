@@ -16,8 +16,8 @@ from lm.inference.generate import Sample, Sampling
 from lm.metrics import AnswerScores, SummaryScores, TokenLoss, TranslationScores
 from lm.processes import say
 from lm.tasks.base import IGNORED
-from lm.tasks.chatting import ChatTask
-from lm.tasks.finetuning import documents_of
+from lm.tasks.text.chatting import ChatTask
+from lm.tasks.text.finetuning import documents_of
 from lm.tokenizer.chat import shortened
 
 Scores = Literal["translation", "summary", "answer"]

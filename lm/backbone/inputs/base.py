@@ -1,0 +1,91 @@
+"""What every input is, and what its shape is written as."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lm.backbone.config import BackboneConfig
+
+
+def make_norm(config: BackboneConfig) -> nn.Module:
+    """A norm over the hidden size."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.has_bias("norm"))
+
+
+def document_positions(documents: Tensor) -> Tensor:
+    """Each position's distance from the start of its document: (B, T) from document ids (B, T)."""
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return index - torch.where(starts, index, 0).cummax(dim=1).values
+
+
+def positions(length: int, documents: Tensor | None, past: int, device: torch.device) -> Tensor:
+    """Where `length` positions stand that come after `past` others: (T,), or (B, T) where they count anew in
+    each document.
+
+    Raises:
+        ValueError: documents of another length than `past` + `length`.
+    """
+    if documents is None:
+        return torch.arange(past, past + length, device=device)
+    if documents.shape[1] != past + length:
+        raise ValueError(f"documents of {documents.shape[1]} positions, but there are {past + length}")
+    return document_positions(documents)[:, -length:]
+
+
+class Input(nn.Module, ABC):
+    """A raw batch to hidden states. Its matrices are optimised as embeddings are: not by Muon.
+
+    It has no buffers but those in its state: a network that is read from a file is built without memory, and
+    gets all it has from there.
+
+    Attributes:
+        prefix: positions before those of the raw batch, such as a class token.
+    """
+
+    prefix = 0
+
+    @abstractmethod
+    def forward(self, raw: Any, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
+        """Hidden states (B, T, hidden_size).
+
+        Args:
+            raw: the batch, in whatever shape the modality has.
+            documents: see `Backbone.forward`.
+            past: positions that are in a cache already.
+        """
+
+    def brought(self) -> Iterable[nn.Module]:
+        """Modules whose weights came from elsewhere: initialisation leaves them alone."""
+        return ()
+
+
+@dataclass
+class InputConfig(ABC):
+    """An input's shape in plain values: what stands in YAML as a task's `input`, and in a checkpoint.
+
+    Attributes:
+        kind: its name in checkpoints.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def make(self, config: BackboneConfig) -> Input:
+        """The input, with new weights."""
+
+    def described(self) -> dict[str, Any]:
+        """The values, with the kind."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `described`, of values that a checkpoint has."""
+        return cls(**values)

@@ -1,0 +1,1 @@
+"""Sounds for training: examples of speech, and how they are varied."""

@@ -1,0 +1,54 @@
+"""COCO's outlines of things as masks, and a label for each pixel of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.errors import UserError, not_installed
+
+
+def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
+    """Where a thing is, bool (H, W).
+
+    Args:
+        outline: what COCO calls a segmentation: polygons, each a list x y x y … in pixels; or an object with
+            `size` and `counts`, the lengths of runs, column by column, as a list or compressed in a text.
+
+    Raises:
+        UserError: it is none of these, or one of another size.
+    """
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise not_installed("drawing COCO's outlines", "faster-coco-eval", "images") from error
+    if isinstance(outline, dict) and {"size", "counts"} <= outline.keys():
+        counts = outline["counts"]
+        pixels = sum(counts) if isinstance(counts, list) else height * width
+        if list(outline["size"]) != [height, width] or pixels != height * width:
+            raise UserError(f"a mask of {outline['size']} pixels for a picture of {height} by {width}")
+        runs = mask.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
+    elif isinstance(outline, list) and all(len(points) >= 6 and len(points) % 2 == 0 for points in outline):
+        if not outline:
+            return np.zeros((height, width), dtype=bool)
+        runs = mask.merge(mask.frPyObjects(outline, height, width))
+    else:
+        raise UserError("an outline is a list of polygons of three points and more, or runs with their size")
+    return mask.decode(runs).astype(bool)
+
+
+def label_map(
+    outlines: Sequence[Any], labels: Sequence[int], height: int, width: int, background: int = 0
+) -> np.ndarray:
+    """The class of each pixel, int32 (H, W): where things cover each other that of the smallest.
+
+    Args:
+        outlines: see `thing_mask`.
+        labels: the class of each.
+        background: the label where nothing is.
+    """
+    result = np.full((height, width), background, dtype=np.int32)
+    masks = [thing_mask(outline, height, width) for outline in outlines]
+    for number in sorted(range(len(masks)), key=lambda number: -int(masks[number].sum())):
+        result[masks[number]] = labels[number]
+    return result

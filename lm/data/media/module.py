@@ -1,0 +1,254 @@
+"""What datamodules of pictures and of sounds share: which files are meant, what is known of each, and batches
+that are drawn anew each time."""
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lm.data.examples.files import Known, Skipped
+from lm.data.examples.module import ExampleData
+from lm.data.examples.records import Example
+from lm.data.examples.tables import is_table, read_rows, value
+from lm.data.examples.texts import Labels
+from lm.data.media.places import Place, places
+from lm.errors import SetupError, UserError
+from lm.processors import Processor
+
+_AT_ONCE = 256  # files that are looked at side by side
+
+
+def digest_of(data: bytes) -> str:
+    """A hash of some bytes, in hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class MediaExample(Example):
+    """A picture or a sound, by where it lies.
+
+    Args:
+        place: where.
+        digest: hash of its bytes: by it, it is the same as another or not.
+    """
+
+    place: Place
+    digest: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", Place(*self.place))  # JSON gives a list
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return (self.digest,)
+
+
+@dataclass(frozen=True)
+class LabelledMedia(MediaExample):
+    """One with what it is of.
+
+    Args:
+        label: a label's name; a tuple of names where several may hold; a number where it is a rating; None
+            where it is not known, as in files to predict.
+        group: who or what it is from, such as a speaker; None where each stands for itself.
+    """
+
+    label: str | tuple[str, ...] | float | None = None
+    group: str | None = None
+
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
+    def known(self, several: bool = False) -> "LabelledMedia":
+        """With a tuple of labels: where one example of a file has a list, a name is a list of one."""
+        if not several or self.label is None or isinstance(self.label, tuple):
+            return self
+        return replace(self, label=(str(self.label),))
+
+
+class MediaData(ExampleData):
+    """Pictures or sounds: folders by class, or a table that names files. Nothing but their places is kept: a
+    file is opened when it is in a batch, by the processes that read ahead.
+
+    Args:
+        train, val, test: a folder with a folder for each class, also in an archive, as `cifar10.tar!train`;
+            or a table (CSV, TSV, JSON Lines) with a column of file names; and see `ExampleData`.
+        files: folder or archive in which a table's names are looked for; null for the table's own folder.
+        path: the table's column with the files' names.
+        label: its column with the label; a list means several.
+        columns: the columns' names where a CSV or TSV file has no header.
+        separator: what stands between several labels of a text in that column.
+        rating: the labels are numbers to be predicted.
+        label_names: other names for the labels, by those in the files.
+        label_from: instead of folders or a column, a regular expression: its first group in a file's name
+            (with its folders) is the label.
+        group: the table's column with who or what a file is from; or `group_from` as `label_from`. One group
+            never falls into two parts.
+        test_groups: these groups of `train` are the test part, and not learned from.
+        augment: random changes of what is learned from, in this order.
+    """
+
+    endings: ClassVar[frozenset[str]]  # of the files' names
+    record = LabelledMedia
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        files: str | None = None,
+        path: str = "path",
+        label: str | None = "label",
+        columns: list[str] | None = None,
+        separator: str | None = None,
+        rating: bool = False,
+        label_names: dict[str, str] | None = None,
+        label_from: str | None = None,
+        group: str | None = None,
+        group_from: str | None = None,
+        test_groups: list[str] | None = None,
+        augment: Sequence[Callable] = (),
+        **kwargs: Any,
+    ) -> None:
+        if test_groups and test is None:
+            test = train
+        super().__init__(train, val, test, **kwargs)
+        self.media, self.path, self.label, self.columns = files, path, label, columns
+        self.separator, self.rating, self.label_names = separator, rating, label_names
+        self.label_from, self.group_column, self.group_from = label_from, group, group_from
+        self.test_groups = frozenset(map(str, test_groups or ()))
+        self.augment = tuple(augment)
+        for name, pattern in (("label_from", label_from), ("group_from", group_from)):
+            if pattern is not None and re.compile(pattern).groups < 1:
+                raise UserError(f"`{name}` {pattern!r} has no group in parentheses", status=2)
+
+    @abstractmethod
+    def look(self, data: bytes, where: str) -> dict[str, Any]:
+        """Open a file once, and see that it can be used: further fields of its example.
+
+        Raises:
+            UserError: it can't be.
+        """
+
+    @abstractmethod
+    def make_processor(self, start: Processor | None = None) -> Processor:
+        """What turns the files into numbers.
+
+        Args:
+            start: that of the model that a run starts from; None: it begins from nothing.
+        """
+
+    def shape(self) -> dict[str, int]:
+        return {"vocab_size": 1, "max_seq_len": 1}  # how many positions there are the task knows
+
+    def group(self, example: Any) -> str | None:
+        return example.group
+
+    def files(self, path: str) -> list[Path]:
+        found = super().files(path)
+        return [*found, *super().files(self.located(self.media))] if self.media and is_table(path) else found
+
+    # From files to examples.
+
+    def read(self, path: str, split: str) -> Iterator[MediaExample | Skipped | Known]:
+        several = False
+        first: dict[str, str] = {}  # the first file of each reason
+        with ThreadPoolExecutor() as threads:
+            rows = self.listed(path, split)
+            while some := list(islice(rows, _AT_ONCE)):
+                for found in threads.map(self._looked_at, some):
+                    if isinstance(found, tuple):
+                        reason, where = found
+                        yield Skipped(f"{reason} (such as {first.setdefault(reason, where)})")
+                        continue
+                    several = several or isinstance(getattr(found, "label", None), tuple)
+                    yield found
+        yield Known(several=several) if issubclass(self.record, LabelledMedia) else Known()
+
+    def listed(self, path: str, split: str) -> Iterator[tuple[Place | str, dict[str, Any]]]:
+        """The files of a part, in their order, with the fields of their examples; of one that is not there,
+        the name."""
+        if not is_table(path):
+            for place in places(path, self._wanted, self._plain):
+                fields = self._of_name(place)
+                if self._in_part(fields, split):
+                    yield place, fields
+            return
+        home = self.located(self.media) if self.media else str(Path(path).expanduser().parent)
+        there = {place.name: place for place in places(home, self._wanted, self._plain)}
+        for where, row in read_rows(path, self.columns):
+            name = str(value(row, self.path, where)).removeprefix("./")
+            place = there.get(name) or self._alone(Path(home), name)
+            fields = self._of_row(row, where, name)
+            if self._in_part(fields, split):
+                yield place or name, fields
+
+    @property
+    def _plain(self) -> Path:
+        return Path(self.data_dir) / "examples"
+
+    def _wanted(self, name: str) -> bool:
+        return Path(name).suffix.lower() in self.endings
+
+    def _alone(self, home: Path, name: str) -> Place | None:
+        """A file with an unusual ending, or by its whole path."""
+        file = home / name
+        return Place(str(file), name) if home.is_dir() and file.is_file() else None
+
+    def _of_name(self, place: Place) -> dict[str, Any]:
+        folder, _, _ = place.name.rpartition("/")
+        label = self._found(self.label_from, place) if self.label_from else folder.rpartition("/")[2] or None
+        return {"label": self._labels(label, place.where), "group": self._found(self.group_from, place)}
+
+    def _found(self, pattern: str | None, place: Place) -> str | None:
+        if pattern is None:
+            return None
+        found = re.search(pattern, place.name)
+        if found is None:
+            raise UserError(f"{pattern!r} is nowhere in the name {place.name}")
+        return found[1]
+
+    def _of_row(self, row: dict[str, Any], where: str, name: str) -> dict[str, Any]:
+        fields = self._of_name(Place(where, name)) if self.label_from or self.group_from else {}
+        if self.label is not None and not self.label_from:
+            fields["label"] = self._labels(row.get(self.label), where)
+        if self.group_column is not None:
+            fields["group"] = str(value(row, self.group_column, where))
+        return fields
+
+    def _labels(self, found: object, where: str) -> str | tuple[str, ...] | float | None:
+        names = {str(key): str(name) for key, name in (self.label_names or {}).items()}
+        return Labels(self.separator, self.rating, names)(found, where)
+
+    def _in_part(self, fields: dict[str, Any], split: str) -> bool:
+        """Whether an example is of a part, where that goes by groups."""
+        if not self.test_groups or self.paths["train"] != self.paths[split]:
+            return True
+        return (fields.get("group") in self.test_groups) == (split == "test")
+
+    def _looked_at(self, row: tuple[Place | str, dict[str, Any]]) -> MediaExample | tuple[str, str]:
+        """The example of a file; or why there is none, and where."""
+        place, fields = row
+        if isinstance(place, str):
+            return "there is no such file", place
+        try:
+            data = place.read()
+            more = self.look(data, place.where)
+        except SetupError:
+            raise
+        except UserError as error:
+            return str(error).removeprefix(place.where).lstrip(": "), place.where
+        if not self.predicting and fields.get("label", "") is None:
+            return "no label", place.where
+        return self.record(place, digest_of(data), **fields, **more)
+
+    # From examples to batches.
+
+    def training_collate(self) -> Any:
+        return replace(self._task.collate, augment=self.augment)
