@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ import pytest
 from lm.data import PretrainingData
 from lm.data.corpus.prepare import CorpusSettings
 from lm.run.folder import RUNS
+from lm.serving import command as serve
+from lm.serving.guard import OPEN
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -29,8 +33,21 @@ def instructions() -> list[tuple[str, str]]:
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 
-def all_of(word: str) -> list[str]:
-    return [rest for name, rest in instructions() if name == word]
+def stage(name: str) -> list[tuple[str, str]]:
+    """The instructions of one stage and of those that it is built on."""
+    found: list[tuple[str, str]] = []
+    base = None
+    for word, rest in instructions():
+        if word == "FROM":
+            base, _, here = rest.split()
+        elif base and here == name:
+            found.append((word, rest))
+    (base,) = (rest.split()[0] for word, rest in instructions() if word == "FROM" and rest.split()[2] == name)
+    return found if base == "${BASE}" else [*stage(base), *found]
+
+
+def all_of(word: str, where: str | None = None) -> list[str]:
+    return [rest for name, rest in (stage(where) if where else instructions()) if name == word]
 
 
 def argument(name: str) -> str:
@@ -86,19 +103,64 @@ def test_the_corpus_code_is_sent() -> None:
 
 
 def test_it_starts_the_projects_command() -> None:
-    (entry,) = map(json.loads, all_of("ENTRYPOINT"))
-    assert len(entry) == 1
-    assert entry[0] in PROJECT["scripts"]
-    assert list(map(json.loads, all_of("CMD"))) == [["--help"]]
+    assert all_of("FROM")[-1].endswith(" AS train")  # what is built where no target is named
+    assert list(map(json.loads, all_of("ENTRYPOINT", "train"))) == [["lm"]]
+    assert list(map(json.loads, all_of("CMD", "train"))) == [["--help"]]
+    assert "lm" in PROJECT["scripts"]
 
 
-def test_the_user_is_not_root() -> None:
-    user = all_of("USER")[-1]
+def test_the_server_is_reached_from_outside_where_it_says() -> None:
+    """By the server's own parser, and with its port."""
+    (entry,) = map(json.loads, all_of("ENTRYPOINT", "serve"))
+    assert entry[:2] == ["lm", "serve"]
+    args = serve._parser().parse([*entry[2:], "checkpoints/gpt-nano"])
+    assert args.host == "0.0.0.0"
+    assert all_of("EXPOSE", "serve") == [str(args.port)]
+    assert list(map(json.loads, all_of("CMD", "serve"))) == [["--help"]]
+
+
+@pytest.mark.parametrize(("answer", "status"), [(200, 0), (503, 1), (None, 1)])
+def test_the_check_of_health(answer: int | None, status: int) -> None:
+    """The real command, asked of a server that is well, stops or is not there, past a proxy that is none."""
+    (check,) = all_of("HEALTHCHECK", "serve")
+    command = json.loads(check.partition("CMD ")[2])
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(answer or 500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        port = server.server_address[1]
+        if answer is None:
+            server.socket.close()
+        else:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        (default,) = all_of("EXPOSE", "serve")
+        assert f":{default}/" in command[-1]
+        code = command[-1].replace(f":{default}/", f":{port}/")
+        assert command[:-1] == ["python", "-c"]
+        environment = {"http_proxy": "http://127.0.0.1:9", "PATH": ""}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        if answer is not None:
+            server.shutdown()
+    assert done.returncode == status, done.stderr
+    assert asked == ["/health"] * (answer is not None)
+    assert "/health" in OPEN  # without a key
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_the_user_is_not_root(name: str) -> None:
+    (user,) = all_of("USER", name)
     assert re.fullmatch(r"\$\{\w+\}", user)
     assert int(argument(user[2:-1])) > 0
-    assert [word for word, _ in instructions()].index("USER") > max(
-        n for n, (word, _) in enumerate(instructions()) if word in ("RUN", "COPY")
-    )
+    words = [word for word, _ in stage(name)]
+    assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("RUN", "COPY"))
 
 
 def test_volumes_are_the_folders_that_are_written() -> None:
@@ -106,14 +168,15 @@ def test_volumes_are_the_folders_that_are_written() -> None:
     data_dir = inspect.signature(PretrainingData).parameters["data_dir"].default
     assert {data_dir} == {field.default for field in fields(CorpusSettings) if field.name == "data_dir"}
     folders = [f"{work}/{data_dir}", f"{work}/{RUNS}"]
-    (volumes,) = map(json.loads, all_of("VOLUME"))
+    (volumes,) = map(json.loads, all_of("VOLUME", "train"))
     assert volumes == folders
     (owned,) = (rest for rest in all_of("RUN") if "install -d" in rest)
     assert owned.split("install -d")[1].split()[-2:] == folders
-    words = [word for word, _ in instructions()]
-    assert words.index("VOLUME") > instructions().index(
+    words = [word for word, _ in stage("train")]
+    assert words.index("VOLUME") > stage("train").index(
         ("RUN", owned)
     )  # what is done to a volume later is lost
+    assert ("RUN", owned) in stage("serve")  # either may be the first to have a volume
 
 
 def test_the_base_is_a_python_that_the_project_takes() -> None:
@@ -122,33 +185,41 @@ def test_the_base_is_a_python_that_the_project_takes() -> None:
     assert tuple(map(int, version.groups())) >= tuple(map(int, least))
 
 
-def test_requirements_are_the_projects_and_come_before_its_source(tmp_path: Path) -> None:
+def test_requirements_are_the_projects(tmp_path: Path) -> None:
     (extract,) = (rest for rest in all_of("RUN") if "tomllib" in rest)
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     (bin_ / "python").symlink_to(sys.executable)
-    (bin_ / "grep").symlink_to(shutil.which("grep"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    done = shell(extract.replace("cd /", f"cd {tmp_path}"), bin_, tmp_path)
+    extras = {"SERVE_EXTRAS": argument("SERVE_EXTRAS").strip('"')}
+    done = shell(extract.replace("cd /", f"cd {tmp_path}"), bin_, tmp_path, **extras)
     assert not done.returncode, done.stderr
-    found = (tmp_path / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    extras = PROJECT["optional-dependencies"]
-    wanted = [
-        *PROJECT["dependencies"],
-        *(line for name in ("zst", "parquet", "hf", "lora", "metrics") for line in extras[name]),
-        *PYPROJECT["build-system"]["requires"],
-    ]
-    assert sorted(found) == sorted(wanted)
-    torch = [line for line in wanted if re.match(r"torch\b", line)]
-    assert (tmp_path / "torch.txt").read_text(encoding="utf-8").splitlines() == torch
-    assert len(torch) == 1
 
-    order = [rest for word, rest in instructions() if word in ("RUN", "COPY")]
-    source = next(n for n, rest in enumerate(order) if rest.startswith("lm "))
-    assert all(n < source for n, rest in enumerate(order) if "pip install" in rest and "-r " in rest)
-    assert (
-        "--no-deps --no-build-isolation" in order[source + 2]
-    )  # behind the configurations, which ship in the wheel
+    def found(name: str) -> list[str]:
+        return (tmp_path / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+    def wanted(*names: str) -> list[str]:
+        return PROJECT["dependencies"] + [line for name in names for line in extra[name]]
+
+    extra = PROJECT["optional-dependencies"]
+    assert found("core") == wanted()
+    assert found("serve") == wanted("hf", "serve")
+    assert found("train") == wanted("zst", "parquet", "hf", "lora", "metrics")
+    assert found("build") == PYPROJECT["build-system"]["requires"]
+    assert found("torch") == [line for line in wanted() if re.match(r"torch\b", line)]
+    assert len(found("torch")) == 1
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_what_changes_often_comes_last(name: str) -> None:
+    order = [rest for word, rest in stage(name) if word in ("RUN", "COPY")]
+    package = next(n for n, rest in enumerate(order) if rest.startswith("--from=wheel"))
+    assert f"pip install -r /opt/lm/{name}.txt" in order[:package]
+    assert order[package + 1 :] == ["pip install --no-deps /opt/lm/*.whl"]
+    assert not [rest for rest in order if rest.startswith("lm ")]  # its source is in no image
+    made = [rest for word, rest in stage("wheel") if word in ("RUN", "COPY")]
+    assert made.index("configs /src/configs") < len(made) - 1  # which ship in the wheel
+    assert "--no-deps --no-build-isolation" in made[-1]
 
 
 @pytest.mark.parametrize(
