@@ -278,18 +278,41 @@ class Predictor:
         return [fill(network, self.tokenizer, each, best) for each in text]
 
     @overload
-    def classify(self, text: str, pair: str | None = None) -> Row: ...
+    def classify(self, text: str | Path | bytes, pair: str | None = None) -> Row: ...
 
     @overload
-    def classify(self, text: Sequence[str], pair: Sequence[str] | None = None) -> list[Row]: ...
+    def classify(
+        self, text: Sequence[str | Path | bytes], pair: Sequence[str] | None = None
+    ) -> list[Row]: ...
 
     def classify(self, text: Any, pair: Any = None) -> Any:
-        """The labels of a text, or of several: `prediction` and `probabilities`, or a rating's `prediction`.
+        """The labels of a text, picture or sound, or of several: `prediction` and `probabilities`, or a
+        rating's `prediction`.
 
         Args:
+            text: of a model that works on files: a file's path, or its bytes.
             pair: the second text of each, of a model that was trained on pairs.
         """
+        if self.task("classify").column == "path":
+            return self._of_files("classify", text)
         return self._apply("classify", text=text, pair=pair)
+
+    @overload
+    def transcribe(self, sound: str | Path | bytes, **settings: Any) -> Row: ...
+
+    @overload
+    def transcribe(self, sound: Sequence[str | Path | bytes], **settings: Any) -> list[Row]: ...
+
+    def transcribe(self, sound: Any, **settings: Any) -> Any:
+        """What is said in a sound, or in several: `text`, and its `words` with `start` and `end` in seconds.
+
+        Args:
+            sound: a file's path, or its bytes.
+            settings: `beam_width`, `language_model`, `alpha`, `beta`, which stay so; see
+                `lm.tasks.SpeechRecognition`.
+        """
+        self.task("transcribe").decode_with(**settings)
+        return self._of_files("transcribe", sound)
 
     @overload
     def tag(self, text: str) -> Row: ...
@@ -329,6 +352,23 @@ class Predictor:
         from lm.tasks.applying import apply
 
         return apply(self.task(command), lines, **options)
+
+    def _of_files(self, command: str, given: Any) -> Any:
+        """What a command finds in a file, or in several: paths, or bytes."""
+        one = isinstance(given, str | Path | bytes)
+        files = [given] if one else list(given)
+        lines = [
+            Line(f"file {n}", {"data": each})
+            if isinstance(each, bytes)
+            else Line(str(each), {"path": str(each)})
+            for n, each in enumerate(files, start=1)
+        ]
+        found = [
+            {name: value for name, value in row.items() if name not in ("path", "data")}
+            for group in self.apply(command, lines)
+            for row in group
+        ]
+        return found[0] if one else found
 
     def _apply(self, command: str, **given: Any) -> Any:
         columns = {name: values for name, values in given.items() if values is not None}

@@ -143,10 +143,12 @@ class Classifier(Network):
 
     Args:
         outputs: numbers that come out: classes, or 1 for a score, or 2 for a span's start and end.
-        pooling: a sequence's summary: its first position, the mean of its positions or its last one; None for
-            outputs at every position.
+        pooling: a sequence's summary: its first position, the mean of its positions, its last one, or a mean
+            by the weights that a learned query gives them ("attention"); None for outputs at every position.
         pooler: put BERT's dense layer and tanh behind the first position.
         dropout: probability, in front of the linear layer.
+        mix_layers: the head reads a mix of what all layers give, by learned weights, each layer normed (ELMo,
+            arXiv:1802.05365): what goes into the first one, too.
 
     Raises:
         ValueError: a pooler with another pooling than "first".
@@ -156,16 +158,19 @@ class Classifier(Network):
         self,
         config: BackboneConfig,
         outputs: int,
-        pooling: Literal["first", "mean", "last"] | None,
+        pooling: Literal["first", "mean", "last", "attention"] | None,
         pooler: bool = False,
         dropout: float = 0.0,
         embeddings: Input | None = None,
+        mix_layers: bool = False,
     ) -> None:
         super().__init__(config, embeddings)
         if pooler and pooling != "first":
             raise ValueError(f"a pooler takes the first position, but pooling is {pooling!r}")
         self.outputs, self.pooling = outputs, pooling
         self.pooler = Pooler(config) if pooler else None
+        self.query = nn.Parameter(torch.empty(config.hidden_size)) if pooling == "attention" else None
+        self.mix = nn.Parameter(torch.empty(config.num_layers + 1)) if mix_layers else None
         self.dropout = nn.Dropout(dropout)
         # None behind a sequence's last position: other projects' GPTs have none there, so it can be exported.
         self.head = Linear(config.hidden_size, outputs, bias=pooling != "last")
@@ -177,11 +182,28 @@ class Classifier(Network):
         draw(self.head, self.config.init_std)
         if self.pooler is not None:
             draw(self.pooler.dense, self.config.matrix_std)
+        for weights in (self.query, self.mix):  # all positions and layers count the same at first
+            if weights is not None:
+                nn.init.zeros_(weights)
+
+    def hidden(self, raw: Any, documents: Tensor | None, **more: Any) -> Tensor:
+        """What the head reads, (B, T, hidden_size)."""
+        if self.mix is None:
+            return self.backbone(raw, documents, **more)
+        layers: list[Tensor] = []
+        layers.append(self.backbone(raw, documents, layers=layers, **more))
+        normed = torch.stack([F.layer_norm(each, each.shape[-1:]) for each in layers])
+        return torch.einsum("l,lbth->bth", self.mix.softmax(0).to(normed.dtype), normed)
 
     def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
         """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""
         if self.pooling == "first":
             return hidden[:, 0] if self.pooler is None else self.pooler(hidden)
+        if self.pooling == "attention":
+            scores = hidden.float() @ self.query.float() * hidden.shape[-1] ** -0.5  # (B, T)
+            if documents is not None:
+                scores = scores.masked_fill(documents < 0, float("-inf"))
+            return torch.einsum("bt,bth->bh", scores.softmax(1).to(hidden.dtype), hidden)
         if documents is None:
             return hidden.mean(1) if self.pooling == "mean" else hidden[:, -1]
         real = documents >= 0  # (B, T)
@@ -200,7 +222,7 @@ class Classifier(Network):
             documents: 0 for a position of the text and −1 for padding, (B, T); None without padding.
             more: what else the input takes: of tokens, `segments` (B, T).
         """
-        hidden = self.backbone(raw, documents, **more)
+        hidden = self.hidden(raw, documents, **more)
         if self.pooling is not None:
             hidden = self.summary(hidden, documents)
         return self.head(self.dropout(hidden)).float()

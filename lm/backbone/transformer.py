@@ -98,7 +98,12 @@ class Backbone(nn.Module):
         self.norm = make_norm(config) if last else nn.Identity()
 
     def forward(
-        self, raw: Any, documents: Tensor | None = None, cache: KVCache | None = None, **more: Any
+        self,
+        raw: Any,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+        layers: list[Tensor] | None = None,
+        **more: Any,
     ) -> Tensor:
         """Hidden states (B, T, hidden_size) of a raw batch: of tokens, ids (B, T).
 
@@ -108,6 +113,7 @@ class Backbone(nn.Module):
                 sequence, (B, T), with a cache (B, earlier positions + T); None where each sequence is one
                 document. Padding is a document too, by custom −1.
             cache: what earlier calls left; the new positions stand after it and are added to it.
+            layers: what goes into each block is added to it.
             more: what else the input takes: of tokens, `segments`.
 
         Raises:
@@ -115,9 +121,15 @@ class Backbone(nn.Module):
                 length.
         """
         past = cache.length if cache is not None else 0
-        return self.transform(self.embeddings(raw, documents, past, **more), documents, cache)
+        return self.transform(self.embeddings(raw, documents, past, **more), documents, cache, layers)
 
-    def transform(self, x: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def transform(
+        self,
+        x: Tensor,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+        layers: list[Tensor] | None = None,
+    ) -> Tensor:
         """What the blocks and the final norm make of hidden states (B, T, hidden_size): the same shape. The
         other arguments are `forward`'s."""
         T = x.shape[1]
@@ -130,6 +142,8 @@ class Backbone(nn.Module):
         seen = {kind: pattern(self.config, T, past + T, documents, x.device, flex, kind) for kind in kinds}
         turns = {kind: self.angles(places, past + T, kind) for kind in kinds}
         for layer, block in enumerate(self.blocks):
+            if layers is not None:
+                layers.append(x)
             kind = self.config.windowed(layer)
             x = block(x, seen[kind], turns[kind], cache)
         if cache is not None:
@@ -168,9 +182,9 @@ class Backbone(nn.Module):
 
 
 def last_norm(network: nn.Module) -> nn.RMSNorm | nn.LayerNorm | None:
-    """The norm in front of a network's head, if it has one. Its gain is where muP's factor of the logits lives
-    (arXiv:2203.03466, table 8): Adam trains a gain that begins there, at a rate times the factor, as it would
-    train one that begins at 1 with the factor behind it, and the network is one like any other."""
+    """The norm in front of a network's head, if there is one. Its gain is where muP's factor of the logits
+    lives (arXiv:2203.03466, table 8): Adam trains a gain that begins there, at a rate times the factor, as it
+    would train one that begins at 1 with the factor behind it, and the network is one like any other."""
     brought = {id(own) for each in network.modules() if isinstance(each, Input) for own in each.brought()}
     norms = [each for each in network.modules() if isinstance(each, nn.RMSNorm | nn.LayerNorm)]
     return next((each for each in reversed(norms) if id(each) not in brought), None)

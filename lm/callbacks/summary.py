@@ -89,7 +89,7 @@ class Summary(Callback):
             "train_seconds": round(self.monitor.train_seconds, 2),
             "wall_seconds": round(self.wall_seconds, 2),
             "parameters": pl_module.net.num_parameters(),
-            "training_flops_per_token": pl_module.net.training_flops_per_token(pl_module.config.max_seq_len),
+            "training_flops_per_token": pl_module.net.training_flops_per_token(pl_module.positions),
             "corpus": trainer.datamodule.source,
             "seed": self.configuration.get("seed_everything"),
             **pl_module.added(),

@@ -1,6 +1,7 @@
 """`lm info PATH`: what a checkpoint, a run, a corpus, a Hugging Face folder or an ONNX file is."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         "can be": f"merged: lm export {path} DIR" if alone else trainable,
         **({"figures": {k: round(v, 4) for k, v in record["figures"].items()}} if record["figures"] else {}),
         **_processor_fact(record),
+        **({"input": record["input"]} if record.get("input") else {}),
         "backbone": {k: v for k, v in record["backbone"].items() if v is not None},
         "written by": f"lm {record['version']}",
     }
@@ -173,8 +175,8 @@ def folder_facts(folder: Path) -> dict[str, Any]:
     from lm.convert import open_model
 
     model = open_model(folder)
-    record = model.record or {"head": {"kind": "language"} if model.has_head else None}
-    facts = finetuning_facts(folder, record) if record["head"] else {"head": "none"}
+    language = {"head": {"kind": "language"}} if model.has_head else {}
+    facts = finetuning_facts(folder, {**language, **model.record}) or {"head": "none"}
     if not model.record and model.has_head:
         facts["what for"] = f"lm {'generate' if model.config.causal else 'fill'} {folder}"
     return {
@@ -182,10 +184,19 @@ def folder_facts(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         **facts,
         "parameters": f"{sum(value.numel() for value in model.weights.values()):,}",
-        "tokenizer": f"{model.tokenizer.vocab_size:,} tokens, {model.tokenizer.fingerprint[:12]}",
+        **_input_facts(model),
         "backbone": {k: v for k, v in vars(model.config).items() if v is not None},
         **({"notes": model.notes} if model.notes else {}),
     }
+
+
+def _input_facts(model: Any) -> dict[str, Any]:
+    """What a model takes: a tokenizer's texts, or what stands before its blocks and the processor for it."""
+    made = model.processor
+    if "input" not in model.record:
+        return {"tokenizer": f"{made.vocab_size:,} tokens, {made.fingerprint[:12]}"}
+    shape = {name: value for name, value in model.record["input"].items() if value not in (None, [], {})}
+    return {"input": shape, "processor": {"kind": made.kind, **asdict(made)}}
 
 
 def _read_json(path: Path) -> Any:

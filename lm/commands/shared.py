@@ -1,8 +1,10 @@
 """What the commands that use a model share: where it works, which one it is, what comes on standard input."""
 
 import argparse
+import glob
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError, spelling
@@ -110,6 +112,15 @@ def texts(given: Iterable[str]) -> list[Line]:
     return [Line(f"text {number}", {"text": text}) for number, text in enumerate(given, start=1)]
 
 
+def _files(line: Line) -> Iterator[Line]:
+    """An argument that names a file, or by a glob several, as a line each."""
+    name = line.fields["text"]
+    there = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+    if not there:
+        raise UserError(f"no such file: {name}")
+    return (Line(each, {"path": each}) for each in there)
+
+
 def use_task(
     args: argparse.Namespace,
     command: str,
@@ -117,6 +128,7 @@ def use_task(
     example: str,
     column: str | None = "text",
     show: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Apply a task to what is given, or else to standard input, and write what it finds.
@@ -126,6 +138,7 @@ def use_task(
         given: what stands on the command line.
         example, column: see `read_lines`.
         show: the task's options for showing a result to a person.
+        settings: for the task's `decode_with`.
         options: the task's options for reading a line.
     """
     for line in given:
@@ -139,6 +152,11 @@ def use_task(
     with spelling(lambda: vars(args)):
         model = load(args.model, args.device)
         task = model.task(command)
+        if settings:
+            task.decode_with(**settings)
+        if task.column == "path":
+            given, example = [line for each in given for line in _files(each)], '{"path": "…"}'
+            column = options.get("text", "path") if column else None
         groups = model.apply(command, given or read_lines(column, example), **options)
         if not given or args.json:
             write_rows(groups)
@@ -146,5 +164,5 @@ def use_task(
         rows = [row for group in groups for row in group]
     for number, row in enumerate(rows):
         if len(rows) > 1:
-            print("\n" * (number > 0) + " ".join(row["text"].split()))
+            print("\n" * (number > 0) + " ".join(row[task.column].split()))
         print(task.show(row, **(show or {})))

@@ -2,7 +2,7 @@
 files.
 
 - `models.py`: `open_model`, whatever holds a model: a checkpoint, a run, an adapter, such a folder or file
-- `folder.py`, `export.py`: such a folder read, and written
+- `folder.py`, `export.py`: such a folder read, and written; `pictures.py`: that of a model of pictures
 - `onnx.py`: an ONNX file written, and run; `gguf.py`, `gguf_tokenizer.py`: a GGUF file written
 - `family.py` and a file a family: how configurations and tensors relate, both ways in one place
 - `fields.py`, `weights.py`, `parts.py`: config.json, safetensors, and tensors made of each other

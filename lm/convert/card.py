@@ -12,6 +12,7 @@ _USES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
 }
 
 

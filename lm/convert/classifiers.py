@@ -14,9 +14,11 @@ from lm.errors import UserError
 
 # Our kinds of heads, and the tasks that use them, by how architectures end.
 _ENDS = {
-    "ForSequenceClassification": ("pooled", "sequence_classification.SequenceClassification"),
-    "ForTokenClassification": ("tokens", "token_classification.TokenClassification"),
-    "ForQuestionAnswering": ("span", "question_answering.QuestionAnswering"),
+    "ForSequenceClassification": ("pooled", "SequenceClassification"),
+    "ForTokenClassification": ("tokens", "TokenClassification"),
+    "ForQuestionAnswering": ("span", "QuestionAnswering"),
+    "ForImageClassification": ("pooled", "ImageClassification"),
+    "ForAudioClassification": ("pooled", "AudioClassification"),
 }
 # What transformers calls our kinds of sequence classification.
 _PROBLEMS = {
@@ -55,8 +57,9 @@ def classifier(
     if not names:
         return None
     kind, task = next(found for end, found in _ENDS.items() if names[0].endswith(end))
-    pooling = ("last" if config.causal else "first") if kind == "pooled" else None
-    head = {"kind": kind, "pooling": pooling, "pooler": pooling == "first", "dropout": config.dropout}
+    usual = ("last", False) if config.causal else ("first", True)
+    pooling, pooler = family.pooled or usual if kind == "pooled" else (None, False)
+    head = {"kind": kind, "pooling": pooling, "pooler": pooler, "dropout": config.dropout}
     try:
         name, parts = family.classifier(head)
     except UserError:

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, equal
 
-from lm.backbone import BackboneConfig
+from lm.backbone import BackboneConfig, InputConfig
 from lm.convert.fields import Fields
 from lm.errors import UserError
+from lm.processors import Processor
 
 EMBEDDINGS = "backbone.embeddings.tokens.weight"
 QUERY_KEY_VALUE = ("attention.query", "attention.key", "attention.value")
@@ -37,8 +38,8 @@ GATED_OUT = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu", "relu2": "relu"
 
 # What makes a shape one of a family: each of these has the family's own value, ours where it says none.
 _SHAPE = (
-    *("causal", "positions", "norm", "norm_position", "embedding_norm", "first_attention_norm", "segments"),
-    *("qk_norm", "window", "global_every", "local_rope_theta", "rope_type"),
+    *("causal", "positions", "norm", "norm_position", "final_norm", "embedding_norm", "first_attention_norm"),
+    *("segments", "qk_norm", "window", "global_every", "local_rope_theta", "rope_type"),
 )
 _BIASED = ("attention", "mlp", "norm", "head")
 
@@ -91,7 +92,12 @@ class Family(ABC):
     ignored: ClassVar[re.Pattern[str]] = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
     # What other tasks put on the same body.
     other_heads: ClassVar[re.Pattern[str]] = re.compile(r"(score|classifier|qa_outputs)\..*")
-    languages: ClassVar[tuple[str, ...]]  # architectures with such a head; the first is what we write
+    others: ClassVar[str] = "another task's head"  # what those are
+    # Architectures with a language-model head, of families that take tokens; the first is what we write.
+    languages: ClassVar[tuple[str, ...]] = ()
+    # How its classifiers make one vector of a sequence, and whether through a pooler; None: a GPT's last
+    # position, or a BERT's first through its pooler.
+    pooled: ClassVar[tuple[str, bool] | None] = None
 
     def read(self, fields: Fields) -> BackboneConfig:
         """The configuration that a config.json describes."""
@@ -108,6 +114,23 @@ class Family(ABC):
     def more(self, fields: Fields, ours: dict[str, Any]) -> dict[str, Any]:
         """What `same` can't say: further values of ours, and in place of those that were read already."""
         return {}
+
+    def input(self, fields: Fields) -> InputConfig | None:
+        """What stands before the blocks, if it is not tokens."""
+        return None
+
+    def processor(self, described: dict[str, Any]) -> Processor:
+        """What turns pictures or sounds into its input, by what preprocessor_config.json says."""
+        raise NotImplementedError
+
+    def folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors (their names without the prefix) as the parts of `body` have them: several of theirs that
+        make one of ours are put together.
+
+        Raises:
+            UserError: some are missing.
+        """
+        return tensors
 
     def refine(self, config: BackboneConfig, tensors: dict[str, Tensor]) -> BackboneConfig:
         """The configuration once the tensors are known too (their names without the prefix)."""

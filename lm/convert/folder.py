@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig
+from lm.backbone import BackboneConfig, InputConfig
 from lm.checkpoint import Model, outline
 from lm.convert.classifiers import classifier
 from lm.convert.families import FAMILIES
@@ -16,6 +16,7 @@ from lm.convert.parts import Shape, shape_of, unpack
 from lm.convert.tokenizer_files import read_chat_template, read_tokenizer
 from lm.convert.weights import read_json, read_tensors
 from lm.errors import UserError, some
+from lm.processors import Processor
 
 
 def read_folder(folder: Path) -> Model:
@@ -26,12 +27,12 @@ def read_folder(folder: Path) -> Model:
     """
     fields = Fields(read_json(folder / "config.json"), folder / "config.json")
     family = _family(fields)
-    config = _config(family, fields)
+    config, shape = _config(family, fields)
     init = fields.content.get("residual_init")  # lm's own addition: it says nothing of a trained model
     if init in ("scaled", "zero"):
         config.residual_init = init
 
-    tensors = _plainsome(family, read_tensors(folder))
+    tensors = family.folded(_plainsome(family, read_tensors(folder)))
     if config.num_layers > len(tensors):  # before anything of that many layers is made
         raise UserError(
             f"{folder}: the weights are {len(tensors)} tensors, too few for the {config.num_layers} layers "
@@ -48,16 +49,23 @@ def read_folder(folder: Path) -> Model:
     if has_head and (odd := set(family.misfits(config)) - set(family.misfits(config, head=False))):
         name = min(odd)
         raise fields.refuse(f"{name} {getattr(config, name)} is not supported beside a language-model head")
-    parts, shapes = [*body, *head, *outputs, *pooler], _shapes(config, record.get("head"))
+    if shape is not None:
+        record["input"] = shape.described()
+    parts = [*body, *head, *outputs, *pooler]
+    shapes = _shapes(config, record.get("head"), record.get("input"))
     _check(folder, family, parts, shapes, tensors)
 
     left_out = sorted(tensors.keys() - {part.theirs for part in parts})
     if left_out:
-        notes.append(f"left out, another task's head: {some(left_out)}")
+        notes.append(f"left out, {family.others}: {some(left_out)}")
     weights = unpack(parts, tensors, shapes)
     if config.dropout:
         notes.append(f"its dropout of {config.dropout:g} is kept, on everything (`model.dropout` changes it)")
-    model = Model(config, weights, read_tokenizer(folder), str(folder), record, notes, has_head=has_head)
+    if shape is None:
+        processor: Processor = read_tokenizer(folder)
+    else:
+        processor = family.processor(read_json(folder / "preprocessor_config.json"))
+    model = Model(config, weights, processor, str(folder), record, notes, has_head=has_head)
     model.chat_template = read_chat_template(folder) if has_head else None
     return model
 
@@ -74,15 +82,15 @@ def _family(fields: Fields) -> Family:
     return FAMILIES[kind]
 
 
-def _config(family: Family, fields: Fields) -> BackboneConfig:
+def _config(family: Family, fields: Fields) -> tuple[BackboneConfig, InputConfig | None]:
     try:
-        config = family.read(fields)
+        config, shape = family.read(fields), family.input(fields)
     except UserError as error:  # a shape that can't be names its own fields: say where they come from
         raise error if str(fields.path) in str(error) else fields.refuse(str(error)) from error
     except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
         raise fields.refuse(f"a field is not what it should be: {error}") from error
     fields.finish()
-    return config
+    return config, shape
 
 
 def _plainsome(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,6 +133,8 @@ def _has_head(
     family: Family, config: BackboneConfig, fields: Fields, tensors: dict[str, Tensor], folder: Path
 ) -> bool:
     """Whether the language-model head is there, whole; a UserError where a part of it is missing."""
+    if not family.languages:
+        return False
     names = [part.theirs for part in family.head(config)]
     missing = [name for name in names if name not in tensors]
     architectures = fields.content.get("architectures") or []
@@ -135,11 +145,15 @@ def _has_head(
     return not missing and not (other and names)
 
 
-def _shapes(config: BackboneConfig, head: dict[str, Any] | None) -> dict[str, Shape]:
+def _shapes(
+    config: BackboneConfig, head: dict[str, Any] | None, input: dict[str, Any] | None
+) -> dict[str, Shape]:
     """The shapes of all our tensors with a head, a pooler's among them."""
     width = config.hidden_size
+    if input is not None and head is None:
+        head = {"kind": "pooled", "pooling": "first", "outputs": 1}  # any will do
     return {
-        **{name: tuple(tensor.shape) for name, tensor in outline(config, head).state_dict().items()},
+        **{name: tuple(tensor.shape) for name, tensor in outline(config, head, input).state_dict().items()},
         "pooler.dense.weight": (width, width),
         "pooler.dense.bias": (width,),
     }

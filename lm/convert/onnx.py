@@ -69,7 +69,8 @@ def export_onnx(model: Model, path: str | Path, bits: int = 32, force: bool = Fa
         `inputs`, `output`, `bits`, `parameters`, `bytes` of the weights: the file's record has it as `onnx`.
 
     Raises:
-        UserError: the model writes, the file is there, its weights are too many, or a library is missing.
+        UserError: the model writes, or takes no texts; the file is there; its weights are too many; or a
+            library is missing.
     """
     path, head = Path(path), model.record.get("head")
     if model.config.causal and checkpoints.is_language(head):
@@ -77,6 +78,9 @@ def export_onnx(model: Model, path: str | Path, bits: int = 32, force: bool = Fa
             f"{model.source} writes texts, for which an ONNX file has no cache: use `--to hf`, or make it "
             "smaller by `lm compress`"
         )
+    if model.record.get("input"):
+        kind = model.record["input"]["kind"]
+        raise UserError(f"{model.source} takes {kind}: only models that take texts go into an ONNX file yet")
     check_target(path, "an ONNX file", ".onnx", force)
     for package in ("onnx", "onnxscript", "onnxruntime"):  # torch's exporter asks for the second late
         if find_spec(package) is None:

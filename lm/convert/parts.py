@@ -14,8 +14,9 @@ def shape_of(part: Part, shapes: dict[str, Shape]) -> Shape:
     """The shape of their tensor, by the shapes of ours."""
     if not part.ours:
         return part.zeros
-    rows = sum(shapes[name][0] for name in part.ours) + part.skip
-    shape = (rows, *shapes[part.ours[0]][1:])
+    shape = shapes[part.ours[0]]
+    if part.skip or len(part.ours) > 1:
+        shape = (sum(shapes[name][0] for name in part.ours) + part.skip, *shape[1:])
     return shape[::-1] if part.transposed else shape
 
 
@@ -27,8 +28,10 @@ def unpack(parts: Iterable[Part], tensors: dict[str, Tensor], shapes: dict[str, 
         if not part.ours:
             continue
         tensor = tensors[part.theirs]
-        tensor = (tensor.T if part.transposed else tensor)[part.skip :]
-        pieces = tensor.split([shapes[name][0] for name in part.ours])
+        tensor = tensor.T if part.transposed else tensor
+        pieces = [tensor]
+        if part.skip or len(part.ours) > 1:
+            pieces = tensor[part.skip :].split([shapes[name][0] for name in part.ours])
         for name, piece in zip(part.ours, pieces, strict=True):
             if name not in ours:
                 # Each with memory of its own: parts of one would be saved with the whole of it.

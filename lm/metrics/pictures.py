@@ -45,11 +45,7 @@ def confusion_picture(matrix: Tensor | np.ndarray, labels: Sequence[str]) -> np.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if size <= _MOST_NAMED:
-        from matplotlib.font_manager import get_font_names
-
-        # matplotlib's own font, and after it one with Chinese characters where there is one.
-        families = ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
-        text = {"fontfamily": families, "fontsize": 9 if size <= 40 else 5, "parse_math": False}
+        text = {"fontfamily": _families(), "fontsize": 9 if size <= 40 else 5, "parse_math": False}
         names = [s if len(s) <= _LONGEST_LABEL else s[: _LONGEST_LABEL - 1] + "…" for s in labels]
         axes.set_xticks(range(size), names, rotation=90, **text)
         axes.set_yticks(range(size), names, **text)
@@ -85,6 +81,34 @@ def reliability_picture(reliability: Reliability) -> np.ndarray:
     lower.bar(edges[:-1], counts, widths, color="gray", **bars)
     lower.set(xlabel="confidence", ylabel="predictions")
     return _pixels(figure)
+
+
+def sheet_picture(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 4) -> np.ndarray:
+    """Pictures side by side with a line under each, uint8 (H, W, 3).
+
+    Args:
+        pictures: uint8 (h, w, 3) each, at least one.
+        captions: as many.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    rows = -(-len(pictures) // columns)
+    figure = _figure(2.4 * columns, 2.6 * rows)
+    cells = figure.subplots(rows, columns, squeeze=False).flat
+    for cell in cells:
+        cell.set_axis_off()
+    for cell, picture, caption in zip(cells, pictures, captions, strict=False):
+        cell.imshow(picture, interpolation="nearest")
+        cell.set_title(caption, y=-0.12, va="top", fontsize=9, fontfamily=_families(), parse_math=False)
+    return _pixels(figure)
+
+
+def _families() -> list[str]:
+    """matplotlib's own font, and after it one with Chinese characters where there is one."""
+    from matplotlib.font_manager import get_font_names
+
+    return ["DejaVu Sans", *sorted(filter(_CHINESE.search, get_font_names()))[:1]]
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from importlib import import_module
 from typing import ClassVar
 
 from lm.errors import UserError
@@ -30,6 +31,7 @@ class Processor(ABC):
 
 Opener = Callable[[bytes], Processor]
 _OPENERS: dict[str, Opener] = {}
+_HOMES = {"image": "images", "sound": "speech"}  # lm's own that are imported when one is opened
 
 
 def register(kind: str, opener: Opener) -> None:
@@ -45,6 +47,8 @@ def open_processor(kind: str, data: bytes) -> Processor:
     Raises:
         UserError: the kind is not registered, or the bytes are not those of one.
     """
+    if kind not in _OPENERS and kind in _HOMES:
+        import_module(f"lm.processors.{_HOMES[kind]}")
     if kind not in _OPENERS:
         known = ", ".join(_OPENERS) or "none"
         raise UserError(f"a processor of kind {kind!r} is not known here ({known}): import its module first")

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -13,13 +13,16 @@ from lm.errors import UserError
 from lm.processors.base import Processor, register
 from lm.processors.pictures import VOID, Picture, nearest, window
 
-_FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_FITS = ("crop", "pad", "stretch")
+Fit = Literal["crop", "pad", "stretch"]
+Resample = Literal["bicubic", "bilinear"]
+_FILTERS: dict[Any, Resample] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 # What transformers' processors do where a folder's file says nothing.
-_HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
-_CLIP = {"image_mean": (0.48145466, 0.4578275, 0.40821073), "image_std": (0.26862954, 0.26130258, 0.27577711)}
-_CLIP |= {"resample": 3, "size": 224, "do_center_crop": True, "crop_size": 224}
+_HALF: dict[str, Any] = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
+_CLIP: dict[str, Any] = {
+    **{"image_mean": (0.48145466, 0.4578275, 0.40821073), "image_std": (0.26862954, 0.26130258, 0.27577711)},
+    **{"resample": 3, "size": 224, "do_center_crop": True, "crop_size": 224},
+}
 _KINDS: dict[str, dict[str, Any]] = {
     "ViT": {**_HALF, "resample": 2, "size": 224},
     "DeiT": {**_HALF, "resample": 3, "size": 256, "do_center_crop": True, "crop_size": 224},
@@ -49,11 +52,11 @@ class ImageProcessor(Processor):
     kind: ClassVar[str] = "image"
 
     size: tuple[int, int] = (224, 224)
-    fit: Literal["crop", "pad", "stretch"] = "crop"
+    fit: Fit = "crop"
     crop_ratio: float = 1.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    resample: Resample = "bicubic"
 
     def __post_init__(self) -> None:
         for name, length in (("size", 2), ("mean", 3), ("std", 3)):
@@ -62,7 +65,7 @@ class ImageProcessor(Processor):
             if len(values) != length or not numbers or (name != "mean" and min(values) <= 0):
                 raise UserError(f"`{name}` {values}: these are to be {length} numbers, above 0 but in `mean`")
             object.__setattr__(self, name, values)  # JSON and YAML give lists
-        if self.fit not in _FITS or self.resample not in _FILTERS.values():
+        if self.fit not in get_args(Fit) or self.resample not in _FILTERS.values():
             known = f"crop, pad or stretch, and {' or '.join(_FILTERS.values())}"
             raise UserError(f"`fit` {self.fit!r} and `resample` {self.resample!r}: they are to be {known}")
         if not 0 < self.crop_ratio <= 1 or (self.fit == "pad" and self.crop_ratio != 1):
@@ -102,21 +105,27 @@ class ImageProcessor(Processor):
             raise _unlike("image_processor_type", name)
         config = _KINDS[kind] | {key: value for key, value in config.items() if value is not None}
         square = kind in {"ViT", "DeiT"}  # what a number for a size means: both sides, or the shorter one
-        size, crop = config["size"], config.get("crop_size")
+        size: Any = config["size"]
         if isinstance(size, int):
             size = {"height": size, "width": size} if square else {"shortest_edge": size}
-        short, ratio = size.get("shortest_edge"), 1.0
-        if not config.get("do_resize", True) or size.keys() not in ({"shortest_edge"}, {"height", "width"}):
+        known = ({"shortest_edge"},) if kind == "ConvNext" else ({"shortest_edge"}, {"height", "width"})
+        if not config.get("do_resize", True) or not isinstance(size, dict) or set(size) not in known:
             raise _unlike("size", config["size"])
+        short: Any = size.get("shortest_edge")
         final = whole = (short, short) if short else (size["height"], size["width"])
-        fit = "crop" if short else "stretch"
+        fit: Fit = "crop" if short else "stretch"
+        ratio = 1.0
         if kind == "ConvNext":
-            if short is not None and short >= 384:
-                fit = "stretch"
+            if short < 384:
+                ratio = short / int(short / config["crop_pct"])
             else:
-                ratio = whole[0] / int(whole[0] / config["crop_pct"])
+                fit = "stretch"
         elif config.get("do_center_crop"):
-            final = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+            crop: Any = config.get("crop_size")
+            crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+            if not isinstance(crop, dict) or set(crop) != {"height", "width"}:
+                raise _unlike("crop_size", crop)
+            final = crop["height"], crop["width"]
             ratio = final[0] / whole[0]
             if ratio > 1 or final[0] * whole[1] != final[1] * whole[0]:
                 raise _unlike("crop_size", crop)
@@ -149,8 +158,8 @@ class ImageProcessor(Processor):
         """The picture in the size of the input; boxes and mask move along, and boxes that are cut off whole
         are dropped."""
         height, width, top, left = self._placing(*picture.size)
-        fill = tuple(round(255 * value) for value in self.mean)
-        return picture.resized(height, width, self.resample).cut(top, left, *self.size, fill)
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return picture.resized(height, width, self.resample).cut(top, left, *self.size, (red, green, blue))
 
     def place_back(self, boxes: np.ndarray, original: tuple[int, int]) -> np.ndarray:
         """Boxes (n, 4) of a fitted picture in pixels of the picture that was fitted, clipped to it.

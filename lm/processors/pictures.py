@@ -1,6 +1,8 @@
 """Pictures of any kind of file as RGB pixels, with the boxes and the labels of pixels that belong to them."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -43,11 +45,11 @@ class Picture:
         old_height, old_width = self.size
         if (height, width) == (old_height, old_width):
             return self
-        scale = np.array([width / old_width, height / old_height] * 2, np.float32)
+        scale = np.array([width / old_width, height / old_height] * 2)  # fp64: no border moves by rounding
         return replace(
             self,
             pixels=np.asarray(_image(self.pixels).resize((width, height), _filter(resample))),
-            boxes=None if self.boxes is None else self.boxes * scale,
+            boxes=None if self.boxes is None else (self.boxes * scale).astype(np.float32),
             mask=None if self.mask is None else nearest(self.mask, height, width),
         )
 
@@ -125,18 +127,14 @@ def read_picture(data: bytes, where: str, at_least: tuple[int, int] | None = Non
     Raises:
         UserError: it is no picture, is cut short or damaged, or has more than 100 million pixels.
     """
-    image = _opened(data, where)
-    from PIL import ImageOps
+    with _decoding(data, where) as image:
+        from PIL import ImageOps
 
-    try:
         if at_least is not None:
             lying = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientations with rows and columns changed
             image.draft(None, at_least if lying else at_least[::-1])
         image.load()
-        pixels = np.asarray(_in_colours(ImageOps.exif_transpose(image)))
-    except Exception as error:  # each of Pillow's decoders raises what it likes
-        raise _damaged(error, where) from error
-    return Picture(pixels)
+        return Picture(np.asarray(_in_colours(ImageOps.exif_transpose(image))))
 
 
 def _in_colours(image: "Image") -> "Image":
@@ -160,55 +158,50 @@ def read_mask(data: bytes, where: str) -> np.ndarray:
     Raises:
         UserError: it is no picture, is cut short or damaged, is too large, or is one of colours.
     """
-    image = _opened(data, where)
-    tile = image.tile[0].args if image.tile else None
-    try:
+    with _decoding(data, where) as image:
+        tiles = getattr(image, "tile", [])  # how its pixels lie in the file
         image.load()
-    except Exception as error:
-        raise _damaged(error, where) from error
+        labels = np.asarray(image)
     if image.format in {"JPEG", "MPO"}:
         raise UserError(f"{where}: a mask can't be a JPEG, which changes values a little: save it as PNG")
-    if image.mode not in {"1", "L", "P"} and not image.mode.startswith("I"):
+    if image.mode.startswith("I"):
+        return labels.astype(np.int32)
+    if image.mode not in {"1", "L", "P"}:
         raise UserError(
             f"{where}: a mask has one number a pixel, this has colours ({image.mode}): save it as PNG with a "
             "palette or in grey, each value a label"
         )
-    labels = np.asarray(image)
-    if image.mode.startswith("I"):
-        return labels.astype(np.int32)
     # Pillow spreads greys of 2 and 4 bits over 0 to 255.
-    return labels.astype(np.uint8) // {"L;2": 85, "L;4": 17}.get(tile, 1)
+    spread = {"L;2": 85, "L;4": 17}.get(str(tiles[0].args) if tiles else "", 1)
+    return labels.astype(np.uint8) // spread
 
 
-def _opened(data: bytes, where: str) -> "Image":
-    """The picture, of which nothing but the head has been read."""
+@contextmanager
+def _decoding(data: bytes, where: str) -> Iterator["Image"]:
+    """The picture, of which nothing but the head has been read; errors of decoding it name the file."""
     try:
         from PIL import Image
     except ImportError as error:
         raise not_installed("reading pictures", "pillow", "images") from error
-    too_large = (
-        f"{where}: the picture has more than {MOST_PIXELS // 1_000_000} million pixels: make it smaller"
-    )
+    limit = MOST_PIXELS // 1_000_000
+    too_large = UserError(f"{where}: the picture has more than {limit} million pixels: make it smaller")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # such as of damaged EXIF, which does no harm
             image = Image.open(BytesIO(data))
+            if image.width * image.height > MOST_PIXELS:
+                raise too_large
+            yield image
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
-        raise UserError(too_large) from error
+        raise too_large from error
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{where} is no picture, or none of a kind that Pillow reads") from error
-    except Exception as error:
-        raise _damaged(error, where) from error
-    if image.width * image.height > MOST_PIXELS:
-        raise UserError(too_large)
-    return image
-
-
-def _damaged(error: Exception, where: str) -> UserError:
-    """What a decoder says."""
-    if "truncated" in str(error).lower():
-        return UserError(f"{where}: the picture is cut short: get it again or leave it out")
-    return UserError(f"{where}: the picture is damaged: {error}")
+    except Exception as error:  # each decoder raises what it likes
+        if "truncated" in str(error).lower():
+            raise UserError(f"{where}: the picture is cut short: get it again or leave it out") from error
+        raise UserError(f"{where}: the picture is damaged: {error}") from error
 
 
 def _image(pixels: np.ndarray) -> "Image":

@@ -1,6 +1,6 @@
 """The app: which address leads where."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -35,13 +35,18 @@ def make_app(
     keys: Keys | None = None,
     local: bool = True,
     log: bool = False,
+    figures: Callable[[], Awaitable[Any]] | None = None,
 ) -> Guard:
-    """The app of some models; its engines are started and stopped by whoever runs it. See `Guard`."""
+    """The app of some models; its engines are started and stopped by whoever runs it. See `Guard`.
+
+    Args:
+        figures: gives what /metrics says, where that is more than this app's own.
+    """
     app = FastAPI(title="lm serve", version=__version__, docs_url=None, redoc_url=None)
     registry = CollectorRegistry()
     guard = Guard(app, limits or Limits(), keys or Keys(), registry, local, log)
     errors.install(app)
-    _about(app, guard, house, registry)
+    _about(app, guard, house, figures)
     _writing(app, house)
     for kind, function in _LOOKING.items():
         app.post(f"/v1/{kind.ability}", description=kind.__doc__)(_look(house, kind, function))
@@ -54,10 +59,10 @@ def make_app(
     return guard
 
 
-def _about(app: FastAPI, guard: Guard, house: House, registry: CollectorRegistry) -> None:
+def _about(app: FastAPI, guard: Guard, house: House, figures: Callable[[], Awaitable[Any]] | None) -> None:
     """What is here, and how it is."""
     page = files("lm.serving").joinpath("page.html").read_text(encoding="utf-8")
-    registry.register(_Engines(house))
+    guard.registry.register(_Engines(house))
 
     @app.get("/", include_in_schema=False)
     async def _page() -> Response:
@@ -76,7 +81,8 @@ def _about(app: FastAPI, guard: Guard, house: House, registry: CollectorRegistry
     @app.get("/metrics")
     async def metrics() -> Response:
         """For Prometheus."""
-        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+        found = await figures() if figures else guard.registry
+        return Response(generate_latest(found), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def models() -> Any:

@@ -1,11 +1,11 @@
 """`lm serve`: models that answer over HTTP."""
 
 import argparse
-import logging
+import importlib.util
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lm.errors import UserError, not_installed, spelling
@@ -13,7 +13,6 @@ from lm.options import OptionParser
 from lm.processes import say
 
 if TYPE_CHECKING:
-    from lm.checkpoint import Model
     from lm.serving.house import House, Served
 
 # Name, type, default, least, help.
@@ -43,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise not_installed(
             "lm serve", "FastAPI, uvicorn, prometheus-client and llguidance", "serve"
         ) from None
+    if args.replicas is not None:
+        if args.replicas < 1:
+            raise UserError(f"--replicas {args.replicas}: it must be at least 1", status=2)
+        if importlib.util.find_spec("ray") is None:
+            raise not_installed("lm serve --replicas", "Ray Serve", "serve,ray")
     with spelling(lambda: [name.replace("_", "-") for name in vars(args)]):
         _serve(args)
 
@@ -68,13 +72,15 @@ def _parser() -> OptionParser:
     add("--require-audit", action="store_true", help=words)
     words = "reports that lie elsewhere than where `lm audit` leaves them"
     add("--audit", nargs="+", default=[], metavar="FILE", help=words)
+    words = "so many servers behind one address, by Ray Serve: here, or on the cluster that RAY_ADDRESS names"
+    add("--replicas", type=int, metavar="N", help=words)
     words = "a line for each request: when, who, what, how long; never what it says"
     add("--log-requests", action="store_true", help=words)
     return parser
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from lm.serving.house import House, Served, named
+    from lm.serving.house import named
     from lm.serving.security import VARIABLE, is_local, read_keys
     from lm.serving.server import open_port, take
 
@@ -83,67 +89,43 @@ def _serve(args: argparse.Namespace) -> None:
     taken = take(args.host, args.port)  # before the models are read, which may take long
     if not local and not keys:
         say(f"everybody who reaches {args.host} can ask, for there are no keys: --keys FILE")
+    if args.replicas is not None:
+        from lm.serving.replicas import replicate
 
-    import torch
+        replicate(args, paths, keys, local, taken, partial(_greeting, keys=len(keys), grace=args.grace))
+        return
 
-    from lm.predictor import load
     from lm.serving.app import make_app
-    from lm.serving.limits import Limits
+    from lm.serving.limits import limits_of
+    from lm.serving.opening import log_to_stderr, open_house
     from lm.serving.server import Server
 
-    models = []
-    for name, path in paths.items():
-        model = load(path, args.device)
-        _look_at_audit(model.model, args)
-        if args.dtype == "bf16":
-            model.model.to(torch.bfloat16)
-        models.append(Served(name, model, args.slots, args.queue))
-        if not models[-1].abilities:
-            raise UserError(f"{path} has nothing that could be asked over HTTP")
-    house = House(models)
-    limits = Limits(body=int(args.max_body * 1e6), seconds=args.timeout)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("lm.serving").setLevel(logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that have gone
-    guard = make_app(house, limits, keys, local and not keys, args.log_requests)
+    house = open_house(args, paths)
+    log_to_stderr()
+    guard = make_app(house, limits_of(args), keys, local and not keys, args.log_requests)
     open_port(taken)
-    for served in models:
-        served.start()
+    house.start()
     host, port, *_ = taken.getsockname()
     server = Server(guard, house, args.grace)
     with server.capture_signals():  # whoever reads how to stop it may do so at once
-        _greet(house, host, port, len(keys), args.grace)
+        for line in _greeting(house, host, port, len(keys), args.grace):
+            say(line)
         server.run([taken])
     say("stopped")
 
 
-def _look_at_audit(model: "Model", args: argparse.Namespace) -> None:
-    """Say what an audit says of these very weights.
-
-    Raises:
-        UserError: one is required, and there is none, or the model has failed it.
-    """
-    try:
-        from lm.audit import verdict
-    except ImportError:  # of those who have taken that wing out
-        good, words = False, f"{model.source} has no audit: this lm makes none"
-    else:
-        good, words = verdict(model, [Path(each) for each in args.audit])
-    if args.require_audit and not good:
-        raise UserError(f"{words} (--require-audit)")
-    say(words if good else f"warning: {words}")
-
-
-def _greet(house: "House", host: str, port: int, keys: int, grace: float) -> None:
+def _greeting(house: "House", host: str, port: int, keys: int, grace: float) -> list[str]:
     """What a person needs to go on."""
+    lines = []
     for served in house.models.values():
         ways = " ".join(f"/v1/{ability}" for ability in served.abilities)
-        say(f"{served.name}: {served.what} that sees {served.context} tokens; {ways}")
+        lines.append(f"{served.name}: {served.what} that sees {served.context} tokens; {ways}")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
     address = f"http://{host}:{port}"
-    say(f"serving at {address}, where a page is, too" + (f"; {keys} keys" if keys else ""))
-    say(f"try it:  {_example(next(iter(house.models.values())), address, bool(keys))}")
-    say(f"stop it: Ctrl-C, or kill {os.getpid()}; running requests have {grace:g} seconds to end")
+    lines.append(f"serving at {address}, where a page is, too" + (f"; {keys} keys" if keys else ""))
+    lines.append(f"try it:  {_example(next(iter(house.models.values())), address, bool(keys))}")
+    lines.append(f"stop it: Ctrl-C, or kill {os.getpid()}; running requests have {grace:g} seconds to end")
+    return lines
 
 
 def _example(served: "Served", address: str, keys: bool) -> str:

@@ -45,6 +45,7 @@ class Guard:
 
     Attributes:
         paths: the app's, by which requests are counted.
+        registry: what is counted of them, and by the engines.
         running: requests under way.
         stopping: new ones are turned away.
     """
@@ -53,6 +54,7 @@ class Guard:
         self, app: ASGIApp, limits: Limits, keys: Keys, registry: CollectorRegistry, local: bool, log: bool
     ) -> None:
         self.app, self.limits, self.keys, self.local, self.log = app, limits, keys, local, log
+        self.registry = registry
         self.paths: set[str] = set()
         self.running, self.stopping = 0, False
         self.requests = Counter("lm_requests", "Requests", ["path", "status"], registry=registry)

@@ -106,6 +106,15 @@ class House:
     def __init__(self, models: list[Served]) -> None:
         self.models = {each.name: each for each in models}
 
+    def start(self) -> None:
+        for served in self.models.values():
+            served.start()
+
+    def stop(self) -> None:
+        """What still runs is cut off, and told so."""
+        for served in self.models.values():
+            served.stop()
+
     def find(self, name: str, ability: str | None) -> Served:
         """The model that a request names, for what it asks of it.
 

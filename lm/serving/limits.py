@@ -1,5 +1,6 @@
 """How much one request may ask for."""
 
+import argparse
 from dataclasses import dataclass
 
 PROMPTS = 64  # of a completion
@@ -29,3 +30,8 @@ class Limits:
     seconds: float = 300
     upload: float = 20
     linger: float = 10
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """Those that `lm serve` was told."""
+    return Limits(body=int(args.max_body * 1e6), seconds=args.timeout)

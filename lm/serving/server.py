@@ -108,6 +108,7 @@ class Server(uvicorn.Server):
     def __init__(self, guard: Guard, house: House, grace: float) -> None:
         config = uvicorn.Config(
             guard,
+            loop="asyncio",  # also where another loop came with another extra
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -133,7 +134,5 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """What still runs is cut off, and told so."""
-        for served in self.house.models.values():
-            await asyncio.to_thread(served.stop)
+        await asyncio.to_thread(self.house.stop)
         await super().shutdown(sockets)

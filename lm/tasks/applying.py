@@ -13,6 +13,7 @@ import torch
 
 import lm.tasks
 from lm.checkpoint import Model
+from lm.data.examples.batches import length_of
 from lm.errors import UserError
 from lm.inference.lines import BATCH, Line, pools
 from lm.tasks.table import entry_of, refuse
@@ -51,7 +52,7 @@ def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row
         ]
         parts = Counter(number for number, _ in windows)
         found: list[dict[int, Any]] = [{} for _ in pool]
-        order = sorted(range(len(windows)), key=lambda i: len(windows[i][1]["tokens"]))
+        order = sorted(range(len(windows)), key=lambda i: length_of(windows[i][1]))
         done = 0
         for chosen in [*pools(order), []]:  # with the empty one come the last of the pool
             for i, part in zip(chosen, _looked(task, [windows[i][1] for i in chosen]), strict=True):
@@ -76,7 +77,7 @@ def _encoded(task: TransferTask, example: Any, line: Line) -> list[Row]:
     return [
         {k: v for k, v in window.items() if k not in ("cut", "several")}
         for window in windows
-        if window["tokens"]
+        if window.get("tokens", True)
     ]
 
 

@@ -110,9 +110,14 @@ class Task(LightningModule, ABC):
     def work(self, batch: dict[str, Any]) -> Work:
         """How much a batch is, and in which unit."""
 
+    @property
+    def positions(self) -> int:
+        """Of the longest sequence."""
+        return self.config.max_seq_len
+
     def training_flops(self, batch: dict[str, Any]) -> int:
         """Floating-point operations to train on a batch whose units of work are positions of the network."""
-        return self.work(batch).amount * self.net.training_flops_per_token(self.config.max_seq_len)
+        return self.work(batch).amount * self.net.training_flops_per_token(self.positions)
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
         """What the model does with something held out; empty where there is nothing to show. Every process

@@ -30,8 +30,8 @@ class Classification(TransferTask):
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
-        pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`; auto
-            takes the mean, of a causal backbone the last.
+        pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`, or a
+            mean by learned `attention`; auto takes the mean, of a causal backbone the last.
         label_smoothing: part of the target that is spread over all labels.
         class_weights: `balanced` makes every label count the same in the loss, however rare it is.
     """
@@ -187,11 +187,17 @@ class Classification(TransferTask):
         counted = batch["index"] >= 0
         logits = self.logits(batch).float()[counted]
         target = batch["target"][counted]
-        self.loss.update(self.losses(logits, target, training=False))
+        losses = self.losses(logits, target, training=False)
+        self.loss.update(losses)
+        self.looked(batch, logits, target, losses)
         if self.kind == "rating":
             self.scores.update(logits[:, 0], target.float())
         else:
             self.scores.update(self.probabilities(logits), target.long())
+
+    def looked(self, batch: dict[str, Any], logits: Tensor, target: Tensor, losses: Tensor) -> None:
+        """Look at what was found while validating, for those that show it. Examples that don't count are left
+        out of all but `batch`, where they come last."""
 
     def figures(self) -> dict[str, Tensor]:
         if self.kind == "single":

@@ -19,7 +19,7 @@ from lm.processes import say
 from lm.tasks.adapters import Adapter, inject
 from lm.tasks.examples import ExampleTask
 
-Pooling = Literal["auto", "first", "mean", "last"]
+Pooling = Literal["auto", "first", "mean", "last", "attention"]
 
 
 class TransferTask(ExampleTask):
@@ -41,6 +41,7 @@ class TransferTask(ExampleTask):
         *("start", "init_from", "adapter", "freeze_layers", "layer_decay", "expected"),
         *("_base", "_base_processor", "_base_rows", "_fresh"),
     }
+    column = "text"  # what a line is that a person gives: a text, or the `path` of a file
     needs_causal: bool | None = None  # whether the backbone has to be causal; None: either will do
 
     def __init__(
@@ -176,7 +177,7 @@ class TransferTask(ExampleTask):
             for module in (backbone.embeddings, *backbone.blocks[: self.freeze_layers]):
                 module.requires_grad_(False)
         if self.adapter is not None:
-            heads = () if self.writes else ("head", "pooler")
+            heads = () if self.writes else ("head", "pooler", "query", "mix")
             names = [name for name, _ in self.net.named_parameters() if name.split(".")[0] in heads]
             inject(self.net, self.adapter, self.freeze_layers, {*names, *self._fresh})
         trained = sum(p.numel() for p in self.net.parameters() if p.requires_grad)

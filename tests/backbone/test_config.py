@@ -15,7 +15,7 @@ from lm.errors import UserError
         ({"hidden_size": 12, "num_heads": 4}, ["head_dim is 3", "rotary", "even"]),
         ({"head_dim": 5}, ["head_dim is 5", "even"]),
         ({"hidden_size": 0}, ["hidden_size is 0"]),
-        ({"num_layers": 0}, ["num_layers is 0"]),
+        ({"num_layers": -1}, ["num_layers is -1"]),
         ({"num_heads": -4}, ["num_heads is -4"]),
         ({"num_kv_heads": 0}, ["num_kv_heads is 0"]),
         ({"num_kv_heads": -1}, ["num_kv_heads is -1"]),

@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lm.backbone.config import BackboneConfig
 from lm.backbone.inputs.base import Input, InputConfig, make_norm
+from lm.backbone.inputs.packaged import PACKAGED
 from lm.backbone.inputs.patches import padded, sine_positions
 from lm.errors import UserError, not_installed, some
 
@@ -31,12 +33,13 @@ class FeatureMaps(InputConfig):
     config, so that it needs no `model`; what a class path names has to be installed.
 
     Args:
-        model: a Hugging Face folder of a CNN: ResNet, RegNet, ConvNeXt, MobileNetV2, EfficientNet.
+        model: a Hugging Face folder of a CNN: ResNet, RegNet, ConvNeXt, MobileNetV2, EfficientNet; or
+            `efficientnet-lite0`, which a package holds.
         config: what its config.json says, for new weights.
         class_path: a torch module of one's own, or a function that makes one, with its weights.
         init_args: for it.
         levels: names of the parts of it whose outputs are taken: `encoder.stages.1` of a ResNet,
-            `encoder.blocks.10` of an EfficientNet. Several are summed at the size of the finest, as a feature
+            `encoder.blocks.10` of an EfficientNet, `_blocks.10` of that of the package. Several are summed at the size of the finest, as a feature
             pyramid does (arXiv:1612.03144). Empty: what it gives itself, a map (B, channels, rows, columns).
         frozen: true: all of the CNN stays as it is; or the name of its last part that does.
         norms: whether the statistics of its batch norms stay as they are.
@@ -58,27 +61,31 @@ class FeatureMaps(InputConfig):
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.model, self.config, self.class_path)) != 1:
             raise UserError("give one of input.model, input.config and input.class_path", status=2)
-        if self.model is not None and not (Path(self.model) / "config.json").is_file():
-            raise UserError(
-                f"input.model is {self.model}: there is no config.json of Hugging Face's", status=2
-            )
+        folder = self.model is not None and self.model not in PACKAGED
+        if folder and not (Path(self.model) / "config.json").is_file():
+            known = ", ".join(PACKAGED)
+            raise UserError(f"input.model is {self.model}: no Hugging Face folder, nor {known}", status=2)
 
     def described(self) -> dict[str, Any]:
         """The values, with the kind and without a folder."""
         self.grid(1, 1)
-        config = (
-            json.loads((Path(self.model) / "config.json").read_text("utf-8")) if self.model else self.config
-        )
-        return {"kind": self.kind, **asdict(self), "model": None, "config": config}
+        values = {"kind": self.kind, **asdict(self)}
+        if self.model is not None and self.model not in PACKAGED:
+            config = json.loads((Path(self.model) / "config.json").read_text("utf-8"))
+            values |= {"model": None, "config": config}
+        return values
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError: it names a class of a package that this process was not told to trust."""
+        """Raises UserError: it names a folder, or a class of a package that this process was not told to
+        trust."""
+        if values.get("model") not in (None, *PACKAGED):
+            raise UserError(f"the model was made with a CNN that is not known here: {values['model']}")
         package = (values.get("class_path") or "").partition(".")[0]
         if package and package not in os.environ.get(TRUST, "").split(","):
             raise UserError(
-                f"the model was made with {values['class_path']}, and a checkpoint does not decide which code is "
-                f"run: if you trust the package {package}, set {TRUST}={package}"
+                f"the model was made with {values['class_path']}, and a checkpoint does not decide which "
+                f"code runs: if you trust the package {package}, set {TRUST}={package}"
             )
         return cls(**values)
 
@@ -88,6 +95,14 @@ class FeatureMaps(InputConfig):
             self._look(self._network())
         coarse, fine = max(self.strides), min(self.strides)
         return -(-height // coarse) * (coarse // fine), -(-width // coarse) * (coarse // fine)
+
+    def length(self, height: int, width: int) -> int:
+        """Positions of a picture."""
+        return math.prod(self.grid(height, width))
+
+    def of_size(self, size: tuple[int, int]) -> "FeatureMaps":
+        """The same for pictures of a height and width: it is for all."""
+        return self
 
     def make(self, config: BackboneConfig) -> "FeatureMapInput":
         network = self._network()
@@ -117,25 +132,19 @@ class FeatureMaps(InputConfig):
     def _look(self, network: nn.Module) -> None:
         """Find out channels and strides."""
         known = dict(network.named_modules())
-        for name in self.levels:
-            if name not in known:
-                near = [each for each in known if each.startswith(name.rpartition(".")[0])]
-                raise UserError(
-                    f"input.levels: the network has no part {name}, but {some(near[1:], 12)}", status=2
-                )
-        device = next(network.parameters()).device
-        found = self.maps(network.eval(), torch.zeros(1, 3, _SIDE, _SIDE, device=device))
+        if missing := [name for name in self.levels if name not in known]:
+            there = some([name for name, _ in network.named_children()], 12)
+            raise UserError(f"input.levels: the network has no part {missing[0]}; it has {there}", status=2)
+        first = next(each for each in network.parameters() if each.ndim == 4)  # it has the picture's channels
+        picture = torch.zeros(1, first.shape[1], _SIDE, _SIDE, device=first.device)
+        found = self.maps(network.eval(), picture)
         for name, each in zip(self.levels or ["the network"], found, strict=True):
             if not isinstance(each, Tensor) or each.ndim != 4:
-                what = (
-                    f"a tensor {tuple(each.shape)}"
-                    if isinstance(each, Tensor)
-                    else f"a {type(each).__name__}"
+                there = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+                words = (
+                    f"{name} gives {there}, no map (1, channels, rows, columns): name a part that gives one"
                 )
-                raise UserError(
-                    f"input.levels: {name} gives {what}, no map (1, channels, rows, columns): name a part that does",
-                    status=2,
-                )
+                raise UserError(f"input.levels: {words}", status=2)
         self.channels = [each.shape[1] for each in found]
         self.strides = [round(_SIDE / each.shape[2]) for each in found]
 
@@ -144,6 +153,8 @@ class FeatureMaps(InputConfig):
         if self.class_path is not None:
             with torch.device("cpu"):  # it may read its weights, though no memory is asked for here
                 return _named(self.class_path)(**self.init_args)
+        if self.model in PACKAGED:
+            return PACKAGED[self.model]()
         try:
             import transformers
         except ImportError as error:
@@ -169,8 +180,8 @@ class FeatureMaps(InputConfig):
 
 
 class FeatureMapInput(Input):
-    """A CNN's maps to hidden states. Without a block behind them, and with as many channels as the hidden size,
-    they are handed on as they are: then a linear head makes a plain CNN of it."""
+    """A CNN's maps to hidden states. Without a block behind it, a single one with as many channels as the
+    hidden size is handed on as it is: then a linear head makes a plain CNN of it."""
 
     def __init__(self, config: BackboneConfig, shape: FeatureMaps, network: nn.Module) -> None:
         super().__init__()
@@ -191,10 +202,9 @@ class FeatureMapInput(Input):
             return list(parameters) if self.shape.frozen else []
         within = [at for at, name in enumerate(names) if name.startswith(f"{self.shape.frozen}.")]
         if not within:
-            parts = [name for name, _ in self.network.named_children()]
+            there = some([name for name, _ in self.network.named_children()], 12)
             raise UserError(
-                f"input.frozen is {self.shape.frozen}: no part of the network with weights ({some(parts, 12)} …)",
-                status=2,
+                f"input.frozen: the network has no part {self.shape.frozen}; it has {there}", status=2
             )
         return list(parameters[: within[-1] + 1])
 
@@ -213,8 +223,8 @@ class FeatureMapInput(Input):
         return self
 
     def forward(self, raw: Tensor, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
-        """Hidden states (B, rows · columns, hidden_size) of pictures (B, 3, height, width), padded with zeros on
-        the right and at the bottom to a multiple of the coarsest stride."""
+        """Hidden states (B, rows · columns, hidden_size) of pictures (B, channels, height, width), padded
+        with zeros on the right and at the bottom to a multiple of the coarsest stride."""
         maps = self.shape.maps(self.network, padded(raw, max(self.shape.strides)))
         finest = max(each.shape[2:] for each in maps)
         if self.projections:

@@ -1,5 +1,5 @@
-"""Patches of pictures: the Vision Transformer's input (arXiv:2010.11929); and of spectrograms, pictures of one
-channel: AST's (arXiv:2104.01778)."""
+"""Patches of pictures: the Vision Transformer's input (arXiv:2010.11929); and of spectrograms, which are
+pictures of one channel: AST's (arXiv:2104.01778)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -100,9 +100,9 @@ class PatchInput(Input):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, raw: Tensor, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
-        """Hidden states (B, prefix + rows · columns, hidden_size) of pictures (B, channels, height, width), or
-        of spectrograms (B, bins, frames). They are padded with zeros on the right and at the bottom to whole
-        patches, unless these overlap."""
+        """Hidden states (B, prefix + rows · columns, hidden_size) of pictures (B, channels, height, width) or
+        spectrograms (B, bins, frames), padded with zeros on the right and at the bottom to whole patches,
+        unless these overlap."""
         raw = raw[:, None] if raw.ndim == 3 else raw
         if self.shape.stride is None:
             raw = padded(raw, self.shape.patch_size)

@@ -155,7 +155,7 @@ class ExampleData(Data):
             return
         held = np.zeros(len(examples), dtype=bool)
         if self.paths["val"] is None:
-            held = held_out(self._hashes(examples)[:, 1], self.val_fraction)
+            held = self.hold_out(self._hashes(examples)[:, 1])
             if held.all() or not held.any():
                 raise UserError(
                     f"none of {len(examples)} examples can be held out: they are too few, or all have one "
@@ -164,6 +164,10 @@ class ExampleData(Data):
             self._examples["val"] = _taken(examples, np.flatnonzero(held))
         self._whole, self._learned = examples, np.flatnonzero(~held)
         self._limit()
+
+    def hold_out(self, hashes: np.ndarray) -> np.ndarray:
+        """Which examples of `train` are held out, bool (n,), by the hashes of their groups."""
+        return held_out(hashes, self.val_fraction)
 
     def _limit(self) -> None:
         numbers = self._learned

@@ -1,8 +1,10 @@
 """Pictures' boxes from files: VOC's XML, COCO's JSON and YOLO's text, in folders or archives."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -133,8 +135,17 @@ def read_names(path: str) -> list[str]:
     return [str(name) for name in names]
 
 
+def _xml_text(file: File) -> str:
+    """The text by the encoding that it declares, which the few words of a file are too little to guess."""
+    declared = re.match(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)", file.data)
+    with suppress(LookupError, UnicodeDecodeError):
+        if declared is not None:
+            return file.data.decode(declared[1].decode())
+    return file.text()
+
+
 def _voc(file: File, faults: Counter[str], names: Sequence[str] | None) -> BoxedPicture:
-    text = file.text()
+    text = _xml_text(file)
     if "<!DOCTYPE" in text:  # an entity can stand for gigabytes, or for another file
         raise UserError(f"{file.where}: XML with a DOCTYPE is not read")
     try:

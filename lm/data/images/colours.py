@@ -35,34 +35,29 @@ class ColorJitter:
             raise UserError(f"{self}: these are not to be below 0, and `hue` not above 0.5")
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        from PIL import Image, ImageEnhance
+
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-        drawn = rng.uniform(-1, 1, 4) * strengths
-        pixels = picture.pixels.astype(np.float32)
+        drawn = (rng.uniform(-1, 1, 4) * strengths).tolist()
+        image = Image.fromarray(picture.pixels)
         for kind in rng.permutation(4).tolist():
             if not strengths[kind]:
                 continue
             if kind == 3:
-                pixels = _with_hue(pixels, drawn[3])
-                continue
-            factor = np.float32(max(0.0, 1 + drawn[kind]))
-            away = np.float32(0)  # from what all pixels move away, or to it
-            if kind:
-                grey = pixels @ _GREY
-                away = (1 - factor) * (grey.mean() if kind == 1 else grey[..., None])
-            pixels = (pixels * factor + away).clip(0, 255)
-        return replace(picture, pixels=(pixels + np.float32(0.5)).astype(np.uint8))
+                image = _with_hue(image, drawn[3])
+            else:
+                enhance = getattr(ImageEnhance, ("Brightness", "Contrast", "Color")[kind])
+                image = enhance(image).enhance(max(0.0, 1 + drawn[kind]))
+        return replace(picture, pixels=np.asarray(image))
 
 
-_GREY = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
-
-
-def _with_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
-    """Colours (H, W, 3) in 0 to 255 with the hue turned by a share of the circle."""
+def _with_hue(image: "Image", turn: float) -> "Image":
+    """The picture with its hue turned by a share of the circle."""
     from PIL import Image
 
-    hsv = np.array(Image.fromarray((pixels + np.float32(0.5)).astype(np.uint8)).convert("HSV"))
+    hsv = np.array(image.convert("HSV"))
     hsv[..., 0] += np.uint8(round(turn * 256) % 256)
-    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB")).astype(np.float32)
+    return Image.fromarray(hsv, "HSV").convert("RGB")
 
 
 @dataclass

@@ -34,7 +34,10 @@ def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
         runs = mask.merge(mask.frPyObjects(outline, height, width))
     else:
         raise UserError("an outline is a list of polygons of three points and more, or runs with their size")
-    return mask.decode(runs).astype(bool)
+    try:
+        return mask.decode(runs).astype(bool)
+    except ValueError as error:
+        raise UserError(f"runs that are none of a picture of {height} by {width}: {error}") from error
 
 
 def label_map(

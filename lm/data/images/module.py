@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lm.data.images.augment import Augmentation
+from lm.data.images.digits import DIGITS, digits
 from lm.data.media.module import LabelledMedia, MediaData
 from lm.errors import UserError
 from lm.processors.images import ImageProcessor
@@ -24,7 +25,8 @@ class ImageExample(LabelledMedia):
 
 
 class ImageData(MediaData):
-    """Pictures in folders by class, or named in a table; see `MediaData`.
+    """Pictures in folders by class, or named in a table; see `MediaData`. `digits!train` and `digits!test`
+    are handwritten digits, which ship with scikit-learn.
 
     Args:
         size: height and width of the network's input, or one number for both; with `model.init_from` null is
@@ -51,6 +53,11 @@ class ImageData(MediaData):
         super().__init__(train, augment=augment or (), **kwargs)
         self.size = (size, size) if isinstance(size, int) else size
         self.fitting = {"fit": fit, "crop_ratio": crop_ratio, "mean": mean, "std": std, "resample": resample}
+
+    def located(self, path: str) -> str:
+        if path.partition("!")[0] != DIGITS:
+            return super().located(path)
+        return path.replace(DIGITS, str(digits(self._plain)), 1)
 
     def look(self, data: bytes, where: str) -> dict[str, Any]:
         return {"size": read_picture(data, where).size}

@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from lm.data.examples.files import Known, Skipped
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import Example
-from lm.data.examples.tables import is_table, read_rows, value
+from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
 from lm.data.examples.texts import Labels
 from lm.data.media.places import Place, places
 from lm.errors import SetupError, UserError
@@ -80,7 +82,7 @@ class MediaData(ExampleData):
         train, val, test: a folder with a folder for each class, also in an archive, as `cifar10.tar!train`;
             or a table (CSV, TSV, JSON Lines) with a column of file names; and see `ExampleData`.
         files: folder or archive in which a table's names are looked for; null for the table's own folder.
-        path: the table's column with the files' names.
+        path: the table's column with the files' names; or what they are made of, as `{id}.ogg` of a column.
         label: its column with the label; a list means several.
         columns: the columns' names where a CSV or TSV file has no header.
         separator: what stands between several labels of a text in that column.
@@ -91,6 +93,8 @@ class MediaData(ExampleData):
         group: the table's column with who or what a file is from; or `group_from` as `label_from`. One group
             never falls into two parts.
         test_groups: these groups of `train` are the test part, and not learned from.
+        part: the table's column that says which part a row is of, `train`, `val` or `test`: so one table may
+            be given for several of them.
         augment: random changes of what is learned from, in this order.
     """
 
@@ -113,6 +117,7 @@ class MediaData(ExampleData):
         group: str | None = None,
         group_from: str | None = None,
         test_groups: list[str] | None = None,
+        part: str | None = None,
         augment: Sequence[Callable] = (),
         **kwargs: Any,
     ) -> None:
@@ -123,7 +128,7 @@ class MediaData(ExampleData):
         self.separator, self.rating, self.label_names = separator, rating, label_names
         self.label_from, self.group_column, self.group_from = label_from, group, group_from
         self.test_groups = frozenset(map(str, test_groups or ()))
-        self.augment = tuple(augment)
+        self.part, self.augment = part, tuple(augment)
         for name, pattern in (("label_from", label_from), ("group_from", group_from)):
             if pattern is not None and re.compile(pattern).groups < 1:
                 raise UserError(f"`{name}` {pattern!r} has no group in parentheses", status=2)
@@ -183,7 +188,9 @@ class MediaData(ExampleData):
         home = self.located(self.media) if self.media else str(Path(path).expanduser().parent)
         there = {place.name: place for place in places(home, self._wanted, self._plain)}
         for where, row in read_rows(path, self.columns):
-            name = str(value(row, self.path, where)).removeprefix("./")
+            if self.part is not None and value(row, self.part, where) != split:
+                continue
+            name = self._file(row, where)
             place = there.get(name) or self._alone(Path(home), name)
             fields = self._of_row(row, where, name)
             if self._in_part(fields, split):
@@ -195,6 +202,14 @@ class MediaData(ExampleData):
 
     def _wanted(self, name: str) -> bool:
         return Path(name).suffix.lower() in self.endings
+
+    def _file(self, row: Row, where: str) -> str:
+        """The name of a row's file."""
+        try:
+            name = self.path.format_map(row) if "{" in self.path else value(row, self.path, where)
+        except KeyError as error:
+            raise UserError(no_column(row, str(error.args[0]), where)) from error
+        return str(name).removeprefix("./")
 
     def _alone(self, home: Path, name: str) -> Place | None:
         """A file with an unusual ending, or by its whole path."""
@@ -247,6 +262,11 @@ class MediaData(ExampleData):
         if not self.predicting and fields.get("label", "") is None:
             return "no label", place.where
         return self.record(place, digest_of(data), **fields, **more)
+
+    def hold_out(self, hashes: np.ndarray) -> np.ndarray:
+        """Of few groups, such as three speakers, one at least."""
+        held = super().hold_out(hashes)
+        return held if held.any() else (hashes == hashes.min()) & (hashes != hashes.max())
 
     # From examples to batches.
 

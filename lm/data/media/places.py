@@ -24,6 +24,7 @@ class Place(NamedTuple):
         start: the first byte in the file; −1: a member of a zip archive, by `name`.
         size: bytes; −1: all of the file.
         member: its name in a zip archive.
+        data: the bytes themselves, where they lie in no file.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Place(NamedTuple):
     start: int = 0
     size: int = -1
     member: str = ""
+    data: bytes | None = None
 
     @property
     def where(self) -> str:
@@ -43,6 +45,8 @@ class Place(NamedTuple):
         Raises:
             UserError: it is not there any more, or can't be read.
         """
+        if self.data is not None:
+            return self.data
         try:
             if self.member:
                 return _zip(self.path, Path(self.path).stat().st_mtime_ns, os.getpid()).read(self.member)

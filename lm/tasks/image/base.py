@@ -1,28 +1,26 @@
 """What tasks on pictures share: what stands before the blocks, and how pictures become a batch."""
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from lm.backbone import BackboneConfig, Input, InputConfig, Patches, read_input
-from lm.checkpoint import Model
+from lm.backbone import BackboneConfig, InputConfig, Patches
 from lm.data.examples.batches import Features, collate
 from lm.data.images.augment import Augmentation
-from lm.data.media.module import MediaData, MediaExample
 from lm.data.media.places import Place
-from lm.errors import UserError
-from lm.inference.lines import Line
-from lm.processes import say
-from lm.processors import Processor
+from lm.metrics.pictures import sheet_picture
 from lm.processors.images import ImageProcessor
 from lm.processors.pictures import Picture, read_picture
 from lm.tasks.base import Work
-from lm.tasks.transfer import TransferTask
+from lm.tasks.media import MediaTask
+
+_SHOWN = 16  # pictures on a sheet
 
 
 @dataclass(frozen=True)
@@ -53,49 +51,26 @@ class PictureCollate:
             rng = np.random.Generator(np.random.Philox(features["draw"]))
             for change in self.augment:
                 picture = change(picture, rng)
+            if picture.size == self.processor.size:
+                return picture  # a random window was made as large as it has to be
         return self.processor.fitted(picture)
 
 
-class ImageTask(TransferTask):
-    """A task on pictures. A subclass says which head it needs and its loss.
+class ImageTask(MediaTask):
+    """A task on pictures; see `MediaTask`."""
 
-    Args:
-        backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
-        input: what stands before it; with `init_from` it comes from there.
-    """
-
-    beside = TransferTask.beside | {"input"}
-    needs_causal = False
+    takes = "pictures"
+    processor_class = ImageProcessor
+    default_input = Patches
+    beside = MediaTask.beside | {"_worst", "_sheet"}
 
     def __init__(self, backbone: BackboneConfig, input: InputConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(backbone, **kwargs)
-        self.input = input or Patches()
-        if self.start is not None:
-            self.input = read_input(self.start.record.get("input") or {"kind": "tokens"})
+        super().__init__(backbone, input, **kwargs)
+        self._worst: list[tuple[float, np.ndarray, str]] = []  # loss, picture and caption, the largest first
+        self._sheet = self._worst
 
-    def open_start(self, path: str) -> Model:
-        start = super().open_start(path)
-        if not isinstance(start.processor, ImageProcessor):
-            raise UserError(f"{path} does not take pictures: start from a model that does", status=2)
-        return start
-
-    def make_processor(self, data: MediaData) -> Processor:
-        if self.start is None:
-            say("starting from nothing: no `model.init_from` was given")
-        processor = data.make_processor(self.start.processor if self.start else None)
-        self.input = self.input.of_size(processor.size)
-        self.config.max_seq_len = self.input.length(*processor.size)
-        return processor
-
-    def make_input(self) -> Input:
-        return self.input.make(self.config)
-
-    def record(self) -> dict[str, Any]:
-        return {**super().record(), "input": self.input.described()}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        super().take_record(record, processor)
-        self.input = read_input(record["input"])
+    def fitting_input(self, processor: ImageProcessor) -> InputConfig:
+        return self.input.of_size(processor.size)
 
     @property
     def collate(self) -> PictureCollate:
@@ -104,25 +79,40 @@ class ImageTask(TransferTask):
     def work(self, batch: dict[str, Any]) -> Work:
         return Work(len(batch["pixels"]), "images")
 
+    @property
+    def positions(self) -> int:
+        return self.input.length(*self.processor.size)
+
     def training_flops(self, batch: dict[str, Any]) -> int:
-        positions = self.config.max_seq_len
-        each = positions * self.net.training_flops_per_token(positions)
+        each = self.positions * self.net.training_flops_per_token(self.positions)
         return len(batch["pixels"]) * (each + 3 * self._input_flops)
 
     @cached_property
     def _input_flops(self) -> int:
-        """Of what stands before the blocks, forward, on one picture."""
-        like = next(self.net.parameters())
-        one = torch.zeros(1, 3, *self.processor.size, dtype=like.dtype, device=like.device)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.net.backbone.embeddings(one)
-        return counter.get_total_flops()
+        return self.input_flops(torch.zeros(1, 3, *self.processor.size))
 
-    def named(self, example: MediaExample) -> dict[str, Any]:
-        return {"path": example.place.name}
+    def show_worst(self, batch: dict[str, Any], losses: Tensor, caption: Callable[[int], str]) -> None:
+        """Keep the pictures of a batch that were learned worst, for `pictures`.
 
-    # Of a line that a person gives; see `lm.tasks.applying`.
+        Args:
+            losses: of the pictures that count, the first ones of the batch (n,).
+            caption: what to write under a picture, by its number in the batch.
+        """
+        values, numbers = losses.topk(min(_SHOWN, len(losses)))
+        for loss, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            if len(self._worst) < _SHOWN or loss > self._worst[-1][0]:
+                picture = self.processor.image(batch["pixels"][number])
+                self._worst = sorted([*self._worst, (loss, picture, caption(number))], key=lambda x: -x[0])
+                self._worst = self._worst[:_SHOWN]
 
-    def from_line(self, line: Line, path: str = "path") -> MediaExample:
-        name = line.text(path, "path")
-        return self.reads(Place(name, name), "")
+    def figures(self) -> dict[str, Tensor]:
+        self._sheet, self._worst = self._worst, []
+        return super().figures()
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """What `super()` has, and the pictures of the last figures that were learned worst."""
+        found = super().pictures()
+        if self._sheet and importlib.util.find_spec("matplotlib") is not None:
+            _, pictures, captions = zip(*self._sheet, strict=True)
+            found["worst"] = sheet_picture(pictures, captions)
+        return found

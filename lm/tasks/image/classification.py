@@ -49,6 +49,18 @@ class ImageClassification(ImageTask, Classification):
     def logits(self, batch: dict[str, Any]) -> Tensor:
         return self.net(batch["pixels"])
 
+    def looked(self, batch: dict[str, Any], logits: Tensor, target: Tensor, losses: Tensor) -> None:
+        def caption(number: int) -> str:
+            if self.kind == "rating":
+                return f"{target[number]:.4g}: {logits[number, 0]:.4g}"
+            found = self.row(self.probabilities(logits[number : number + 1])[0].tolist())
+            truth = target[number] if self.kind == "multi" else F.one_hot(target[number], len(self.labels))
+            names = [name for name, holds in zip(self.labels, truth.tolist(), strict=True) if holds]
+            guess = found["prediction"]
+            return f"{', '.join(names)}: {guess if isinstance(guess, str) else ', '.join(guess)}"
+
+        self.show_worst(batch, losses, caption)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         if not (self.mixup or self.cutmix) or self.kind == "rating":
             return super().training_step(batch, batch_idx)

@@ -1,0 +1,98 @@
+"""Language models by counting: characters or words behind the few before them, which helps CTC to choose."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+Unit = Literal["characters", "words"]
+Context = tuple[str, ...]
+_Behind = tuple[Counter[str], int]  # how often each item stands there, and all of them
+
+START, END = "<s>", "</s>"  # no text has them as a character, and hardly one as a word
+
+
+class NGram:
+    """Interpolated Kneser-Ney (Chen & Goodman 1998): a discount is taken from each count and given to the
+    shorter context, where what counts is how many different things an item stood behind.
+
+    Args:
+        texts: a sentence each.
+        order: items that are looked at together, from 2.
+        unit: what an item is: a character, spaces too, or what stands between spaces.
+
+    Raises:
+        ValueError: `order` is less than 2.
+    """
+
+    def __init__(self, texts: Iterable[str], order: int = 3, unit: Unit = "words") -> None:
+        if order < 2:
+            raise ValueError(f"an n-gram of order {order}: it has to be at least 2")
+        self.order, self.unit = order, unit
+        raw = [Counter[Context]() for _ in range(order + 1)]  # by length
+        for text in texts:
+            items = (START, *(text.split() if unit == "words" else text), END)
+            for size in range(1, order + 1):
+                raw[size].update(items[i : i + size] for i in range(len(items) - size + 1))
+        del raw[1][(START,)]  # which nothing is behind
+        self.known = {gram[-1] for gram in raw[1]}
+        self._tables = [self._table(raw, size) for size in range(1, order + 1)]
+
+    def _table(self, raw: list[Counter[Context]], size: int) -> tuple[float, dict[Context, _Behind]]:
+        """The discount, and what stands behind each context of `size` - 1 items."""
+        whole = [(gram, n) for gram, n in raw[size].items() if size == self.order or gram[0] == START]
+        # Each longer one is one thing more that the rest of it stood behind.
+        parts = [] if size == self.order else [(gram[1:], 1) for gram in raw[size + 1]]
+        table: dict[Context, Counter[str]] = defaultdict(Counter)
+        for gram, count in whole + parts:
+            table[gram[:-1]][gram[-1]] += count
+        often = Counter(count for behind in table.values() for count in behind.values())
+        discount = often[1] / (often[1] + 2 * often[2]) if often[1] else 0.5
+        return discount, {context: (behind, behind.total()) for context, behind in table.items()}
+
+    def nats(self, context: Context, item: str) -> float:
+        """log p(item | what stands before it), of which the last `order` - 1 items count; a text begins with
+        `START` and ends with `END`. What was never seen shares the part of one item that was."""
+        probability = 1 / (len(self.known) + 1)
+        for size, (discount, table) in enumerate(self._tables):
+            if size > len(context) or (found := table.get(context[len(context) - size :])) is None:
+                break
+            behind, total = found
+            probability = (max(behind[item] - discount, 0) + discount * len(behind) * probability) / total
+        return math.log(probability)
+
+
+class NGramScorer:
+    """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. One of words says nothing
+    before a word is whole.
+
+    Args:
+        model: of words or characters.
+        texts: what each class stands for, such as " " or "a".
+    """
+
+    def __init__(self, model: NGram, texts: Sequence[str]) -> None:
+        self.model, self.texts = model, texts
+
+    def start(self) -> tuple[Context, str]:
+        return (START,), ""
+
+    def extend(self, state: tuple[Context, str], token: int) -> tuple[float, tuple[Context, str]]:
+        (context, word), nats = state, 0.0
+        for char in self.texts[token]:
+            if self.model.unit == "characters":
+                item = char
+            elif char != " ":
+                word += char
+                continue
+            else:
+                item, word = word, ""
+            if item:
+                nats += self.model.nats(context, item)
+                context = (*context, item)[1 - self.model.order :]
+        return nats, (context, word)
+
+    def end(self, state: tuple[Context, str]) -> float:
+        context, word = state
+        nats = self.model.nats(context, word) if word else 0.0
+        return nats + self.model.nats((*context, word) if word else context, END)

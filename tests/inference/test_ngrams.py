@@ -1,0 +1,126 @@
+"""Kneser-Ney beside its definition, counted anew for each question."""
+
+import itertools
+import math
+import pydoc_data.topics
+
+import pytest
+import torch
+
+from lm.inference.ctc import beam_search
+from lm.inference.ngrams import END, START, NGram, NGramScorer
+
+TEXTS = ["the cat sat", "the cat ran home", "a dog ran", "the dog sat on the cat", "on a cat", "the cat sat"]
+ORDERS = [2, 3, 4]
+
+
+def grams(texts: list[str], size: int) -> list[tuple[str, ...]]:
+    lines = [(START, *text.split(), END) for text in texts]
+    return [line[i : i + size] for line in lines for i in range(len(line) - size + 1)]
+
+
+def count(gram: tuple[str, ...], order: int) -> int:
+    """How often; of a shorter one than the longest, how many different things it stood behind."""
+    if len(gram) == order or gram[0] == START:
+        return grams(TEXTS, len(gram)).count(gram)
+    return len({longer[0] for longer in grams(TEXTS, len(gram) + 1) if longer[1:] == gram})
+
+
+def by_definition(context: tuple[str, ...], word: str, order: int) -> float:
+    known = {gram[0] for gram in grams(TEXTS, 1)} - {START}
+    lower = by_definition(context[1:], word, order) if context else 1 / (len(known) + 1)
+    behind = [count((*context, each), order) for each in sorted(known)]
+    total = sum(behind)
+    if not total:
+        return lower
+    seen = [n for gram in set(grams(TEXTS, len(context) + 1)) - {(START,)} if (n := count(gram, order))]
+    discount = seen.count(1) / (seen.count(1) + 2 * seen.count(2)) if seen.count(1) else 0.5
+    return (
+        max(count((*context, word), order) - discount, 0) + discount * sum(n > 0 for n in behind) * lower
+    ) / total
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_it_is_what_its_paper_says(order):
+    model = NGram(TEXTS, order)
+    known = ["the", "cat", "dog", "on", END, "never"]
+    contexts = [
+        (START,),
+        (START, "the"),
+        ("the", "cat"),
+        ("on", "the", "cat"),
+        ("a", "home"),
+        ("never", "the"),
+        (),
+    ]
+    for context, word in itertools.product(contexts, known):
+        expected = by_definition(context[-(order - 1) :], word, order)
+        assert math.exp(model.nats(context[-(order - 1) :], word)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["words", "characters"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_probabilities_sum_to_one(unit, order):
+    model = NGram(TEXTS, order, unit)
+    for context in [(START,), (START, "t"), ("the", "cat"), ("t", "h"), ("zebra",)]:
+        seen = context[-(order - 1) :]
+        total = sum(math.exp(model.nats(seen, item)) for item in [*model.known, "never seen"])
+        assert total == pytest.approx(1)
+
+
+def test_longer_contexts_foresee_real_text_better():
+    lines = "\n".join(pydoc_data.topics.topics.values()).lower().splitlines()
+    held, learned = lines[::10], [line for number, line in enumerate(lines) if number % 10]
+    losses = []
+    for order in (2, 3, 5):
+        model = NGram(learned, order, "characters")
+        nats = items = 0
+        for line in held:
+            text = (START, *line, END)
+            for at in range(1, len(text)):
+                nats -= model.nats(text[max(at - order + 1, 0) : at], text[at])
+            items += len(text) - 1
+        losses.append(nats / items / math.log(2))
+    assert losses[0] > losses[1] > losses[2] and 1.5 < losses[2] < 2.5  # bits a character
+
+
+@pytest.mark.parametrize("unit", ["words", "characters"])
+def test_class_by_class_it_says_what_it_says_of_the_whole(unit):
+    model = NGram(TEXTS, 3, unit)
+    texts = ["", " ", "t", "he", "a", "c", "e", "at", " do", "g"]
+    scorer = NGramScorer(model, texts)
+    for tokens in [(2, 3, 1, 5, 7), (2, 3, 1, 1, 5, 4, 2, 1), (4, 8, 9), (), (1, 1), (5, 9)]:
+        state, total = scorer.start(), 0.0
+        for token in tokens:
+            nats, state = scorer.extend(state, token)
+            total += nats
+        total += scorer.end(state)
+        text = "".join(texts[token] for token in tokens)
+        items = (START, *(text.split() if unit == "words" else text), END)
+        expected = sum(model.nats(items[max(at - 2, 0) : at], items[at]) for at in range(1, len(items)))
+        assert total == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("unit", ["words", "characters"])
+def test_it_decides_between_what_sounds_alike(unit):
+    texts = ["", " ", *"abcdefghijklmnopqrstuvwxyz"]
+    log_probs = torch.full((40, len(texts)), -9.0)
+    for at, char in enumerate("the ?at sat"):
+        frame = log_probs[2 * at]
+        if char == "?":
+            frame[texts.index("c")], frame[texts.index("k")] = math.log(0.45), math.log(0.55)
+        else:
+            frame[texts.index(char)] = -0.01
+        log_probs[2 * at + 1, 0] = -0.01
+    log_probs[22:, 0] = -0.01
+
+    def heard(**how) -> str:
+        return "".join(texts[token] for token in beam_search(log_probs, **how)[0].tokens)
+
+    assert heard() == "the kat sat"
+    assert heard(model=NGramScorer(NGram(TEXTS, 3, unit), texts)) == "the cat sat"
+
+
+def test_an_order_of_one_is_none():
+    with pytest.raises(ValueError, match="of order 1: it has to be at least 2"):
+        NGram(TEXTS, 1)
