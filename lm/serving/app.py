@@ -26,6 +26,7 @@ _LOOKING: dict[type[schemas.Body], Callable[[Served, Any], Any]] = {
 }
 # What the page may do: speak with this server, and nothing else.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+_POLICY += "; img-src data:; media-src data:"  # of files that somebody tries
 _POLICY += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 

@@ -118,8 +118,9 @@ def _greeting(house: "House", host: str, port: int, keys: int, grace: float) -> 
     """What a person needs to go on."""
     lines = []
     for served in house.models.values():
+        sees = "" if served.files else f" that sees {served.context} tokens"
         ways = " ".join(f"/v1/{ability}" for ability in served.abilities)
-        lines.append(f"{served.name}: {served.what} that sees {served.context} tokens; {ways}")
+        lines.append(f"{served.name}: {served.what}{sees}; {ways}")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
     address = f"http://{host}:{port}"
     lines.append(f"serving at {address}, where a page is, too" + (f"; {keys} keys" if keys else ""))
@@ -140,6 +141,10 @@ def _example(served: "Served", address: str, keys: bool) -> str:
         "fill": '"input": "import <mask>"',
     }
     ability = served.abilities[0]
-    body = f'{{"model": "{served.name}", {fields[ability]}}}'
     key = " -H 'Authorization: Bearer KEY'" if keys else ""
+    if served.files:  # too long for a word of a command
+        words = f'{{"model": "{served.name}", "input": "'
+        made = f"(printf '{words}'; base64 -w0 FILE; printf '\"}}')"
+        return f"{made} | curl {address}/v1/{ability}{key} -H 'Content-Type: application/json' -d @-"
+    body = f'{{"model": "{served.name}", {fields[ability]}}}'
     return f"curl {address}/v1/{ability}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -33,6 +33,7 @@ class Served:
         structure: what answers may be held to, where it writes.
         chat: how it writes chats; None where it has not learned that.
         abilities: what stands behind /v1/ in the addresses that it answers.
+        files: it works on pictures or sounds, not on texts.
     """
 
     def __init__(self, name: str, model: Predictor, slots: int = 16, queue: int = 64) -> None:
@@ -58,7 +59,8 @@ class Served:
         elif entry:
             model.task(entry.command)
             self.abilities = [entry.command]
-        self.abilities += ["embeddings"] * (not record.get("onnx"))
+        self.files = record.get("input") is not None  # which requests bring along
+        self.abilities += ["embeddings"] * (not record.get("onnx") and not self.files)
         self.created = int(time.time())
         self.context = self.engine.context if self.engine else model.config.max_seq_len
         self._waiting = 0
@@ -97,7 +99,8 @@ class Served:
     def card(self) -> dict[str, Any]:
         """What `/v1/models` says of it."""
         found = {"id": self.name, "object": "model", "created": self.created, "owned_by": "lm"}
-        return {**found, "what": self.what, "context": self.context, "abilities": self.abilities}
+        sees = {"files": True} if self.files else {"context": self.context}
+        return {**found, "what": self.what, **sees, "abilities": self.abilities}
 
 
 class House:

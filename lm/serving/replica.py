@@ -19,7 +19,7 @@ from lm.serving.opening import log_to_stderr, open_house
 from lm.serving.security import Keys
 
 NAME = "lm"  # of the application and of its deployment
-ANSWER = 30  # seconds in which all replicas have to say what they are asked
+ANSWER = 10  # seconds in which all replicas have to say what they are asked
 
 
 @dataclass

@@ -15,8 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from math import ceil
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -29,6 +28,7 @@ from lm.serving.opening import audited, open_house
 from lm.serving.security import Keys
 from lm.serving.server import CONNECTIONS, SPARE, connections
 
+FLUSH = 1  # seconds that Ray's proxy has for what it has not yet handed on
 MEMORY = 80_000_000  # bytes that Ray's processes share, hardly more than the least that it takes
 
 
@@ -106,7 +106,8 @@ def replicate(
                 say(line)
             signals.get()
             _drain(handle, args.grace, signals)
-        (serve.shutdown if cluster else partial(serve.delete, NAME))()
+        if cluster:
+            serve.shutdown()
     say("stopped")
 
 
@@ -126,6 +127,7 @@ def _ray(cluster: str | None, replicas: int) -> Iterator[None]:
         own: dict[str, Any] = {"address": cluster}
         if not cluster:  # nobody else on this machine may give orders to these processes
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # where they were killed
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # its own ports are of this machine alone
             own = {"address": "local", "num_cpus": max(replicas, cores())}
             own |= {"include_dashboard": False, "object_store_memory": MEMORY, "_temp_dir": folder}
@@ -181,18 +183,18 @@ def _signals() -> Iterator[SimpleQueue[int]]:
 
 def _drain(handle: Any, grace: float, signals: SimpleQueue[int]) -> None:
     """Let running requests end, within so many seconds or until another signal comes."""
-
     from lm.serving.replica import ANSWER
 
     def ask(what: str) -> list[Any]:
         return handle.broadcast(what).results(timeout_s=ANSWER, return_exceptions=True)
 
-    ask("stop")
     until = time.monotonic() + grace
-    while any(ask("running")) and time.monotonic() < until:
-        try:
-            signals.get(timeout=0.1)
-            return
-        except Empty:
-            pass
-    ask("cut")
+    with suppress(TimeoutError):  # Ray's processes were killed, too
+        ask("stop")
+        while any(ask("running")) and time.monotonic() < until:
+            with suppress(Empty):
+                signals.get(timeout=0.1)
+                return
+        ask("cut")
+        with suppress(Empty):
+            signals.get(timeout=FLUSH)

@@ -171,7 +171,7 @@ class Embedding(Body):
 
 
 class Classify(Body):
-    """`/v1/classify`: labels of texts, or of pairs, or ratings."""
+    """`/v1/classify`: labels of texts, of pairs, or of pictures and sounds in base64; or ratings."""
 
     ability = "classify"
 

@@ -1,6 +1,7 @@
 """`/v1/classify`, `/v1/tag`, `/v1/answer`, `/v1/fill`: what fine-tuned models and BERTs find in texts, those
 of a request in one batch, in the model's own thread."""
 
+from base64 import b64decode
 from typing import Any
 
 from lm.serving.errors import APIError
@@ -9,6 +10,8 @@ from lm.serving.schemas import Answer, Classify, Fill, Tag
 
 
 def classify(served: Served, body: Classify) -> dict[str, Any]:
+    if served.files:
+        return _response(served, served.model.classify(_bytes("input", body.input)))
     texts, pairs = _list("input", body.input), None if body.pair is None else _list("pair", body.pair)
     if pairs is not None:
         _alike(input=texts, pair=pairs)
@@ -43,6 +46,19 @@ def _list(field: str, texts: str | list[str]) -> list[str]:
     if not all(map(str.strip, several)):
         raise APIError(400, f"`{field}`: a text is empty", field)
     return several
+
+
+def _bytes(field: str, texts: str | list[str]) -> list[bytes]:
+    """Files as a request brings them along: never a name, which would open one of the server's own.
+
+    Raises:
+        APIError: one is not in base64.
+    """
+    try:
+        return [b64decode(each.rpartition(";base64,")[2], validate=True) for each in _list(field, texts)]
+    except ValueError as error:
+        message = f"`{field}`: give the bytes of a file in base64, or as a data: URL"
+        raise APIError(400, message, field) from error
 
 
 def _alike(**columns: list[str]) -> None:
