@@ -56,7 +56,7 @@ class Served:
             if model.model.has_head and model.tokenizer.mask_id is not None:
                 model.writer("fill")
                 self.abilities = ["fill"]
-        elif entry:
+        elif entry and entry.command in ("classify", "tag", "answer"):
             model.task(entry.command)
             self.abilities = [entry.command]
         self.files = record.get("input") is not None  # which requests bring along

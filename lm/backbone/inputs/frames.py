@@ -81,6 +81,16 @@ class FrameInput(Input):
         x = F.gelu(self.second(self._cut(x, lengths, self.shape.strides[0]))).transpose(1, 2)
         return self.dropout(x + self.places(x.shape[1]).to(x.dtype))
 
+    def blocks(self, raw: Tensor) -> Tensor:
+        """Values of the frames of each position: (B, positions, bins · frames)."""
+        count = math.prod(self.shape.strides)
+        raw = F.pad(raw, (0, -raw.shape[2] % count))
+        return raw.unflatten(2, (-1, count)).transpose(1, 2).flatten(2)
+
+    def covered(self, raw: Tensor, hidden: Tensor) -> Tensor:
+        cover = hidden.repeat_interleave(math.prod(self.shape.strides), 1)[:, None, : raw.shape[2]]
+        return raw.masked_fill(cover, 0.0)
+
     def _cut(self, x: Tensor, lengths: Tensor | None, stride: int) -> Tensor:
         """Zeros beyond the end of sounds (B, channels, frames), whose lengths (B,) are in positions that come
         out. `stride`: how many frames of the raw batch one of these stands for."""

@@ -116,6 +116,17 @@ class PatchInput(Input):
             x = torch.cat((lead.expand(len(x), -1, -1), x), dim=1)
         return self.dropout(x)
 
+    def blocks(self, raw: Tensor) -> Tensor:
+        """Pixels of each patch: (B, rows · columns, channels · patch_size²)."""
+        side = self.shape.patch_size
+        return F.pixel_unshuffle(padded(raw, side), side).flatten(2).transpose(1, 2)
+
+    def covered(self, raw: Tensor, hidden: Tensor) -> Tensor:
+        rows, columns = self.shape.grid(*raw.shape[2:])
+        cover = hidden.view(-1, 1, rows, columns).float()
+        cover = F.interpolate(cover, scale_factor=self.shape.patch_size)[..., : raw.shape[2], : raw.shape[3]]
+        return raw * (1 - cover)
+
     def places(self, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
         """Positions (rows · columns, hidden_size) of a grid, and those of the vectors before it."""
         if self.positions is None:

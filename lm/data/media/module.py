@@ -83,7 +83,7 @@ class MediaData(ExampleData):
             or a table (CSV, TSV, JSON Lines) with a column of file names; and see `ExampleData`.
         files: folder or archive in which a table's names are looked for; null for the table's own folder.
         path: the table's column with the files' names; or what they are made of, as `{id}.ogg` of a column.
-        label: its column with the label; a list means several.
+        label: its column with the label; a list means several. Null: labels are not needed.
         columns: the columns' names where a CSV or TSV file has no header.
         separator: what stands between several labels of a text in that column.
         rating: the labels are numbers to be predicted.
@@ -259,7 +259,7 @@ class MediaData(ExampleData):
             raise
         except UserError as error:
             return str(error).removeprefix(place.where).lstrip(": "), place.where
-        if not self.predicting and fields.get("label", "") is None:
+        if self.label is not None and not self.predicting and fields.get("label", "") is None:
             return "no label", place.where
         return self.record(place, digest_of(data), **fields, **more)
 
