@@ -9,6 +9,11 @@ DATA = {
     "TagData": "words with an entity's tag each (CoNLL)",
     "QuestionData": "questions with their answers in texts (SQuAD)",
     "ChatData": "instructions and chats (Alpaca, ShareGPT, messages)",
+    "ImageData": "pictures with a label each (folders by class, tables)",
+    "DetectionData": "pictures with boxes (VOC, COCO, YOLO)",
+    "SegmentationData": "pictures with a label for each pixel (PNG, COCO)",
+    "AudioData": "sounds with a label each (folders by class, tables)",
+    "SpeechData": "speech with its transcripts (tables)",
     "PreferenceData": "two answers to a prompt, and which is better",
 }
 

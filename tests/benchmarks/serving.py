@@ -11,6 +11,10 @@ answers have to be the same.
 The same over HTTP, `lm serve` and `transformers serve` in turns: as it is by itself, which writes for one
 after the other, and with `--continuous-batching`. All stream; each round has prompts of its own, the same for
 all. Medians of the rounds.
+
+    python tests/benchmarks/serving.py MODEL --clients 16 --peer replicas
+
+The same for `lm serve`, and its `--replicas` 1 and 2.
 """
 
 import argparse
@@ -157,8 +161,8 @@ def fitting(tokenizer: Any, number: int, most: int, seed: int) -> list[str]:
     return found
 
 
-def beside_transformers(args: argparse.Namespace) -> None:
-    """`lm serve` and `transformers serve` of the same folder, in turns."""
+def beside(args: argparse.Namespace) -> None:
+    """`lm serve`, and `transformers serve` of the same folder or replicas of ours, in turns."""
     path, model = str(Path(args.model).resolve()), lm.load(args.model)
     tokenizer, most = model.tokenizer, model.config.max_seq_len - args.tokens
     del model
@@ -166,15 +170,19 @@ def beside_transformers(args: argparse.Namespace) -> None:
     longest = max(len(prompt_ids(tokenizer, each)) for row in asked for each in row) + args.tokens
     dtype, quoted = {"fp32": "float32", "bf16": "bfloat16"}[args.dtype], shlex.quote(path)
     ours = f"lm serve model={quoted} --port=0 --slots={args.clients} --dtype={args.dtype}"
-    theirs = f"transformers.cli.transformers serve {quoted} --device=cpu --dtype={dtype} --host=127.0.0.1"
-    # By itself it takes most of the machine's memory for keys and values, and a minute for that.
-    blocks = args.clients * -(-longest // 256) + 1
-    batched = f"--continuous-batching --cb-num-blocks={blocks} --cb-max-batch-tokens=512"
-    commands = {
-        "lm serve": ("model", ours),
-        "transformers serve": (path, f"{theirs} --port={args.port}"),
-        "transformers serve --continuous-batching": (path, f"{theirs} --port={args.port + 1} {batched}"),
-    }
+    commands = {"lm serve": ("model", ours)}
+    if args.peer == "replicas":
+        commands |= {f"--replicas {n}": ("model", f"{ours} --replicas={n}") for n in (1, 2)}
+    else:
+        theirs = f"transformers.cli.transformers serve {quoted} --device=cpu --dtype={dtype} --host=127.0.0.1"
+        # By itself it takes most of the machine's memory for keys and values, and a minute for that.
+        blocks = args.clients * -(-longest // 256) + 1
+        batched = f"--continuous-batching --cb-num-blocks={blocks} --cb-max-batch-tokens=512"
+        commands["transformers serve"] = (path, f"{theirs} --port={args.port}")
+        commands["transformers serve --continuous-batching"] = (
+            path,
+            f"{theirs} --port={args.port + 1} {batched}",
+        )
     env = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
     rounds: dict[str, list[Round]] = {name: [] for name in commands}
     with ExitStack() as stack:
@@ -213,11 +221,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peer", choices=["transformers"])
+    parser.add_argument("--peer", choices=["transformers", "replicas"])
     parser.add_argument("--port", type=int, default=8761, help="of the peer, and the one after it")
     args = parser.parse_args()
     if args.peer:
-        beside_transformers(args)
+        beside(args)
         return
     torch.set_num_threads(args.threads)
     model = lm.load(args.model, dtype=args.dtype)
