@@ -315,6 +315,40 @@ class Predictor:
         return self._of_files("transcribe", sound)
 
     @overload
+    def detect(self, picture: str | Path | bytes, **settings: Any) -> Row: ...
+
+    @overload
+    def detect(self, picture: Sequence[str | Path | bytes], **settings: Any) -> list[Row]: ...
+
+    def detect(self, picture: Any, **settings: Any) -> Any:
+        """The things in a picture, or in several: `boxes`, the surest first, each with its `label`, `score`
+        and `box`, x0 y0 x1 y1 in pixels.
+
+        Args:
+            picture: a file's path, or its bytes.
+            settings: `threshold`, `draw`; see `lm.tasks.ObjectDetection`.
+        """
+        self.task("detect").decode_with(**settings)
+        return self._of_files("detect", picture)
+
+    @overload
+    def segment(self, picture: str | Path | bytes, **settings: Any) -> Row: ...
+
+    @overload
+    def segment(self, picture: Sequence[str | Path | bytes], **settings: Any) -> list[Row]: ...
+
+    def segment(self, picture: Any, **settings: Any) -> Any:
+        """What each pixel of a picture shows, or of several: `shares` of the classes, and `mask`, their
+        numbers, uint8 (H, W).
+
+        Args:
+            picture: a file's path, or its bytes.
+            settings: `out`, `draw`; see `lm.tasks.Segmentation`.
+        """
+        self.task("segment").decode_with(**settings)
+        return self._of_files("segment", picture)
+
+    @overload
     def tag(self, text: str) -> Row: ...
 
     @overload

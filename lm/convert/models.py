@@ -138,7 +138,7 @@ def _joined(checkpoint: dict[str, Any], record: dict[str, Any], start: Model, so
     trained = checkpoints.network_weights(checkpoint["state_dict"])
     adapted = {name.partition(".lora_")[0] for name in trained if is_adapter(name)}
     weights = dict(trained)
-    network = checkpoints.outline(config, head)
+    network = checkpoints.outline(config, head, record.get("input"))
     start.shape(network)
     for name, wanted in network.state_dict().items():
         theirs = start.weights.get(name)

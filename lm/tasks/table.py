@@ -28,6 +28,13 @@ TASKS = {
     "QuestionAnswering": Entry("text.question_answering", "a finder of answers in texts", "answer"),
     "InstructionTuning": Entry("text.instruction", "a chat model", "chat"),
     "ImageClassification": Entry("image.classification", "a classifier of pictures", "classify"),
+    "ObjectDetection": Entry("image.detection", "a finder of things in pictures", "detect"),
+    "Segmentation": Entry("image.segmentation", "a model that labels every pixel", "segment"),
+    "AudioClassification": Entry("speech.classification", "a classifier of sounds", "classify"),
+    "SpeechRecognition": Entry("speech.recognition", "a recogniser of speech", "transcribe"),
+    "MaskedImagePretraining": Entry(
+        "image.pretraining", "a network pretrained on pictures", "fit --model.init_from"
+    ),
     "PreferenceTuning": Entry("text.preference", "a chat model", "chat"),
 }
 BASES = {
@@ -35,7 +42,9 @@ BASES = {
     "ExampleTask": "examples",
     "FineTuning": "text.finetuning",
     "ImageTask": "image.base",
+    "PlacedTask": "image.placed",
     "Pretraining": "text.pretraining",
+    "SpeechTask": "speech.base",
     "Task": "base",
     "TransferTask": "transfer",
 }

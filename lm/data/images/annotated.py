@@ -108,8 +108,7 @@ class AnnotatedData(ImageData):
         return self.located(pattern.replace("{part}", split))
 
     def home(self, path: str, split: str) -> str:
-        """The folder or archive with a part's pictures: where the files about them lie, unless it was given.
-        """
+        """The folder or archive with a part's pictures: that of the files about them, unless given."""
         if self.media is not None:
             return self.of_part(self.media, split)
         return re.sub(r"[^/!]*$", "", path).rstrip("/!") or "." if path.endswith(".json") else path

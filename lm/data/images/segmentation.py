@@ -66,8 +66,8 @@ def class_map(
 
 
 class SegmentationData(AnnotatedData):
-    """Pictures with a label for each of their pixels: PNG masks in files of the pictures' names, whose palette
-    or greys are labels, or COCO's JSON.
+    """Pictures with a label for each of their pixels: PNG masks in files of the pictures' names, whose
+    palette or greys are labels, or COCO's JSON.
 
         CamVid: train: camvid/train; masks: "{folder}annot/{name}.png"
         VOC:    train: VOC/JPEGImages; masks: VOC/SegmentationClass/{name}.png;
@@ -142,9 +142,9 @@ class SegmentationData(AnnotatedData):
 
     def _masks(self, path: str, split: str) -> tuple[str, str]:
         """The folder below which a part's masks lie, and what they are called there, with `{name}`."""
-        pattern = self.of_part((self.masks or "").replace("{folder}", path), split)
+        pattern = (self.masks or "").replace("{folder}", path)
         end = max(pattern.rfind(mark, 0, pattern.index("{name}")) for mark in "/!")
-        return pattern[:end], pattern[end + 1 :]
+        return self.of_part(pattern[:end], split), pattern[end + 1 :].replace("{part}", split)
 
     def named(self, path: str, split: str) -> list[str]:
         masks = [] if self.masks is None or path.endswith(".json") else [self._masks(path, split)[0]]

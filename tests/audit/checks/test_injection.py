@@ -31,9 +31,7 @@ TEMPLATE = """{% for m in messages %}{% if m.role == 'user' %}[ASK]{{ m.content 
 
 def subject_of(tokenizer, template=None, **more):
     config = BackboneConfig(vocab_size=8, hidden_size=8, num_layers=1, num_heads=1, max_seq_len=64)
-    model = SimpleNamespace(
-        source="stub", record={"task": "lm.tasks.InstructionTuning"}, config=config
-    )
+    model = SimpleNamespace(source="stub", record={"task": "lm.tasks.InstructionTuning"}, config=config)
     model.has_head, model.chats, model.chat_template = True, True, template
     return Subject(SimpleNamespace(model=model, tokenizer=tokenizer, config=config, **more))
 

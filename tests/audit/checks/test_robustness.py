@@ -179,9 +179,7 @@ def test_bad_files_are_named_in_a_line(tmp_path, name, content, message):
 def test_other_models_and_options_are_refused():
     several = Subject(classifier(kind="multi"))
     assert "one label" in Robustness().unfit(several)
-    chat = Subject(
-        SimpleNamespace(model=SimpleNamespace(record={"task": "lm.tasks.CausalPretraining"}))
-    )
+    chat = Subject(SimpleNamespace(model=SimpleNamespace(record={"task": "lm.tasks.CausalPretraining"})))
     assert "no classifier" in Robustness().unfit(chat)
     for options in ({"rate": 0}, {"examples": 1}, {"changes": ["typo"]}):
         with pytest.raises(UserError):

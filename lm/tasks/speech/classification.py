@@ -1,0 +1,54 @@
+"""Classifying sounds: one label, several, or a number."""
+
+from typing import Any
+
+from lm.backbone import BackboneConfig
+from lm.data.audio.module import AudioExample
+from lm.data.examples.batches import Features
+from lm.metrics import EmotionScores
+from lm.processors import Processor
+from lm.tasks.classification import Classification
+from lm.tasks.speech.base import SpeechTask
+
+
+class AudioClassification(SpeechTask, Classification):
+    """Put a label on a sound, such as a word or an emotion; several labels; or rate it.
+
+    Args:
+        backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        mix_layers: what is classified is a learned mix of all layers' outputs, not the last one's: what is
+            wanted of a sound often stands in the middle ones (SUPERB, arXiv:2105.01051).
+    """
+
+    reads = AudioExample
+    thing = "sound"
+    data_class = "lm.data.AudioData"
+    usage = "classify {} sound.wav"
+    beside = Classification.beside | SpeechTask.beside | {"mix_layers"}
+
+    def __init__(self, backbone: BackboneConfig, mix_layers: bool = False, **kwargs: Any) -> None:
+        super().__init__(backbone, **kwargs)
+        self.mix_layers = mix_layers
+
+    def head(self) -> dict[str, Any]:
+        return {**super().head(), **({"mix_layers": True} if self.mix_layers else {})}
+
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
+        super().take_record(record, processor)
+        self.mix_layers = record["head"].get("mix_layers", False)
+
+    def make_figures(self) -> None:
+        super().make_figures()
+        if self.kind == "single":
+            self.scores = EmotionScores(self.labels)
+
+    def encode(self, example: AudioExample, training: bool) -> list[Features]:
+        """`place`, and `target` where the label is known."""
+        samples = round(example.seconds * self.processor.rate)
+        features = {
+            "place": list(example.place),
+            "length": min(samples, self.longest),
+            "cut": samples > self.longest,
+        }
+        target = self.target(example.label)
+        return [features if target is None else {**features, "target": target}]

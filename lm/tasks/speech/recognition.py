@@ -1,0 +1,282 @@
+"""Recognising speech: what is said, by connectionist temporal classification."""
+
+import base64
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm.backbone import BackboneConfig
+from lm.data.audio.module import SpeechExample
+from lm.data.examples.batches import Features
+from lm.data.examples.module import ExampleData
+from lm.errors import UserError
+from lm.inference.ctc import words_of
+from lm.inference.generate import Sample, Sampling
+from lm.inference.lines import Line
+from lm.metrics import MeanLoss, SpeechScores
+from lm.metrics.speech import transcript
+from lm.processes import say
+from lm.tasks.base import IGNORED
+from lm.tasks.speech.base import SpeechTask
+from lm.tasks.speech.decoding import Decoder, open_language_model
+from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
+from lm.tokenizer.characters import character_tokenizer
+
+TRANSCRIPTS = "transcripts"
+
+
+class SpeechRecognition(SpeechTask):
+    """Write down what is said: a network says of each position which character is heard, or none (CTC, Graves
+    et al. 2006). Class 0 is the blank.
+
+    Args:
+        backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        tokens: a tokenizer, such as a SentencePiece model's file, whose tokens are written instead of the
+            characters of the transcripts; its token 0 has to be no text.
+        case, punctuation: whether they are learned and count; see `lm.metrics.speech.transcript`.
+        beam_width: how many beginnings are followed by `lm test` and `lm predict`; null: 32 with a language
+            model, else none. A validation takes the likeliest class of each position.
+        language_model: what helps to choose then: `transcripts`, those that are learned from; a text file or
+            a table with a column `text`, of which an n-gram of words is made; or a GPT.
+        alpha: the weight of the language model.
+        beta: what each class adds to the score.
+    """
+
+    reads = SpeechExample
+    data_class = "lm.data.SpeechData"
+    usage = "transcribe {} speech.wav"
+    best_by = ("word_error_rate", "min")
+    kept = ("case", "punctuation", "spelling")
+    beside = SpeechTask.beside | {"beam_width", "language_model", "alpha", "beta", "tokenizer", "decoder"}
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        tokens: str | None = None,
+        case: bool = False,
+        punctuation: bool = False,
+        beam_width: int | None = None,
+        language_model: str | None = None,
+        alpha: float = 0.5,
+        beta: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if beam_width is not None and beam_width < 1:
+            raise UserError(f"beam_width is {beam_width}: it must be at least 1", status=2)
+        self.tokens, self.case, self.punctuation = tokens, case, punctuation
+        self.beam_width, self.language_model, self.alpha, self.beta = beam_width, language_model, alpha, beta
+        self.spelling = ""  # the tokenizer's bytes in base64
+
+    # What is written.
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the transcripts; its token 0 is the blank."""
+        return tokenizer_from_bytes(base64.b64decode(self.spelling))
+
+    def written(self, text: str) -> str:
+        """A transcript as it is learned."""
+        return transcript(text, self.case, self.punctuation)
+
+    def targets(self, text: str) -> list[int]:
+        """The classes that spell a transcript; what was never learned is left out."""
+        unknown = (0, self.tokenizer.unk_id)
+        return [id for id in self.tokenizer.encode(self.written(text)) if id not in unknown]
+
+    @property
+    def space(self) -> list[int]:
+        """What stands between words."""
+        return self.tokenizer.encode(" ")
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return " ".join(self.tokenizer.decode(ids).split())
+
+    def find_labels(self, data: ExampleData) -> list[str]:
+        """What each class stands for."""
+        if self.tokens is not None:
+            tokenizer = load_tokenizer(self.tokens)
+            if not tokenizer.is_special(0):
+                raise UserError(
+                    f"tokens: token 0 of {self.tokens} is text, which the blank can't be", status=2
+                )
+        else:
+            tokenizer = character_tokenizer(self.written(e.label) for e in data.examples("train"))
+        self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
+        return [
+            "" if tokenizer.is_special(id) else tokenizer.piece_bytes(id).decode(errors="replace")
+            for id in range(tokenizer.vocab_size)
+        ]
+
+    def check_labels(self, data: ExampleData, split: str) -> None:
+        examples = data.examples(split)
+        if missing := sum(example.label is None for example in examples):
+            raise UserError(
+                f"{missing:,} of {len(examples):,} sounds of {data.called(split)} have no transcript: "
+                "`lm predict` writes them; there are no figures without"
+            )
+        written = [self.written(example.label) for example in examples]
+        unknown = [set(text) - set(self.text_of(self.targets(text))) for text in written]
+        if count := sum(map(bool, unknown)):
+            what = ", ".join(map(repr, sorted(set.union(*unknown))[:5]))
+            where = f"{count:,} transcripts of {data.called(split)}"
+            say(f"{where} have characters that were never learned: {what}")
+
+    def head(self) -> dict[str, Any]:
+        outputs, dropout = len(self.labels), self.config.dropout
+        return {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
+
+    # From a sound to its classes.
+
+    def encode(self, example: SpeechExample, training: bool) -> list[Features]:
+        """`place` and `targets`. Without a transcript, windows that overlap of what is longer than the model
+        hears."""
+        length = round(example.seconds * self.processor.rate)
+        features: Features = {"place": list(example.place), "length": length}
+        if example.parts:
+            features["parts"] = [[pause, list(place)] for pause, place in example.parts]
+        if example.group is not None:
+            features["group"] = example.group
+        if example.label is None:
+            return self._windows(features) if length > self.longest else [features]
+        targets = self.targets(example.label)
+        repeats = sum(a == b for a, b in pairwise(targets))
+        positions = self.input.length(self.processor.frames(length))
+        if length > self.longest or not 0 < len(targets) + repeats <= positions:
+            return []
+        return [{**features, "targets": targets}]
+
+    @property
+    def _step(self) -> int:
+        """Positions from one window of a long sound to the next, which has a sixth of it, too."""
+        return max(self.positions * 5 // 6, 1)
+
+    def _windows(self, features: Features) -> list[Features]:
+        length, overlap = features["length"], (self.positions - self._step) * self.hop
+        return [
+            {
+                **features,
+                "length": min(length - start, self.longest),
+                "window": [start / self.processor.rate, self.processor.seconds],
+            }
+            for start in range(0, max(length - overlap, 1), self._step * self.hop)
+        ]
+
+    @property
+    def hop(self) -> int:
+        """Samples from one position to the next."""
+        return math.prod(self.input.strides) * self.processor.hop
+
+    def make_figures(self) -> None:
+        self.loss = MeanLoss()
+        self.scores = SpeechScores(self.case, self.punctuation)
+
+    def losses(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Nats of each transcript (B,); 0 where the sound, as it was varied, is too short for it."""
+        targets = batch["targets"]
+        return F.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1),
+            targets.clamp(min=0),
+            (batch["documents"] >= 0).sum(1),
+            (targets != IGNORED).sum(1),
+            reduction="none",
+            zero_infinity=True,
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        losses = self.losses(self.logits(batch), batch)
+        return self.outcome(losses.sum(), self.data.batch_size, len(losses))
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        testing = self.trainer.state.fn == "test"
+        examples = self.data.examples("test" if testing else "val")
+        logits, counted = self.logits(batch), batch["index"] >= 0
+        self.loss.update(self.losses(logits, batch)[counted])
+        decoder = self.decoder if testing else self._greedy
+        found = [self.text_of([label.token for label in decoder(each)]) for each in self.look(batch, logits)]
+        pairs = [
+            (text, examples[i].label)
+            for text, i in zip(found, batch["index"].tolist(), strict=True)
+            if i >= 0
+        ]
+        if pairs:
+            self.scores.update(*map(list, zip(*pairs, strict=True)))
+
+    # From classes to what is said.
+
+    @property
+    def _greedy(self) -> Decoder:
+        return Decoder(self.labels, self.text_of)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        model: Any = None
+        if self.language_model == TRANSCRIPTS:
+            if self.data is None:
+                raise UserError("the model has no transcripts any more: name a text file, or a GPT", status=2)
+            model = [example.label for example in self.data.examples("train")]
+        elif self.language_model is not None:
+            model = open_language_model(self.language_model, next(self.net.parameters()).device)
+        if isinstance(model, list):
+            model = [self.written(text) for text in model]
+        return Decoder(self.labels, self.text_of, self.beam_width, model, self.alpha, self.beta)
+
+    def decode_with(self, **settings: Any) -> None:
+        """Go on with another `beam_width`, `language_model`, `alpha` or `beta`."""
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.__dict__.pop("decoder", None)
+
+    def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
+        features = self.data.features("val")[0]
+        batch = self.collate([features])
+        batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        found = self._greedy(self.look(batch, self.logits(batch))[0])
+        said = self.data.examples("val")[features["index"]].label
+        return Sample(f"{self.written(said)}\n→ {self.text_of([label.token for label in found])}")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """A row for each sound: its path, the text, and the transcript if it has one."""
+        examples = self.data.examples("test")
+        rows = []
+        for i, log_probs in zip(batch["index"].tolist(), self.look(batch, self.logits(batch)), strict=True):
+            if i >= 0:
+                text = self.text_of([label.token for label in self.decoder(log_probs)])
+                rows.append({"index": i, **self.named(examples[i]), "text": text, "label": examples[i].label})
+        return rows
+
+    # Of a line that a person gives; see `lm.tasks.applying`.
+
+    def look(self, batch: dict[str, Any], logits: Tensor) -> list[Tensor]:
+        """Log-probabilities (positions, classes) of each sound."""
+        log_probs = logits.float().log_softmax(-1).cpu()
+        lengths = (batch["documents"] >= 0).sum(1).tolist()
+        return [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
+
+    def result(self, line: Line, example: SpeechExample, found: list[Tensor]) -> dict[str, Any]:
+        """The text and its words with the seconds from and to which each is said."""
+        labels = self.decoder(self._whole(found))
+        words = words_of(labels, self.labels, self.hop / self.processor.rate)
+        return {
+            "text": self.text_of([label.token for label in labels]),
+            "words": [{"word": w.text, "start": round(w.start, 2), "end": round(w.end, 2)} for w in words],
+        }
+
+    def _whole(self, windows: list[Tensor]) -> Tensor:
+        """Windows of one sound as if it had been heard at once: half of what two share is from either."""
+        half, last = (self.positions - self._step) // 2, len(windows) - 1
+        return torch.cat(
+            [
+                each[half if number else 0 : self._step + half if number < last else len(each)]
+                for number, each in enumerate(windows)
+            ]
+        )
+
+    def show(self, row: dict[str, Any]) -> str:
+        return row["text"]

@@ -1,0 +1,333 @@
+"""Speech through the command: learned, measured, resumed, written down. Each letter is a tone."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+
+import lm as package
+from lm.backbone import BackboneConfig
+from lm.data.audio.module import SpeechData
+from lm.errors import UserError
+from lm.inference.ctc import greedy
+from lm.tasks.speech.decoding import Decoder, open_language_model
+from lm.tasks.speech.recognition import SpeechRecognition
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+RATE = 4000
+TONES = {"a": 300, "b": 700, "c": 1100, " ": 1600}
+PARTS = {"train": 160, "val": 16, "test": 16}
+CONFIG = {
+    "name": "speech",
+    "data": {
+        "class_path": "lm.data.SpeechData",
+        "init_args": {
+            **dict.fromkeys(PARTS, "t.tsv"),
+            **{"files": "sounds", "path": "{id}.wav", "part": "split", "group": "speaker"},
+            **{"rate": RATE, "bins": 20, "seconds": 2.5, "norm": "utterance", "batch_size": 8},
+            "augment": [
+                {"class_path": "lm.data.audio.Speed", "init_args": {"factors": [0.95, 1.0, 1.05]}},
+                {"class_path": "lm.data.audio.Gain"},
+                {
+                    "class_path": "lm.data.audio.SpecAugment",
+                    "init_args": {"band_width": 1, "stretch_width": 3},
+                },
+            ],
+        },
+    },
+    "model": {
+        "class_path": "lm.tasks.SpeechRecognition",
+        "init_args": {
+            "backbone": {
+                **{"hidden_size": 32, "num_layers": 1, "num_heads": 2, "mlp": "gelu", "norm": "layer"},
+                **{"bias": True, "causal": False, "positions": "rotary", "dropout": 0.1},
+            },
+            "input": {"class_path": "lm.backbone.Frames", "init_args": {"positions": "sine"}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
+        },
+    },
+    "trainer": {
+        **{"accelerator": "cpu", "precision": "32-true", "max_epochs": 6, "log_every_n_steps": 1},
+    },
+    "checkpoint": {"every_n_steps": 5},
+}
+
+
+def speech(text: str, number: int = 0) -> np.ndarray:
+    """Samples in which a text is said: 0.12 seconds a letter, with noise by a number."""
+    rng = np.random.default_rng([number, *text.encode()])
+    parts = [np.zeros(200)]
+    for letter in text:
+        at = np.arange(round(480 * rng.uniform(0.8, 1.2))) / RATE
+        parts += [np.sin(2 * np.pi * TONES.get(letter, 0) * at) * np.hanning(len(at)), np.zeros(100)]
+    samples = np.concatenate(parts)
+    return (0.4 * samples + 0.01 * rng.standard_normal(len(samples))).astype(np.float32)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV")
+    return file.getvalue()
+
+
+def texts(count: int, seed: int) -> list[str]:
+    """One to three words of one to three letters."""
+    rng = np.random.default_rng(seed)
+    letters = list("abc")
+    return [
+        " ".join("".join(rng.choice(letters, rng.integers(1, 4))) for _ in range(rng.integers(1, 4)))
+        for _ in range(count)
+    ]
+
+
+def write(folder, config=CONFIG) -> None:
+    """Sounds, the table that has their transcripts, and the YAML."""
+    (folder / "sounds").mkdir()
+    rows = ["split\tid\tspeaker\ttext"]
+    for seed, (part, count) in enumerate(PARTS.items()):
+        for number, text in enumerate(texts(count, seed)):
+            (folder / f"sounds/{part}{number}.wav").write_bytes(wav(speech(text, number)))
+            rows.append(f"{part}\t{part}{number}\t{number % 8}\t{text.upper()}.")
+    (folder / "t.tsv").write_text("\n".join(rows))
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shape() -> BackboneConfig:
+    return BackboneConfig(**CONFIG["model"]["init_args"]["backbone"])
+
+
+def test_it_learns_and_writes_down_what_is_said(lm, pipe, folder):
+    result = lm("fit", "--config", "c.yaml")
+    assert result.status == 0, result.err
+    assert " seconds/s  " in result.err and "lm transcribe checkpoints/speech/best.ckpt" in result.out
+    run = folder / "checkpoints/speech"
+    figures = json.loads((run / "summary.json").read_text())
+    assert figures["test_word_error_rate"] < 0.1 and figures["test_character_error_rate"] < 0.05
+    assert figures["best_val_word_error_rate"] < 0.1
+
+    assert lm("predict", "checkpoints/speech").status == 0
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    assert [row["path"] for row in rows] == [f"test{n}.wav" for n in range(16)]
+    assert sum(row["text"].upper() + "." == row["label"] for row in rows) >= 13
+    assert "classes" not in (facts := json.loads(lm("info", run / "best.ckpt", "--json").out))
+    assert "recogniser of speech" in facts["what for"]
+
+    said = ["ab ca", "cab b"]
+    for number, text in enumerate(said):
+        (folder / f"own{number}.wav").write_bytes(wav(speech(text, 77)))
+    assert lm("transcribe", run, "own0.wav").out == "ab ca\n"
+    assert lm("transcribe", run, "own*.wav").out == "own0.wav\nab ca\n\nown1.wav\ncab b\n"
+    row = json.loads(pipe('{"path": "own1.wav", "id": 7}\n', "transcribe", run).out)
+    assert (row["id"], row["text"], [w["word"] for w in row["words"]]) == (7, "cab b", ["cab", "b"])
+    first, second = row["words"]
+    assert 0 <= first["start"] < first["end"] <= second["start"] < second["end"] <= 1.2
+    assert first["start"] < 0.2 and 0.5 < second["start"] < 0.9
+
+    # With words that are known to come together.
+    (folder / "words.txt").write_text("cab b\nab ca\n" * 5)
+    words = ("transcribe", run, "own1.wav", "--language_model", "words.txt", "--beam_width", "8")
+    assert lm(*words).out == "cab b\n"
+    measured = lm("test", run, "--model.language_model=transcripts", "--model.beam_width=8")
+    assert "word_error_rate 0" in measured.out, measured.err
+
+    model = package.load(run / "best.ckpt")
+    alone, both = (
+        model.transcribe(str(folder / "own0.wav")),
+        model.transcribe([wav(speech(t, 77)) for t in said]),
+    )
+    assert [each["text"] for each in both] == said and alone == both[0]  # whoever shares the batch
+    (folder / "bad.wav").write_text("no sound")
+    for words, why in (
+        ((run, "bad.wav"), "lm transcribe: bad.wav is no sound that can be read"),
+        ((run, "none.wav"), "lm transcribe: no such file: none.wav"),
+        ((run, "own0.wav", "--beam_width", "0"), "--beam_width 0: it must be at least 1"),
+        ((run, "own0.wav", "--language_model", "none"), "none"),
+        ((run, "own0.wav", "--language_model", run / "best.ckpt"), "is no language model that writes"),
+        ((run, "own0.wav", "--language_model", "transcripts"), "has no transcripts any more"),
+    ):
+        refused = lm("transcribe", *words)
+        assert refused.status and why in refused.err and refused.err.count("\n") <= 2, refused.err
+    assert "use `lm transcribe`" in lm("classify", run, "own0.wav").err
+
+    # Longer than it ever heard: in windows that overlap, as if it had been heard at once.
+    long = texts(12, seed=9)
+    (folder / "long.wav").write_bytes(wav(np.concatenate([speech(f"{text} ", 5) for text in long])))
+    row = json.loads(lm("transcribe", run, "long.wav", "--json").out)
+    wanted = " ".join(long).split()
+    found = [word["word"] for word in row["words"]]
+    assert row["text"].split() == found and abs(len(found) - len(wanted)) <= 2
+    assert len(set(wanted) - set(found)) <= 2
+    ends = [at for word in row["words"] for at in (word["start"], word["end"])]
+    assert ends == sorted(ends) and ends[-1] > 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, workers):
+    words = ("--config=c.yaml", "--trainer.max_epochs=2", f"--data.num_workers={workers}")
+    ends_alike_though_killed(*words, at="step 14/", saved=10)
+
+
+def test_what_can_not_be_used_is_counted_and_said(lm, folder):
+    rows = (folder / "t.tsv").read_text().split("\n")
+    sounds = folder / "sounds"
+    for name, text in (
+        ("long", "a"),
+        ("short", "abcabcabcabc" * 9),
+        ("bad", "a"),
+        ("silent", "."),
+        ("gone", "a"),
+    ):
+        (sounds / f"{name}.wav").write_bytes(wav(speech("ab" if name != "long" else "ab" * 20, 1)))
+        rows.append(f"train\t{name}\t9\t{text}")
+    (sounds / "bad.wav").write_bytes(wav(speech("ab"))[:400])
+    (sounds / "gone.wav").unlink()
+    rows.append("test\ttest0\t0\tàb")
+    (folder / "t.tsv").write_text("\n".join(rows))
+    result = lm("fit", "--config", "c.yaml", "--trainer.max_steps=2")
+    assert result.status == 0, result.err
+    assert "1 skipped: there is no such file (such as gone.wav)" in result.err
+    assert "1 skipped: is cut short" in result.err
+    assert "3 of 163 train examples can't be used: they are longer than" in result.err, result.err
+    assert "1 transcripts of t.tsv have characters that were never learned: 'à'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data.seconds=null",), "--data.seconds is not given"),
+        (("--data.part=part",), "there is no column 'part' in t.tsv: it has split, id"),
+        (("--data.path={name}.wav",), "there is no column 'name' in t.tsv"),
+        (("--data.joined=[3,2]",), "--data.joined is [3, 2]"),
+        (("--model.beam_width=0",), "beam_width is 0"),
+        (("--model.backbone.causal=true",), "SpeechRecognition needs a BERT"),
+    ],
+)
+def test_settings_that_make_no_sense(lm, folder, options, words):
+    result = lm("fit", "--config", "c.yaml", *options)
+    assert result.status and result.err.count("\n") <= 3, result.err
+    assert words in result.err
+
+
+@pytest.fixture
+def task(folder) -> SpeechRecognition:
+    """Before it has learned anything."""
+    torch.manual_seed(0)
+    args = {k: v for k, v in CONFIG["data"]["init_args"].items() if k != "augment"}
+    made = SpeechRecognition(shape())
+    made.prepare(SpeechData(**args))
+    return made.eval()
+
+
+def test_figures_do_not_depend_on_who_shares_the_batch(task):
+    features = task.data.features("test")[:6]
+    with torch.no_grad():
+        batch = task.collate(features)
+        together = task.losses(task.logits(batch), batch)
+        for row, each in enumerate(features):
+            one = task.collate([each])
+            logits = task.logits(one)
+            assert together[row].item() == pytest.approx(task.losses(logits, one).item(), rel=1e-4)
+            # And it is what the definition says of this sound and these targets.
+            wanted = F.ctc_loss(
+                logits.log_softmax(-1)[0],
+                torch.tensor(each["targets"]),
+                [logits.shape[1]],
+                [len(each["targets"])],
+                reduction="sum",
+            )
+            assert together[row].item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert task.labels[0] == "" and set(task.labels[1:]) == set("abc ")
+
+
+def test_what_is_drawn_is_decided_by_the_draw_alone(task):
+    data = SpeechData(**{**CONFIG["data"]["init_args"], "augment": []}, joined=(2, 4))
+    data.use(task)
+    collate = data.training_collate()
+    features = [{**f, "draw": n} for n, f in enumerate(data.features("train")[:5])]
+    batch, again = collate(features), collate(features[::-1])
+    for name in ("frames", "targets", "seconds"):
+        assert torch.equal(batch[name], again[name].flip(0))
+    other = collate([{**f, "draw": f["draw"] + 9} for f in features])
+    assert not torch.equal(batch["seconds"], other["seconds"])
+    for row, each in zip(batch["targets"], features, strict=True):
+        said = task.text_of([t for t in row.tolist() if t >= 0])
+        assert said.startswith(task.text_of(each["targets"]))
+    assert batch["seconds"].max() <= 2.5
+    # What it is measured by stays as it is.
+    strings = data.examples("test")
+    assert len(strings) <= 8 and all(2 <= len(each.parts) <= 4 for each in strings)
+    assert strings == SpeechData(**{**CONFIG["data"]["init_args"], "augment": []}, joined=(2, 4)).examples(
+        "test"
+    )
+    places = [place for each in strings for _, place in each.parts]
+    assert len(places) == len(set(map(tuple, places)))
+    one = strings[0]
+    sound = collate.sound({"place": one.place, "parts": one.parts})
+    assert sound.seconds == pytest.approx(one.seconds, abs=0.01)
+
+
+def test_windows_of_a_long_sound_are_one(task):
+    """Every position of a sound comes once, in its order."""
+    task.data = None
+    for length in (task.longest + 1, 3 * task.longest, 123_456):
+        windows = task._windows({"length": length})
+        ranges = []
+        for each in windows:
+            start, size = round(each["window"][0] * RATE), each["length"]
+            assert start % task.hop == 0
+            first = start // task.hop
+            ranges.append(
+                torch.arange(first, first + task.input.length(task.processor.frames(size)))[:, None]
+            )
+        assert start + size == length and size > 0
+        whole = task._whole(ranges)[:, 0]
+        assert torch.equal(whole, torch.arange(len(whole)))
+        assert len(whole) == math.ceil(length / task.hop)
+
+
+def test_a_gpt_chooses_among_sentences(starts):
+    """Of two sentences that sound alike, the one that the GPT likes better."""
+    gpt = open_language_model(str(starts["gpt"]), "cpu")
+    texts = ["", "a", "b", " "]
+    probabilities = torch.tensor([[0.01, 0.5, 0.48, 0.01]]).log().repeat(2, 1)
+    probabilities[1] = torch.tensor([0.98, 0.01, 0.005, 0.005]).log()
+
+    def text_of(ids):
+        return "".join(texts[id] for id in ids)
+
+    assert [label.token for label in greedy(probabilities)] == [1]
+    better = max("ab", key=lambda text: gpt.nats([text])[0])
+    chosen = Decoder(texts, text_of, 8, gpt, alpha=1.0, beta=20.0)(probabilities)
+    assert text_of([label.token for label in chosen]).strip() == better
+    # Words that were counted choose likewise.
+    counted = Decoder(texts, text_of, None, ["b"] * 9, alpha=2.0)(probabilities)
+    assert text_of([label.token for label in counted]) == "b"
+    with pytest.raises(UserError, match="is no language model that writes from left to right"):
+        open_language_model(str(starts["bert"]), "cpu")
+
+
+@pytest.mark.real_data
+def test_real_digits_joined(real_data, lm):
+    """Real recordings go through the configuration that ships, whose strings a network begins to learn."""
+    words = ("--data.root", real_data, "--data.limit=64", "--data.batch_size=8", "--data.num_workers=0")
+    few = ("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1")
+    result = lm(
+        "fit", "fsdd-strings", *words, *few, "--trainer.accelerator=cpu", "--trainer.precision=32-true"
+    )
+    assert result.status == 0, result.err
+    facts = json.loads(lm("info", "checkpoints/fsdd-strings/best.ckpt", "--json").out)
+    assert facts["labels"].startswith("12: ")  # ten digits, the space and the blank
