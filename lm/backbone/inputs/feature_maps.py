@@ -40,7 +40,8 @@ class FeatureMaps(InputConfig):
         init_args: for it.
         levels: names of the parts of it whose outputs are taken: `encoder.stages.1` of a ResNet,
             `encoder.blocks.10` of an EfficientNet, `_blocks.10` of that of the package. Several are summed at
-            the size of the finest, as a feature pyramid does (arXiv:1612.03144). Empty: what it gives itself, a map (B, channels, rows, columns).
+            the size of the finest, as a feature pyramid does (arXiv:1612.03144). Empty: what it gives itself,
+            a map (B, channels, rows, columns).
         frozen: true: all of the CNN stays as it is; or the name of its last part that does.
         norms: whether the statistics of its batch norms stay as they are.
         channels, strides: of the maps; they are found out.
