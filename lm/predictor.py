@@ -293,7 +293,7 @@ class Predictor:
             text: of a model that works on files: a file's path, or its bytes.
             pair: the second text of each, of a model that was trained on pairs.
         """
-        if self.task("classify").column == "path":
+        if self.model.record.get("input"):
             return self._of_files("classify", text)
         return self._apply("classify", text=text, pair=pair)
 

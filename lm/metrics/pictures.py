@@ -95,7 +95,7 @@ def sheet_picture(pictures: Sequence[np.ndarray], captions: Sequence[str], colum
     """
     rows = -(-len(pictures) // columns)
     figure = _figure(2.4 * columns, 2.6 * rows)
-    cells = figure.subplots(rows, columns, squeeze=False).flat
+    cells = list(figure.subplots(rows, columns, squeeze=False).flat)
     for cell in cells:
         cell.set_axis_off()
     for cell, picture, caption in zip(cells, pictures, captions, strict=False):

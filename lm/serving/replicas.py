@@ -28,7 +28,7 @@ from lm.serving.opening import audited, open_house
 from lm.serving.security import Keys
 from lm.serving.server import CONNECTIONS, SPARE, connections
 
-FLUSH = 1  # seconds that Ray's proxy has for what it has not yet handed on
+FLUSH = 3  # seconds that Ray's proxy has for what it has not yet handed on
 MEMORY = 80_000_000  # bytes that Ray's processes share, hardly more than the least that it takes
 
 

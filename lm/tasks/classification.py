@@ -30,8 +30,8 @@ class Classification(TransferTask):
 
     Args:
         backbone: the shape of the Transformer; with `init_from` it comes from there.
-        pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`, or a
-            mean by learned `attention`; auto takes the mean, of a causal backbone the last.
+        pooling: what of the sequence is classified: its `first` position, the `mean` of all, the `last`; auto
+            takes the mean, of a causal backbone the last.
         label_smoothing: part of the target that is spread over all labels.
         class_weights: `balanced` makes every label count the same in the loss, however rare it is.
     """

@@ -62,7 +62,7 @@ def entry_of(record: dict[str, Any]) -> Entry | None:
     A class path that does not stand here is never imported: a checkpoint must not decide which code runs.
     """
     package, _, name = str(record.get("task")).rpartition(".")
-    return TASKS.get(name) if package == "lm.tasks" else None
+    return TASKS.get(name) if package.split(".")[:2] == ["lm", "tasks"] else None
 
 
 def writes_text(record: dict[str, Any]) -> bool:

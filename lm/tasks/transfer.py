@@ -19,7 +19,7 @@ from lm.processes import say
 from lm.tasks.adapters import Adapter, inject
 from lm.tasks.examples import ExampleTask
 
-Pooling = Literal["auto", "first", "mean", "last", "attention"]
+Pooling = Literal["auto", "first", "mean", "last"]
 
 
 class TransferTask(ExampleTask):

@@ -10,7 +10,7 @@ import torch
 
 from lm.errors import UserError
 from lm.metrics import ClassificationScores
-from lm.metrics.pictures import confusion_picture, reliability_picture
+from lm.metrics.pictures import confusion_picture, reliability_picture, sheet_picture
 
 pytest.importorskip("matplotlib")
 
@@ -99,3 +99,15 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"drawing needs matplotlib: pip install -e '\.\[finetune\]'"):
         confusion_picture(torch.eye(2), ["a", "b"])
+
+
+def test_a_sheet_shows_its_pictures_and_what_is_said_of_them():
+    red, blue = (np.zeros((4, 6, 3), np.uint8) for _ in range(2))
+    red[..., 0], blue[..., 2] = 255, 255
+    sheet = sheet_picture([red, blue, red], ["one", "猫: $x$", "three"], columns=2)
+    found = {
+        name: (sheet == colour).all(-1) for name, colour in (("red", [255, 0, 0]), ("blue", [0, 0, 255]))
+    }
+    assert found["red"].sum() > 1.9 * found["blue"].sum() > 10_000
+    assert found["red"][: len(sheet) // 2].any() and found["red"][len(sheet) // 2 :].any()
+    assert (sheet.max(-1) < 60).sum() > 100  # the words

@@ -117,6 +117,7 @@ def test_what_is_said_before_ray_starts(lm, trained, words, said):
     assert len(found.err.splitlines()) == 1 and "ray" not in sys.modules
 
 
+@pytest.mark.alone
 @needs_ray
 def test_two_answer_as_one_does(two, serving, trained):
     http = two.http
@@ -128,7 +129,7 @@ def test_two_answer_as_one_does(two, serving, trained):
         assert [http.post("/v1/completions", json=each).json()["choices"] for each in asked] == alone
     with openai.OpenAI(base_url=f"{two.url}/v1", api_key=KEY, max_retries=0) as client:
         parts = [each.choices[0].text for each in client.completions.create(**asked[0], stream=True)]
-        assert (len(parts) > 2, "".join(parts)) == (True, alone[0][0]["text"])
+        assert "".join(parts) == alone[0][0]["text"]  # in how many parts goes by who is busy
 
     assert http.post("/v1/completions", json={"model": "gpt"}).json()["error"]["param"] == "prompt"
     wrong = httpx.post(f"{two.url}/v1/completions", json=asked[0])
@@ -152,6 +153,7 @@ def test_two_answer_as_one_does(two, serving, trained):
     assert any("127.0.0.1 POST /v1/completions 429" in line for line in two.said)
 
 
+@pytest.mark.alone
 @needs_ray
 def test_only_this_machine_reaches_it(two):
     """All ports but one of each replica, which wants Ray's token, are of the loopback."""
@@ -172,6 +174,7 @@ def test_only_this_machine_reaches_it(two):
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.alone
 @needs_ray
 def test_one_is_killed_and_no_answer_is_lost_by_sigterm(two):
     for _ in range(8):

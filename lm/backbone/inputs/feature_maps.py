@@ -65,7 +65,8 @@ class FeatureMaps(InputConfig):
         folder = self.model is not None and self.model not in PACKAGED
         if folder and not (Path(self.model) / "config.json").is_file():
             known = ", ".join(PACKAGED)
-            raise UserError(f"input.model is {self.model}: no Hugging Face folder, nor {known}", status=2)
+            words = f"that is no Hugging Face folder, nor one of {known}"
+            raise UserError(f"input.model is {self.model}: {words}", status=2)
 
     def described(self) -> dict[str, Any]:
         """The values, with the kind and without a folder."""

@@ -150,8 +150,8 @@ class ObjectDetection(PlacedTask):
     def drawn(
         self, pixels: np.ndarray, found: dict[str, Tensor], true: Sequence[Sequence[float]] | None = None
     ) -> np.ndarray:
-        """A picture with what was found on it, a colour each class: with names, or, without, what is there
-        in white beneath."""
+        """A picture with what was found on it, a colour each class: with names, or over what is there, in
+        white."""
         sure, palette, there = found["scores"] >= self.threshold, colours(len(self.labels)), true or []
         labels = found["labels"][sure].tolist()
         names = [self.labels[label] for label in labels] if true is None else []

@@ -1,6 +1,6 @@
 """Classifying sounds: one label, several, or a number."""
 
-from typing import Any
+from typing import Any, Literal
 
 from lm.backbone import BackboneConfig
 from lm.data.audio.module import AudioExample
@@ -16,6 +16,8 @@ class AudioClassification(SpeechTask, Classification):
 
     Args:
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        pooling: what of the sequence is classified: the `mean` of its positions, which auto takes, too, its
+            `first`, its `last`, or a mean by learned `attention`.
         mix_layers: what is classified is a learned mix of all layers' outputs, not the last one's: what is
             wanted of a sound often stands in the middle ones (SUPERB, arXiv:2105.01051).
     """
@@ -26,8 +28,15 @@ class AudioClassification(SpeechTask, Classification):
     usage = "classify {} sound.wav"
     beside = Classification.beside | SpeechTask.beside | {"mix_layers"}
 
-    def __init__(self, backbone: BackboneConfig, mix_layers: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        pooling: Literal["auto", "first", "mean", "last", "attention"] = "auto",
+        mix_layers: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(backbone, **kwargs)
+        self.pooling = "mean" if pooling == "auto" else pooling
         self.mix_layers = mix_layers
 
     def head(self) -> dict[str, Any]:

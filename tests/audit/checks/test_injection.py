@@ -144,9 +144,7 @@ def test_orders_in_quoted_text(own_data):
     assert found.figures["obeyed"].value == found.figures["answers_changed"].value == 0
 
 
-@pytest.mark.parametrize(
-    "task", ["sequence_classification.SequenceClassification", "causal.CausalPretraining"]
-)
+@pytest.mark.parametrize("task", ["SequenceClassification", "CausalPretraining"])
 def test_a_model_as_it_is_opened(tokenizer, task):
     """The places of a classifier are those of its own task."""
     config = BackboneConfig(
