@@ -148,7 +148,7 @@ def test_orders_in_quoted_text(own_data):
 def test_a_model_as_it_is_opened(tokenizer, task):
     """The places of a classifier are those of its own task."""
     config = BackboneConfig(
-        vocab_size=420, hidden_size=32, num_layers=1, num_heads=2, max_seq_len=64, causal="causal" in task
+        vocab_size=420, hidden_size=32, num_layers=1, num_heads=2, max_seq_len=64, causal="Causal" in task
     )
     head = (
         None
