@@ -2,11 +2,13 @@
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lm.callbacks import Stopped, interruptible
 from lm.callbacks.checkpoints import timed_out
@@ -26,7 +28,10 @@ def fit(run: Run) -> None:
         torch.set_float32_matmul_precision("high")
     try:
         with interruptible():
-            trainer.fit(model, datamodule=run.data)
+            try:
+                trainer.fit(model, datamodule=run.data)
+            except SIGTERMException as error:  # Lightning's own, of a signal that came before the first step
+                raise Stopped(signal.SIGTERM, None) from error
         if trainer.global_step < trainer.max_steps and timed_out(trainer):  # before a step was made
             raise Stopped(None, trainer.global_step)
     except Stopped as stopped:

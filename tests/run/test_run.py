@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ..conftest import scalars
@@ -224,13 +225,25 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(start_lm, tiny_gpt, tmp
 
 def test_two_processes_cannot_train_in_one_folder(start_lm, lm, tiny_gpt):
     process = start_lm("fit", *tiny_gpt, "--trainer.max_steps=100000")
-    read_until(process, "run checkpoints")
+    read_until(process, "step ")  # from then on it heeds signals
     result = lm("fit", *tiny_gpt, "--trainer.max_steps=100000")
     process.terminate()
     assert result.status == 1
     assert "another process is training in checkpoints/gpt-nano" in result.err
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_lightning_heard_first_is_no_success(lm, tiny_gpt, monkeypatch):
+    """Between its handlers and ours: it raises an exit without a status, which would be 0."""
+
+    def fit(*arguments, **options):
+        raise SIGTERMException
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", fit)
+    result = lm("fit", *tiny_gpt)
+    assert result.status == 128 + signal.SIGTERM
+    assert "stopped at once. The same command begins anew" in result.err
 
 
 @pytest.mark.parametrize("name", ["gpt", "bert"])
