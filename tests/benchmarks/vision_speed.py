@@ -99,7 +99,8 @@ class Theirs(nn.Module):
                 encoder_attention_heads=row.heads,
                 encoder_ffn_dim=4 * row.width,
                 max_source_positions=row.size // 2,
-                decoder_layers=1,
+                decoder_layers=0,
+                decoder_attention_heads=row.heads,
             )
             self.net = hf.WhisperModel(config).encoder
         self.head = nn.Linear(row.width, 10)
