@@ -1,5 +1,6 @@
 """Pretraining without labels on pictures and sounds: parts are covered, and guessed."""
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,14 @@ class Reconstruction(MediaTask):
     def make_figures(self) -> None:
         self.loss = MeanLoss()
 
+    @abstractmethod
     def cells(self, batch: dict[str, Any]) -> np.ndarray:
         """Which positions are covered together: a number for each, of every row (B, T); −1 for padding."""
-        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def block_size(self) -> int:
+        """Values of a block."""
 
     def hidden(self, batch: dict[str, Any], draws: Tensor) -> Tensor:
         """The positions that are covered, bool (B, T): a function of each one's draw (B,)."""

@@ -84,5 +84,9 @@ def test_it_learns_goes_on_and_is_what_another_starts_from(lm, ends_alike_though
     assert torch.equal(after.weights[name], start.weights[name]) and after.record["input"]["patch_size"] == 2
     refused = lm("classify", whole / "best.ckpt", "a.png")
     assert "a network pretrained on pictures: use `lm fit --model.init_from`" in refused.err
-    for option, words in (("mask_rate=1", "mask_rate is 1"), ("span=0", "span is 0")):
+    for option, words in (
+        ("mask_rate=1", "mask_rate is 1"),
+        ("span=0", "span is 0"),
+        ("input.stride=1", "patches"),
+    ):
         assert words in lm("fit", "--config", "c.yaml", f"--model.{option}").err

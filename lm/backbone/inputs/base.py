@@ -62,17 +62,21 @@ class Input(nn.Module, ABC):
             past: positions that are in a cache already.
         """
 
-    def blocks(self, raw: Tensor) -> Tensor:
-        """What of a raw batch each position stands for, without those of `prefix`: (B, T, n)."""
-        raise NotImplementedError(f"{type(self).__name__} is not made of blocks")
-
-    def covered(self, raw: Tensor, hidden: Tensor) -> Tensor:
-        """A raw batch with zeros in the place of the blocks that are `hidden`, bool (B, T)."""
-        raise NotImplementedError(f"{type(self).__name__} is not made of blocks")
-
     def brought(self) -> Iterable[nn.Module]:
         """Modules whose weights came from elsewhere: initialisation leaves them alone."""
         return ()
+
+
+class BlockInput(Input):
+    """An input each of whose positions stands for a block of the raw batch, and for no part of another."""
+
+    @abstractmethod
+    def blocks(self, raw: Tensor) -> Tensor:
+        """What of a raw batch each position stands for, without those of `prefix`: (B, T, n)."""
+
+    @abstractmethod
+    def covered(self, raw: Tensor, hidden: Tensor) -> Tensor:
+        """A raw batch with zeros in the place of the blocks that are `hidden`, bool (B, T)."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import Input, InputConfig
+from lm.backbone.inputs.base import BlockInput, InputConfig
 from lm.errors import UserError
 
 
@@ -50,7 +50,7 @@ class Frames(InputConfig):
         return FrameInput(config, self)
 
 
-class FrameInput(Input):
+class FrameInput(BlockInput):
     """Frames to hidden states. A sound comes out the same alone and among longer ones."""
 
     def __init__(self, config: BackboneConfig, shape: Frames) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import Input, InputConfig
+from lm.backbone.inputs.base import BlockInput, InputConfig
 from lm.errors import UserError
 
 
@@ -82,7 +82,7 @@ class Patches(InputConfig):
         return PatchInput(config, self)
 
 
-class PatchInput(Input):
+class PatchInput(BlockInput):
     """Patches to hidden states, with positions in two dimensions."""
 
     def __init__(self, config: BackboneConfig, shape: Patches) -> None:

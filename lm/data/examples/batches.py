@@ -101,16 +101,23 @@ class TrainingExamples(Samples):
     share a step, and the steps come in a random order again. What does not fill a step comes last.
 
     Args:
-        make: turns a batch's features into tensors; one with a true attribute `draws` is given a random
-            number with each, `draw`.
+        make: turns a batch's features into tensors.
         step: examples of an optimizer step, over all its batches and processes: the order goes by these, so
             that a step has the same examples however it is cut; None: a batch is a step.
+        draws: `make` draws something: each example's features then have a random number, `draw`.
     """
 
     def __init__(
-        self, features: Sequence[Features], batch_size: int, seed: int, make: Collate, step: int | None = None
+        self,
+        features: Sequence[Features],
+        batch_size: int,
+        seed: int,
+        make: Collate,
+        step: int | None = None,
+        draws: bool = False,
     ) -> None:
         self.features, self.batch_size, self.seed, self.make = features, batch_size, seed, make
+        self.draws = draws
         self.step = step or batch_size
         self.windows = len(features)
         encoded = _with_lengths(features)
@@ -145,7 +152,7 @@ class TrainingExamples(Samples):
         """A batch of any examples (n,). What `make` draws goes by the `draw` of each, a number that `seed`,
         `draw` and the example decide."""
         features = [self.features[i] for i in numbers.tolist()]
-        if getattr(self.make, "draws", False):
+        if self.draws:
             drawn = mix(stream_hash(self.seed, draw, _DRAW) ^ numbers.astype(np.uint64)) >> np.uint64(1)
             features = [{**f, "draw": d} for f, d in zip(features, drawn.tolist(), strict=True)]
         return self.make(features)

@@ -71,6 +71,7 @@ class ExampleData(Data):
     """
 
     record: type[Example]
+    draws = False  # whether batches to learn from have something random in them
     for_encoding: frozenset[str] = frozenset()  # fields that decide nothing before examples are encoded
     too_long = "longer than allowed"  # what is said of examples that are cut
     too_short = ""  # and why others can't be used at all
@@ -341,7 +342,8 @@ class ExampleData(Data):
     def train_dataloader(self) -> ResumableLoader:
         step = self.batch_size * self.trainer.accumulate_grad_batches * data_shard(self.trainer).size
         features, collate = self.features("train"), self.training_collate()
-        return self.training_loader(TrainingExamples(features, self.batch_size, self.seed, collate, step))
+        made = TrainingExamples(features, self.batch_size, self.seed, collate, step, self.draws)
+        return self.training_loader(made)
 
     def training_collate(self) -> Collate:
         """Makes the batches that are learned from."""

@@ -100,6 +100,7 @@ class MediaData(ExampleData):
 
     endings: ClassVar[frozenset[str]]  # of the files' names
     record = LabelledMedia
+    draws = True
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ class MediaData(ExampleData):
                         reason, where = found
                         yield Skipped(f"{reason} (such as {first.setdefault(reason, where)})")
                         continue
-                    several = several or isinstance(getattr(found, "label", None), tuple)
+                    several |= isinstance(found, LabelledMedia) and isinstance(found.label, tuple)
                     yield found
         yield Known(several=several) if issubclass(self.record, LabelledMedia) else Known()
 

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ class PictureCollate:
         augment: random changes, in this order, drawn by each one's `draw`.
     """
 
-    draws: ClassVar[bool] = True
     processor: ImageProcessor
     augment: tuple[Augmentation, ...] = ()
 
@@ -46,7 +45,10 @@ class PictureCollate:
     def picture(self, features: Features) -> Picture:
         """The picture that features name, changed at random and made to fit."""
         place = Place(*features["place"])
-        picture = read_picture(place.read(), place.where)
+        return self.changed(read_picture(place.read(), place.where), features)
+
+    def changed(self, picture: Picture, features: Features) -> Picture:
+        """A picture changed at random, and made to fit."""
         if self.augment:
             rng = np.random.Generator(np.random.Philox(features["draw"]))
             for change in self.augment:

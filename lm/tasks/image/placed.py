@@ -59,16 +59,6 @@ class PlacedCollate(PictureCollate):
         place = Place(*features["place"])
         return self.annotate(read_picture(place.read(), place.where), features)
 
-    def changed(self, picture: Picture, features: Features) -> Picture:
-        """The picture changed at random, and made to fit."""
-        if self.augment:
-            rng = np.random.Generator(np.random.Philox(features["draw"]))
-            for change in self.augment:
-                picture = change(picture, rng)
-            if picture.size == self.processor.size:
-                return picture
-        return self.processor.fitted(picture)
-
 
 class PlacedTask(ImageTask):
     """A task that says something of every position of a picture."""

@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lm.backbone import Patches
 from lm.data.images.module import ImageExample
+from lm.errors import UserError
 from lm.metrics.pictures import sheet_picture
+from lm.processors.images import ImageProcessor
 from lm.tasks.image.base import ImageTask
 from lm.tasks.reconstruction import Reconstruction, normalised
 
@@ -25,6 +28,14 @@ class MaskedImagePretraining(Reconstruction, ImageTask):
     beside = Reconstruction.beside | ImageTask.beside | {"_shown"}
     raw = "pixels"
     _shown: tuple[Tensor, Tensor, Tensor] | None = None  # pixels, covered positions and guesses
+
+    def fitting_input(self, processor: ImageProcessor) -> Patches:
+        found = super().fitting_input(processor)
+        if not isinstance(found, Patches) or found.stride is not None:
+            raise UserError(
+                "`input` has to be patches that do not overlap: what else is to be covered?", status=2
+            )
+        return found
 
     @property
     def block_size(self) -> int:

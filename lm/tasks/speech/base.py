@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ class SoundCollate:
         joiner: puts more sounds to each, drawn likewise.
     """
 
-    draws: ClassVar[bool] = True
     processor: SoundProcessor
     input: Frames
     augment: tuple[Augmentation, ...] = ()
