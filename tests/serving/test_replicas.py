@@ -73,11 +73,11 @@ def descendants(pid):
     return found[1:]
 
 
-def replicas(http):
-    """The names of those that have answered, with the number of their completions."""
+def replicas(http, path="/v1/completions"):
+    """The names of those that have answered, with the number of their answers at a path."""
     found = re.findall(
-        r'lm_requests_total\{path="/v1/completions",replica="(\w+)",status="200"\} (\d+)',
-        (http.get("/metrics").text),
+        rf'lm_requests_total\{{path="{path}",replica="(\w+)",status="200"\}} (\d+)',
+        http.get("/metrics").text,
     )
     return {name: int(count) for name, count in found}
 
@@ -177,13 +177,14 @@ def test_only_this_machine_reaches_it(two):
 @pytest.mark.alone
 @needs_ray
 def test_one_is_killed_and_no_answer_is_lost_by_sigterm(two):
+    models = "/v1/models"  # whose lines in the log, which come late, are not those that are counted below
     for _ in range(8):
-        assert two.http.post("/v1/completions", json=body(8)).status_code == 200
-    before, until = replicas(two.http), time.monotonic() + 180
+        assert two.http.get(models).status_code == 200
+    before, until = replicas(two.http, models), time.monotonic() + 180
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(two.process.pid)}
     os.kill(next(pid for pid, words in commands.items() if words.startswith(b"ray::ServeReplica")), 9)
-    while not replicas(two.http).keys() - before:  # another has come, and answers
-        two.http.post("/v1/completions", json=body(2))
+    while not replicas(two.http, models).keys() - before:  # another has come, and answers
+        two.http.get(models)
         assert time.monotonic() < until
     found, stop, begun = [], threading.Event(), len(two.said)
 
@@ -209,7 +210,8 @@ def test_one_is_killed_and_no_answer_is_lost_by_sigterm(two):
         thread.join()
     answers = [each for each in found if isinstance(each, httpx.Response)]
     whole = [each.json() for each in answers if each.status_code == 200]
-    assert {each.status_code for each in answers} == {200, 503}
+    # Six ask where each replica takes four: one that the others leave alone may be full.
+    assert {each.status_code for each in answers} - {429} == {200, 503}
     assert all(each.json()["error"]["code"] == "stopping" for each in answers if each.status_code == 503)
     assert all(each["usage"]["completion_tokens"] == 25 for each in whole)
     assert (
