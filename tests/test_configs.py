@@ -34,7 +34,7 @@ def test_it_is_parsed_and_built(lm, name):
     assert result.status == 0, result.err
     tree = yaml.safe_load(result.out)
     assert tree["name"] == name
-    if name == "recover":  # whose shape is that of the model which it goes on from
+    if name == "recover" or name.endswith("-masked"):  # has another's shape; see test_reconstruction.py
         return
     with torch.device("meta"):
         model = LanguageModel(backbone_of(path))

@@ -28,7 +28,11 @@ def depth_of(name: str, layers: int) -> int:
 
 
 def parameter_groups(
-    module: nn.Module, layer_decay: float = 1.0, layers: int = 0, width_scale: float = 1.0
+    module: nn.Module,
+    layer_decay: float = 1.0,
+    layers: int = 0,
+    width_scale: float = 1.0,
+    backbone_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups for any torch optimizer, one for each kind that occurs: `params`, `kind`, and no weight decay
     on vectors. Parameters that are not trained are left out.
@@ -40,8 +44,9 @@ def parameter_groups(
         width_scale: the width that the learning rates are for by the network's own. Other than 1, it is the
             `width_scale` of the groups whose rate under Adam goes with the width (arXiv:2203.03466, table 8):
             the matrices, and the norm in front of the head, for the logits.
+        backbone_scale: other than 1, a factor of the learning rates of the backbone, in `lr_scale`, too.
     """
-    groups: dict[tuple[int, int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, int, int, bool], dict[str, Any]] = {}
     last = set() if width_scale == 1 else {id(p) for p in last_norm(module).parameters()}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -49,12 +54,13 @@ def parameter_groups(
         kind = kind_of(name, parameter)
         depth = 0 if layer_decay == 1 else depth_of(name, layers)
         scaled = width_scale != 1 and (kind == "matrix" or id(parameter) in last)
-        group = groups.setdefault((depth, KINDS.index(kind), scaled), {"kind": kind, "params": []})
+        below = backbone_scale != 1 and name.startswith("backbone.")
+        group = groups.setdefault((below, depth, KINDS.index(kind), scaled), {"kind": kind, "params": []})
         group["params"].append(parameter)
         if kind == "vector":
             group["weight_decay"] = 0.0
-        if layer_decay != 1:
-            group["lr_scale"] = layer_decay**depth
+        if layer_decay != 1 or below:
+            group["lr_scale"] = layer_decay**depth * (backbone_scale if below else 1)
         if scaled:
             group["width_scale"] = width_scale
     return [groups[key] for key in sorted(groups)]

@@ -1,5 +1,6 @@
 """Pretraining without labels on pictures and sounds: parts are covered, and guessed."""
 
+import importlib.util
 from abc import abstractmethod
 from typing import Any
 
@@ -9,10 +10,14 @@ from torch import Tensor
 
 from lm.backbone import BackboneConfig, InputConfig
 from lm.data.examples.batches import Features
+from lm.data.examples.module import ExampleData
 from lm.data.media.module import MediaExample
 from lm.errors import UserError
 from lm.metrics import MeanLoss
+from lm.metrics.pictures import sheet_picture
 from lm.tasks.media import MediaTask
+
+_SHOWN = 5  # examples on a sheet, each three times
 
 
 class Reconstruction(MediaTask):
@@ -27,8 +32,9 @@ class Reconstruction(MediaTask):
     """
 
     reads = MediaExample
-    beside = MediaTask.beside | {"mask_rate", "span"}
+    beside = MediaTask.beside | {"mask_rate", "span", "_shown"}
     raw = ""  # the batch's tensor that is covered
+    _shown: tuple[dict[str, Any], Tensor, Tensor] | None = None  # a batch, covered positions and guesses
 
     def __init__(
         self,
@@ -43,6 +49,9 @@ class Reconstruction(MediaTask):
             raise UserError(f"mask_rate is {mask_rate}: it must be between 0 and 1", status=2)
         if span < 1:
             raise UserError(f"span is {span}: it must be at least 1", status=2)
+        if not isinstance(self.input, self.default_input) or getattr(self.input, "stride", None) is not None:
+            wanted = "patches that do not overlap, or frames of a sound: what else is to be covered?"
+            raise UserError(f"`input` has to be {wanted}", status=2)
         self.mask_rate, self.span = mask_rate, span
 
     def head(self) -> dict[str, Any]:
@@ -54,6 +63,10 @@ class Reconstruction(MediaTask):
     def make_figures(self) -> None:
         self.loss = MeanLoss()
 
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
+        super().look_at(data, parts)
+        self.expected = self.mask_rate * self.positions * data.batch_size
+
     @abstractmethod
     def cells(self, batch: dict[str, Any]) -> np.ndarray:
         """Which positions are covered together: a number for each, of every row (B, T); −1 for padding."""
@@ -62,6 +75,14 @@ class Reconstruction(MediaTask):
     @abstractmethod
     def block_size(self) -> int:
         """Values of a block."""
+
+    @abstractmethod
+    def joined(self, blocks: Tensor, raw: Tensor) -> Tensor:
+        """Blocks (B, T, block_size) as a raw batch like `raw`: the inverse of the input's `blocks`."""
+
+    @abstractmethod
+    def drawn(self, raw: Tensor, batch: dict[str, Any], number: int) -> np.ndarray:
+        """A picture, uint8 (h, w, 3), of an example of `batch` that looks like `raw` now."""
 
     def hidden(self, batch: dict[str, Any], draws: Tensor) -> Tensor:
         """The positions that are covered, bool (B, T): a function of each one's draw (B,)."""
@@ -77,27 +98,45 @@ class Reconstruction(MediaTask):
         """What the network says of every position, (B, T, block_size)."""
         embeddings = self.net.backbone.embeddings
         raw = embeddings.covered(batch[self.raw], hidden)
-        return self.net(raw, batch.get("documents"))[:, embeddings.prefix :]
+        first = embeddings.prefix
+        return self.net(raw, batch.get("documents"))[:, first : first + hidden.shape[1]]
 
-    def losses(self, batch: dict[str, Any], draws: Tensor) -> Tensor:
+    def losses(self, batch: dict[str, Any], hidden: Tensor, guessed: Tensor) -> Tensor:
         """The loss of each covered position (n,)."""
-        hidden = self.hidden(batch, draws)
-        guessed = self.guessed(batch, hidden)[hidden]
         truth, _, _ = normalised(self.net.backbone.embeddings.blocks(batch[self.raw])[hidden].float())
-        return (guessed - truth).square().mean(-1)
+        return (guessed[hidden] - truth).square().mean(-1)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        losses = self.losses(batch, batch["draw"])
-        expected = self.mask_rate * self.positions * self.data.batch_size
-        return self.outcome(losses.sum(), expected, len(losses))
+        hidden = self.hidden(batch, batch["draw"])
+        losses = self.losses(batch, hidden, self.guessed(batch, hidden))
+        return self.outcome(losses.sum(), self.expected, len(losses))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         counted = batch["index"] >= 0
+        if not counted.any():
+            return
         batch = {
             name: value[counted] if isinstance(value, Tensor) else value for name, value in batch.items()
         }
-        if counted.any():
-            self.loss.update(self.losses(batch, batch["index"]))
+        hidden = self.hidden(batch, batch["index"])
+        guessed = self.guessed(batch, hidden)
+        self.loss.update(self.losses(batch, hidden, guessed))
+        if batch_idx == 0:
+            self._shown = batch, hidden, guessed
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Examples as they are, covered, and as they were guessed."""
+        if self._shown is None or importlib.util.find_spec("matplotlib") is None:
+            return {}
+        batch, hidden, guessed = self._shown
+        raw, hidden, guessed = batch[self.raw][:_SHOWN].float(), hidden[:_SHOWN], guessed[:_SHOWN].float()
+        embeddings = self.net.backbone.embeddings
+        blocks = embeddings.blocks(raw)
+        _, mean, std = normalised(blocks)
+        filled = self.joined(torch.where(hidden[..., None], guessed * std + mean, blocks), raw)
+        kinds = {"as it is": raw, "covered": embeddings.covered(raw, hidden), "guessed": filled}
+        made = [(self.drawn(kinds[k][n], batch, n), k) for n in range(len(raw)) for k in kinds]
+        return {"guessed": sheet_picture(*zip(*made, strict=True), columns=len(kinds))}
 
 
 def normalised(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,6 +35,9 @@ TASKS = {
     "MaskedImagePretraining": Entry(
         "image.pretraining", "a network pretrained on pictures", "fit --model.init_from"
     ),
+    "MaskedAudioPretraining": Entry(
+        "speech.pretraining", "a network pretrained on sounds", "fit --model.init_from"
+    ),
     "PreferenceTuning": Entry("text.preference", "a chat model", "chat"),
 }
 BASES = {

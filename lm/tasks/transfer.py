@@ -35,10 +35,12 @@ class TransferTask(ExampleTask):
             model that `lm compress` has made stay integers (QLoRA, arXiv:2305.14314).
         freeze_layers: the embeddings and this many of the lowest layers stay as they are.
         layer_decay: the learning rate of each layer is this many times that of the one above it.
+        backbone_scale: the learning rates of the backbone are this many times what they are without: below 1,
+            a new head learns fast on what is changed with care.
     """
 
     beside = ExampleTask.beside | {
-        *("start", "init_from", "adapter", "freeze_layers", "layer_decay", "expected"),
+        *("start", "init_from", "adapter", "freeze_layers", "layer_decay", "backbone_scale", "expected"),
         *("_base", "_base_processor", "_base_rows", "_fresh"),
     }
     column = "text"  # what a line is that a person gives: a text, or the `path` of a file
@@ -52,6 +54,7 @@ class TransferTask(ExampleTask):
         adapter: Adapter | None = None,
         freeze_layers: int = 0,
         layer_decay: float = 1.0,
+        backbone_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         start: Model | None = None
@@ -66,6 +69,8 @@ class TransferTask(ExampleTask):
             backbone.dropout = dropout
         if not 0 < layer_decay <= 1:
             raise UserError(f"layer_decay is {layer_decay}: it must be above 0, at most 1", status=2)
+        if backbone_scale <= 0:
+            raise UserError(f"backbone_scale is {backbone_scale}: it must be above 0", status=2)
         if not 0 <= freeze_layers <= backbone.num_layers:
             wanted = f"from 0 to {backbone.num_layers}"
             raise UserError(f"freeze_layers is {freeze_layers}: it must be {wanted}", status=2)
@@ -83,7 +88,7 @@ class TransferTask(ExampleTask):
             self._base = {"source": str(init_from), "fingerprint": fingerprint(start.weights)}
             self._base_processor = start.processor.fingerprint
             self._base_rows = {name: len(t) for name, t in start.weights.items() if GROWING.fullmatch(name)}
-        self.freeze_layers, self.layer_decay = freeze_layers, layer_decay
+        self.freeze_layers, self.layer_decay, self.backbone_scale = freeze_layers, layer_decay, backbone_scale
 
     def open_start(self, path: str) -> Model:
         """The model to start from: integers stay so beside an adapter, and become floats to be trained."""
@@ -186,8 +191,8 @@ class TransferTask(ExampleTask):
             say(f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        config = self.config
-        return parameter_groups(self.net, self.layer_decay, config.num_layers, config.width_scale)
+        layers, width_scale = self.config.num_layers, self.config.width_scale
+        return parameter_groups(self.net, self.layer_decay, layers, width_scale, self.backbone_scale)
 
     def record(self) -> dict[str, Any]:
         made = {**super().record(), "init_from": self.init_from}

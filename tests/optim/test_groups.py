@@ -118,6 +118,18 @@ def test_learning_rates_by_layer(tie):
     assert len(groups) == len({(group["kind"], group["lr_scale"]) for group in groups})
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+def test_the_backbone_s_rates_alone_are_scaled(decay):
+    model = make(tie_embeddings=False, num_layers=3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, layer_decay=decay, layers=3, backbone_scale=0.1)
+    found = {names[id(p)]: group.get("lr_scale", 1.0) for group in groups for p in group["params"]}
+    assert found.keys() == set(names.values())
+    for name, scale in found.items():
+        own = 0.1 if name.startswith("backbone.") else 1.0
+        assert scale == pytest.approx(own * decay ** (0 if decay == 1 else depth_of(name, 3)))
+
+
 def test_without_a_decay_there_is_no_scale():
     assert all("lr_scale" not in group for group in parameter_groups(make()))
 

@@ -140,6 +140,7 @@ def test_frozen_layers_stay_and_nothing_else_does(ready, made, starts, learn):
         ({"freeze_layers": -1}, "freeze_layers is -1"),
         ({"layer_decay": 0.0}, "layer_decay is 0.0: it must be above 0, at most 1"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5"),
+        ({"backbone_scale": 0.0}, "backbone_scale is 0.0: it must be above 0"),
     ],
 )
 def test_settings_that_can_not_be(ready, made, starts, options, said):

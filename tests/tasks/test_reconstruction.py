@@ -1,16 +1,19 @@
 """Masked patches: what is covered, what is asked for, and that it is of use."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 import lm as package
-from lm.backbone import BackboneConfig, Frames, Patches
+from lm.backbone import BackboneConfig, FeatureMaps, Frames, Patches
+from lm.errors import UserError
 from lm.tasks.image.pretraining import MaskedImagePretraining
 from lm.tasks.reconstruction import normalised
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHAPE = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "causal": False, "positions": "none"}
 SHAPE |= {"init_std": 0.1, "norm": "layer", "bias": True}
 DATA = {"class_path": "lm.data.ImageData", "init_args": {"train": "digits!train", "size": 8, "limit": 300}}
@@ -62,12 +65,46 @@ def test_as_much_is_covered_as_is_said_and_the_draw_alone_decides_what():
         assert (blocks.any(4).any(2) == blocks.all(4).all(2)).all()  # of a block all or none
 
 
+@pytest.mark.parametrize(("size", "side"), [((8, 12), 4), ((7, 10), 4), ((6, 6), 2)])
+def test_blocks_become_pixels_again(size, side):
+    task = MaskedImagePretraining(BackboneConfig(**SHAPE), Patches(side, size=size))
+    pixels = torch.randn(2, 3, *size)
+    blocks = task.make_input().blocks(pixels)
+    assert blocks.shape[2] == task.block_size and torch.equal(task.joined(blocks, pixels), pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "raw"),
+    [
+        ("cifar10-masked", "cifar10", ("train", "size", "mean", "std")),
+        ("sounds-masked", "fsdd", ("train", "rate", "bins", "scale", "norm")),
+    ],
+)
+def test_what_is_pretrained_has_the_shape_and_the_numbers_of_what_starts_from_it(name, after, raw):
+    trees = [
+        yaml.safe_load((CONFIGS / path).read_text())
+        for path in (f"pretrain/{name}.yaml", f"finetune/{after}.yaml")
+    ]
+    assert trees[0]["name"] == name and trees[0]["data"]["init_args"]["label"] is None
+    for key in ("backbone", "input"):
+        first, second = (tree["model"]["init_args"][key] for tree in trees)
+        assert first == second
+    for key in raw:
+        first, second = (tree["data"]["init_args"].get(key) for tree in trees)
+        assert first == second
+
+
 def test_blocks_are_normalised_each_by_itself():
     blocks = torch.randn(7, 12) * torch.rand(7, 1) * 9 + torch.randn(7, 1)
     made, mean, std = normalised(blocks)
     assert made.mean(-1).abs().max() < 1e-5 and (made.var(-1) - 1).abs().max() < 1e-2
     torch.testing.assert_close(made * std + mean, blocks)
     assert normalised(torch.ones(2, 12))[0].isfinite().all()  # of one colour
+
+
+def test_a_cnn_has_no_blocks():
+    with pytest.raises(UserError, match="patches that do not overlap"):
+        MaskedImagePretraining(BackboneConfig(**SHAPE), FeatureMaps(model="efficientnet-lite0"))
 
 
 def test_it_learns_goes_on_and_is_what_another_starts_from(lm, ends_alike_though_killed, tmp_path):
@@ -87,6 +124,6 @@ def test_it_learns_goes_on_and_is_what_another_starts_from(lm, ends_alike_though
     for option, words in (
         ("mask_rate=1", "mask_rate is 1"),
         ("span=0", "span is 0"),
-        ("input.stride=1", "patches"),
+        ("input.stride=1", "patches that do not overlap"),
     ):
         assert words in lm("fit", "--config", "c.yaml", f"--model.{option}").err

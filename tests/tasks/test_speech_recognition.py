@@ -51,6 +51,7 @@ CONFIG = {
             },
             "input": {"class_path": "lm.backbone.Frames", "init_args": {"positions": "sine"}},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
+            "mix_layers": True,
         },
     },
     "trainer": {
@@ -321,9 +322,10 @@ def test_a_gpt_chooses_among_sentences(starts):
 
 
 @pytest.mark.real_data
-def test_real_digits_joined(real_data, lm):
+def test_real_digits_joined(real_data, whisper_tiny, lm):
     """Real recordings go through the configuration that ships, whose strings a network begins to learn."""
     words = ("--data.root", real_data, "--data.limit=64", "--data.batch_size=8", "--data.num_workers=0")
+    words = (*words, f"--model.init_from={whisper_tiny}")
     few = ("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1")
     result = lm(
         "fit", "fsdd-strings", *words, *few, "--trainer.accelerator=cpu", "--trainer.precision=32-true"

@@ -3,5 +3,6 @@
 from lm.lazy import lazy
 
 __getattr__, __dir__ = lazy(
-    __name__, dict.fromkeys(("Augmentation", "Gain", "Noise", "Shift", "SpecAugment", "Speed"), "augment")
+    __name__,
+    dict.fromkeys(("Augmentation", "Equalizer", "Gain", "Noise", "Shift", "SpecAugment", "Speed"), "augment"),
 )

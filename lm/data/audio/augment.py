@@ -66,6 +66,28 @@ class Gain(Augmentation):
 
 
 @dataclass(frozen=True)
+class Equalizer(Augmentation):
+    """Raises some frequencies and lowers others, as another voice, room or microphone does: what a word
+    sounds like in all of them is left to be learned.
+
+    Args:
+        decibels: the deviation of the gain at each of the `points`.
+        points: frequencies at which a gain is drawn, evenly on the mel scale, and interpolated between.
+    """
+
+    decibels: float = 4.0
+    points: int = 5
+
+    def __call__(self, given: Sound, rng: np.random.Generator) -> Sound:
+        size = len(given.samples)
+        mels = np.log1p(np.fft.rfftfreq(size, 1 / given.rate) / 700)
+        places = np.linspace(0, mels[-1], self.points)
+        gains = np.interp(mels, places, rng.normal(0, self.decibels, self.points))
+        spectrum = np.fft.rfft(given.samples) * 10 ** (gains / 20)
+        return Sound(np.fft.irfft(spectrum, size).astype(np.float32), given.rate)
+
+
+@dataclass(frozen=True)
 class Noise(Augmentation):
     """Adds noise.
 

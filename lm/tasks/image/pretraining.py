@@ -1,21 +1,14 @@
 """Pretraining on pictures without labels."""
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lm.backbone import Patches
 from lm.data.images.module import ImageExample
-from lm.errors import UserError
-from lm.metrics.pictures import sheet_picture
-from lm.processors.images import ImageProcessor
 from lm.tasks.image.base import ImageTask
-from lm.tasks.reconstruction import Reconstruction, normalised
-
-_SHOWN = 5  # pictures on a sheet, each three times
+from lm.tasks.reconstruction import Reconstruction
 
 
 class MaskedImagePretraining(Reconstruction, ImageTask):
@@ -25,17 +18,8 @@ class MaskedImagePretraining(Reconstruction, ImageTask):
     reads = ImageExample
     data_class = "lm.data.ImageData"
     usage = "fit cifar10 --model.init_from {}"
-    beside = Reconstruction.beside | ImageTask.beside | {"_shown"}
+    beside = Reconstruction.beside | ImageTask.beside
     raw = "pixels"
-    _shown: tuple[Tensor, Tensor, Tensor] | None = None  # pixels, covered positions and guesses
-
-    def fitting_input(self, processor: ImageProcessor) -> Patches:
-        found = super().fitting_input(processor)
-        if not isinstance(found, Patches) or found.stride is not None:
-            raise UserError(
-                "`input` has to be patches that do not overlap: what else is to be covered?", status=2
-            )
-        return found
 
     @property
     def block_size(self) -> int:
@@ -46,24 +30,12 @@ class MaskedImagePretraining(Reconstruction, ImageTask):
         numbers = (rows[:, None] * (columns[-1] + 1) + columns).ravel()
         return np.broadcast_to(numbers, (len(batch["pixels"]), len(numbers)))
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        super().validation_step(batch, batch_idx)
-        if batch_idx == 0:
-            hidden = self.hidden(batch, batch["index"].clamp(min=0))
-            self._shown = batch["pixels"], hidden, self.guessed(batch, hidden)
+    def joined(self, blocks: Tensor, raw: Tensor) -> Tensor:
+        grid = self.input.grid(*raw.shape[2:])
+        pixels = torch.nn.functional.pixel_shuffle(
+            blocks.transpose(1, 2).unflatten(2, grid), self.input.patch_size
+        )
+        return pixels[..., : raw.shape[2], : raw.shape[3]]
 
-    def pictures(self) -> dict[str, np.ndarray]:
-        """Pictures as they are, covered, and as they were guessed."""
-        if self._shown is None or importlib.util.find_spec("matplotlib") is None:
-            return {}
-        pixels, hidden, guessed = (each[:_SHOWN].float() for each in self._shown)
-        embeddings, side = self.net.backbone.embeddings, self.input.patch_size
-        blocks = embeddings.blocks(pixels)
-        _, mean, std = normalised(blocks)
-        blocks = torch.where(hidden[..., None] > 0, guessed * std + mean, blocks)
-        grid = self.input.grid(*pixels.shape[2:])
-        filled = torch.nn.functional.pixel_shuffle(blocks.transpose(1, 2).unflatten(2, grid), side)
-        covered = embeddings.covered(pixels, hidden > 0)
-        kinds = (("as it is", pixels), ("covered", covered), ("guessed", filled))
-        made = [(self.processor.image(each[n]), name) for n in range(len(pixels)) for name, each in kinds]
-        return {"guessed": sheet_picture(*zip(*made, strict=True), columns=3)}
+    def drawn(self, raw: Tensor, batch: dict[str, Any], number: int) -> np.ndarray:
+        return self.processor.image(raw)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lm.backbone import Frames
+from lm.backbone import BackboneConfig, Frames, InputConfig
 from lm.checkpoint import Model
 from lm.data.audio.augment import Augmentation
 from lm.data.audio.module import AudioExample
@@ -19,6 +19,7 @@ from lm.data.examples.batches import Features, collate
 from lm.data.media.places import Place
 from lm.data.windows import PADDING
 from lm.errors import UserError
+from lm.processors import Processor
 from lm.processors.sounds import Sound, read_sound, seconds_of
 from lm.processors.speech import SoundProcessor
 from lm.tasks.base import IGNORED, Work
@@ -89,11 +90,38 @@ def _source(place: Place) -> bytes | Path:
 
 
 class SpeechTask(MediaTask):
-    """A task on sounds; see `MediaTask`."""
+    """A task on sounds; see `MediaTask`.
+
+    Args:
+        backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        input: what stands before it; with `init_from` it comes from there.
+        mix_layers: what the head reads is a learned mix of all layers' outputs, not the last one's: what is
+            wanted of a sound often stands in the middle ones (SUPERB, arXiv:2105.01051).
+    """
 
     takes = "sounds"
     processor_class = SoundProcessor
     default_input = Frames
+    beside = MediaTask.beside | {"mix_layers"}
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        input: InputConfig | None = None,
+        mix_layers: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, input, **kwargs)
+        self.mix_layers = mix_layers
+
+    @property
+    def mixing(self) -> dict[str, Any]:
+        """What `head` says of the mix."""
+        return {"mix_layers": True} if self.mix_layers else {}
+
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
+        super().take_record(record, processor)
+        self.mix_layers = record["head"].get("mix_layers", False)
 
     def open_start(self, path: str) -> Model:
         start = super().open_start(path)

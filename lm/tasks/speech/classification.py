@@ -6,7 +6,6 @@ from lm.backbone import BackboneConfig
 from lm.data.audio.module import AudioExample
 from lm.data.examples.batches import Features
 from lm.metrics import EmotionScores
-from lm.processors import Processor
 from lm.tasks.classification import Classification
 from lm.tasks.speech.base import SpeechTask
 
@@ -18,33 +17,25 @@ class AudioClassification(SpeechTask, Classification):
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
         pooling: what of the sequence is classified: the `mean` of its positions, which auto takes, too, its
             `first`, its `last`, or a mean by learned `attention`.
-        mix_layers: what is classified is a learned mix of all layers' outputs, not the last one's: what is
-            wanted of a sound often stands in the middle ones (SUPERB, arXiv:2105.01051).
     """
 
     reads = AudioExample
     thing = "sound"
     data_class = "lm.data.AudioData"
     usage = "classify {} sound.wav"
-    beside = Classification.beside | SpeechTask.beside | {"mix_layers"}
+    beside = Classification.beside | SpeechTask.beside
 
     def __init__(
         self,
         backbone: BackboneConfig,
         pooling: Literal["auto", "first", "mean", "last", "attention"] = "auto",
-        mix_layers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.pooling = "mean" if pooling == "auto" else pooling
-        self.mix_layers = mix_layers
 
     def head(self) -> dict[str, Any]:
-        return {**super().head(), **({"mix_layers": True} if self.mix_layers else {})}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        super().take_record(record, processor)
-        self.mix_layers = record["head"].get("mix_layers", False)
+        return {**super().head(), **self.mixing}
 
     def make_figures(self) -> None:
         super().make_figures()

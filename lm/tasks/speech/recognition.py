@@ -130,7 +130,8 @@ class SpeechRecognition(SpeechTask):
 
     def head(self) -> dict[str, Any]:
         outputs, dropout = len(self.labels), self.config.dropout
-        return {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
+        made = {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
+        return {**made, **self.mixing}
 
     # From a sound to its classes.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lm.data.audio.augment import Augmentation, Gain, Noise, Shift, SpecAugment, Speed
+from lm.data.audio.augment import Augmentation, Equalizer, Gain, Noise, Shift, SpecAugment, Speed
 from lm.errors import UserError
 from lm.processors.sounds import Sound
 
@@ -53,6 +53,25 @@ def test_gain_is_in_decibels(tone):
     np.testing.assert_allclose(found.samples, 2 * tone.samples, rtol=1e-5)
     peaks = [np.abs(Gain((-20, 0))(tone, rng(seed)).samples).max() for seed in range(50)]
     assert 0.1 <= min(peaks) < 0.2 and 0.8 < max(peaks) <= 1
+
+
+def test_an_equalizer_changes_what_is_in_a_band_by_its_gain():
+    time = np.arange(16000) / 16000
+    low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (200, 6000))
+    gains = np.array(
+        [
+            [
+                np.sqrt(np.mean(np.square(Equalizer(4.0)(Sound(each, 16000), rng(n)).samples)) * 2)
+                for n in range(200)
+            ]
+            for each in (low, high)
+        ]
+    )
+    decibels = 20 * np.log10(gains)
+    assert (abs(decibels.mean(1)) < 0.8).all() and (abs(decibels.std(1) - 3.5) < 0.8).all()
+    assert abs(np.corrcoef(decibels)[0, 1]) < 0.2  # of far frequencies each has its own
+    flat = Equalizer(0.0)(Sound(low + high, 16000), rng())
+    np.testing.assert_allclose(flat.samples, low + high, atol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["white", "folder"])
@@ -107,7 +126,7 @@ def test_spec_augment_hides_bands_and_stretches():
         assert SpecAugment()(torch.randn(shape), rng()).shape == shape
 
 
-@pytest.mark.parametrize("make", [Speed, Gain, Noise, Shift, "folder"])
+@pytest.mark.parametrize("make", [Speed, Gain, Equalizer, Noise, Shift, "folder"])
 def test_the_random_numbers_decide(make, tone, folder):
     vary = Noise(folder=str(folder)) if make == "folder" else make()
     before = tone.samples.copy()
