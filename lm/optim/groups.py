@@ -44,7 +44,8 @@ def parameter_groups(
         width_scale: the width that the learning rates are for by the network's own. Other than 1, it is the
             `width_scale` of the groups whose rate under Adam goes with the width (arXiv:2203.03466, table 8):
             the matrices, and the norm in front of the head, for the logits.
-        backbone_scale: other than 1, a factor of the learning rates of the backbone, in `lr_scale`, too.
+        backbone_scale: other than 1, a factor of the backbone's learning rates, in `lr_scale`, too; not of queries, which
+            a task puts there anew.
     """
     groups: dict[tuple[bool, int, int, bool], dict[str, Any]] = {}
     last = set() if width_scale == 1 else {id(p) for p in last_norm(module).parameters()}
@@ -54,7 +55,7 @@ def parameter_groups(
         kind = kind_of(name, parameter)
         depth = 0 if layer_decay == 1 else depth_of(name, layers)
         scaled = width_scale != 1 and (kind == "matrix" or id(parameter) in last)
-        below = backbone_scale != 1 and name.startswith("backbone.")
+        below = backbone_scale != 1 and name.startswith("backbone.") and ".queries." not in name
         group = groups.setdefault((below, depth, KINDS.index(kind), scaled), {"kind": kind, "params": []})
         group["params"].append(parameter)
         if kind == "vector":

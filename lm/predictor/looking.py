@@ -1,6 +1,7 @@
 """What a model finds in texts, pictures and sounds: that of a task which it was trained for."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -43,11 +44,10 @@ class Looking(Opened):
 
         Args:
             sound: a file's path, or its bytes.
-            settings: `beam_width`, `language_model`, `alpha`, `beta`, which stay so; see
-                `lm.tasks.SpeechRecognition`.
+            settings: `beam_width`, `language_model`, `alpha`, `beta`; see `lm.tasks.SpeechRecognition`.
         """
-        self.task("transcribe").decode_with(**settings)
-        return self._of_files("transcribe", sound)
+        with self.using("transcribe", **settings):
+            return self._of_files("transcribe", sound)
 
     @overload
     def detect(self, picture: str | Path | bytes, **settings: Any) -> Row: ...
@@ -63,8 +63,8 @@ class Looking(Opened):
             picture: a file's path, or its bytes.
             settings: `threshold`, `draw`; see `lm.tasks.ObjectDetection`.
         """
-        self.task("detect").decode_with(**settings)
-        return self._of_files("detect", picture)
+        with self.using("detect", **settings):
+            return self._of_files("detect", picture)
 
     @overload
     def segment(self, picture: str | Path | bytes, **settings: Any) -> Row: ...
@@ -80,8 +80,8 @@ class Looking(Opened):
             picture: a file's path, or its bytes.
             settings: `out`, `draw`; see `lm.tasks.Segmentation`.
         """
-        self.task("segment").decode_with(**settings)
-        return self._of_files("segment", picture)
+        with self.using("segment", **settings):
+            return self._of_files("segment", picture)
 
     @overload
     def tag(self, text: str) -> Row: ...
@@ -103,6 +103,19 @@ class Looking(Opened):
         """The answer to a question in a text, or to several each in its own: `answer`, `start` (its first
         character in the context) and `score` (above 0: likelier than that there is none)."""
         return self._apply("answer", question=question, context=context)
+
+    @contextmanager
+    def using(self, command: str, **settings: Any) -> Iterator[None]:
+        """Within, the task that a command uses goes by these settings, and afterwards by those it had."""
+        task = self.task(command)
+        before = {name: getattr(task, name) for name in settings}
+        if settings:
+            task.decode_with(**settings)
+        try:
+            yield
+        finally:
+            if settings:
+                task.decode_with(**before)
 
     def apply(self, command: str, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
         """See `lm.tasks.applying.apply`."""

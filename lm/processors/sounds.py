@@ -60,8 +60,7 @@ def read_sound(
         frames = left if seconds is None else min(left, max(round(seconds * file.samplerate), 1))
         # A frame of MP3 may need data of those before it, which are lost in a jump.
         lead = min(first, file.samplerate) if file.format == "MP3" else 0
-        file.seek(first - lead)
-        samples = _mono(file, lead + frames, where)[lead:]
+        samples = _mono(file, lead + frames, where, first - lead)[lead:]
         return Sound(resampled(samples, file.samplerate, rate), rate)
 
 
@@ -111,12 +110,14 @@ def _resampled_blocks(file: Any, rate: int, where: str) -> Iterator[np.ndarray]:
         yield block if file.samplerate == rate else stream.resample_chunk(block, last)
 
 
-def _mono(file: Any, frames: int, where: str) -> np.ndarray:
-    """The next frames as the mean of their channels, float32 (frames,)."""
+def _mono(file: Any, frames: int, where: str, start: int | None = None) -> np.ndarray:
+    """The next frames, or those from `start` on, as the mean of their channels, float32 (frames,)."""
     from soundfile import SoundFileError
 
     cut = f"{where} is cut short or damaged: its header promises more sound than can be read"
     try:
+        if start is not None:
+            file.seek(start)
         samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
     except SoundFileError as error:
         raise UserError(cut) from error

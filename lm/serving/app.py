@@ -2,16 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Form, Request
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from starlette.formparsers import MultiPartParser
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from lm import __version__
-from lm.serving import chat, completions, embeddings, errors, schemas, tasks
+from lm.serving import chat, completions, embeddings, errors, media, schemas, tasks
 from lm.serving.guard import Guard
 from lm.serving.house import House, Served
 from lm.serving.limits import Limits
@@ -23,7 +24,11 @@ _LOOKING: dict[type[schemas.Body], Callable[[Served, Any], Any]] = {
     schemas.Tag: tasks.tag,
     schemas.Answer: tasks.answer,
     schemas.Fill: tasks.fill,
+    schemas.Detect: media.detect,
+    schemas.Segment: media.segment,
+    schemas.Transcribe: media.transcribe,
 }
+MultiPartParser.spool_max_size = 1 << 40  # bytes: no file that is sent lands on a disk
 # What the page may do: speak with this server, and nothing else.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 _POLICY += "; img-src data:; media-src data:"  # of files that somebody tries
@@ -49,10 +54,12 @@ def make_app(
     errors.install(app)
     _about(app, guard, house, figures)
     _writing(app, house)
+    _hearing(app, house)
     for kind, function in _LOOKING.items():
         app.post(f"/v1/{kind.ability}", description=kind.__doc__)(_look(house, kind, function))
     described = app.openapi()
     guard.paths = {"/", *described["paths"]}
+    guard.files = {f"/v1/{able}" for each in house.models.values() if each.files for able in each.abilities}
     for name, schema in described["components"]["schemas"].items():  # which models can be named where
         ability = getattr(getattr(schemas, name, None), "ability", None)
         if able := [each.name for each in house.models.values() if ability in each.abilities]:
@@ -104,6 +111,17 @@ def _writing(app: FastAPI, house: House) -> None:
     @app.post("/v1/chat/completions", description=schemas.ChatCompletion.__doc__)
     async def talk(http: Request, body: schemas.ChatCompletion) -> Any:
         return await chat.answer(http, house.find(body.model, body.ability), body)
+
+
+def _hearing(app: FastAPI, house: House) -> None:
+    """What is asked by a form."""
+
+    @app.post("/v1/audio/transcriptions", description=schemas.Transcription.__doc__)
+    async def transcribe(
+        form: Annotated[schemas.Transcription, Form(media_type="multipart/form-data")],
+    ) -> Any:
+        served = house.find(form.model, form.ability)
+        return await served.work(media.transcription, served, form, await form.file.read())
 
 
 def _look(house: House, kind: type[schemas.Body], function: Callable[[Served, Any], Any]) -> Any:

@@ -23,6 +23,7 @@ _NUMBERS: tuple[tuple[str, type, float, float, str], ...] = (
     ("timeout", float, 300, 1, "seconds of a request: what is written by then is the answer"),
     ("grace", float, 30, 0, "seconds that running requests have when the server is stopped"),
     ("max-body", float, 4, 0.001, "megabytes of a request; more get 413"),
+    ("max-files", float, 32, 0.001, "the same of a request that brings pictures or sounds along"),
 )
 
 
@@ -37,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         import fastapi  # noqa: F401
         import llguidance  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        raise not_installed(
-            "lm serve", "FastAPI, uvicorn, prometheus-client and llguidance", "serve"
-        ) from None
+        what = "FastAPI, uvicorn, prometheus-client, llguidance and python-multipart"
+        raise not_installed("lm serve", what, "serve") from None
     if args.replicas is not None:
         if args.replicas < 1:
             raise UserError(f"--replicas {args.replicas}: it must be at least 1", status=2)

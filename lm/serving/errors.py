@@ -105,10 +105,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
+        form = request.headers.get("content-type", "").startswith("multipart/")
         words = {
             404: "there is nothing at this address: /openapi.json lists what there is",
             405: f"this address does not take {request.method}",
-            400: "the body is not JSON",
+            400: "the body is not the form that its header promises" if form else "the body is not JSON",
         }
         found = APIError(error.status_code, words.get(error.status_code, str(error.detail)))
         found.headers |= dict(error.headers or {})

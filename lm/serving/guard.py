@@ -45,6 +45,7 @@ class Guard:
 
     Attributes:
         paths: the app's, by which requests are counted.
+        files: of these the ones that pictures and sounds are brought to.
         registry: what is counted of them, and by the engines.
         running: requests under way.
         stopping: new ones are turned away.
@@ -56,6 +57,7 @@ class Guard:
         self.app, self.limits, self.keys, self.local, self.log = app, limits, keys, local, log
         self.registry = registry
         self.paths: set[str] = set()
+        self.files: set[str] = set()
         self.running, self.stopping = 0, False
         self.requests = Counter("lm_requests", "Requests", ["path", "status"], registry=registry)
         buckets = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -127,7 +129,9 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """All of it: counted while it comes, not believed."""
-        most = self.limits.body
+        most, seconds = self.limits.body, self.limits.upload
+        if scope["path"] in self.files:
+            most, seconds = self.limits.files, self.limits.files_upload
         words = f"the request has more than {most:,} bytes: send less at once"
         large = APIError(413, words, code="too_large")
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -135,7 +139,7 @@ class Guard:
             raise large
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(self.limits.upload):
+            async with asyncio.timeout(seconds):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -145,7 +149,7 @@ class Guard:
                     if len(body) > most:
                         raise large
         except TimeoutError:
-            words = f"the request was not there after {self.limits.upload:g} seconds"
+            words = f"the request was not there after {seconds:g} seconds"
             raise APIError(408, words, code="timeout", headers={"Connection": "close"}) from None
         return bytes(body)
 

@@ -19,6 +19,7 @@ from lm.tasks.table import entry_of, writes_text
 from lm.tokenizer.template import chat_format_of
 
 T = TypeVar("T")
+_LOOKING = ("classify", "tag", "answer", "detect", "segment", "transcribe")
 BUSY = "the model has as many requests as it can keep waiting: ask again in a moment"
 
 
@@ -56,9 +57,9 @@ class Served:
             if model.model.has_head and model.tokenizer.mask_id is not None:
                 model.writer("fill")
                 self.abilities = ["fill"]
-        elif entry and entry.command in ("classify", "tag", "answer"):
+        elif entry and entry.command in _LOOKING:
             model.task(entry.command)
-            self.abilities = [entry.command]
+            self.abilities = [entry.command, *["audio/transcriptions"] * (entry.command == "transcribe")]
         self.files = record.get("input") is not None  # which requests bring along
         self.abilities += ["embeddings"] * (not record.get("onnx") and not self.files)
         self.created = int(time.time())

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 PROMPTS = 64  # of a completion
 CHOICES = 16  # `n`
 INPUTS = 2048  # of embeddings and tasks
+FILES = 64  # that a request brings along to have things found in them
+SECONDS = 1800  # of sound that is written down
+BEAM = 64
 STOPS, STOP_LENGTH = 16, 256  # strings, and characters of each
 TOP = 20  # likeliest tokens beside each
 BIASES = 300
@@ -21,17 +24,21 @@ class Limits:
 
     Args:
         body: bytes of a request.
+        files: of one that brings pictures or sounds along.
         seconds: that a request may take; what is written by then is the answer.
         upload: seconds in which its body has to be there.
+        files_upload: the same with pictures or sounds.
         linger: more seconds, for who reads slowly and for what an engine does not write.
     """
 
     body: int = 4_000_000
+    files: int = 32_000_000
     seconds: float = 300
     upload: float = 20
+    files_upload: float = 120
     linger: float = 10
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
     """Those that `lm serve` was told."""
-    return Limits(body=int(args.max_body * 1e6), seconds=args.timeout)
+    return Limits(int(args.max_body * 1e6), int(args.max_files * 1e6), args.timeout)

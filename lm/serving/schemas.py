@@ -3,6 +3,7 @@ would change the answer and that this server has not are refused."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -14,8 +15,10 @@ Stop = Annotated[str, Field(max_length=limits.STOP_LENGTH)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(fail_fast=True)]
 _PROMPTS = Field(min_length=1, max_length=limits.PROMPTS, fail_fast=True)
 _INPUTS = Field(min_length=1, max_length=limits.INPUTS, fail_fast=True)
+_FILES = Field(min_length=1, max_length=limits.FILES, fail_fast=True)
 _MESSAGES = Field(min_length=1, max_length=limits.MESSAGES, fail_fast=True)
 Texts = Text | Annotated[list[Text], _INPUTS]
+Files = str | Annotated[list[str], _FILES]  # in base64; how long is for the guard to say
 # What would change the answer, and the values of it that don't.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
@@ -26,6 +29,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
     "suffix": ("",),
+    "language_model": (),  # which names a file
     "best_of": (1,),
     "repetition_penalty": (1,),
     "min_tokens": (0,),
@@ -175,7 +179,7 @@ class Classify(Body):
 
     ability = "classify"
 
-    input: Texts
+    input: str | Annotated[list[str], _INPUTS]
     pair: Texts | None = None
 
 
@@ -203,3 +207,43 @@ class Fill(Body):
 
     input: Texts
     best: int = Field(5, ge=1, le=100)
+
+
+class Detect(Body):
+    """`/v1/detect`: the things in pictures, given in base64, whose score is `threshold` or more."""
+
+    ability = "detect"
+
+    input: Files
+    threshold: float | None = Field(None, ge=0, le=1)
+
+
+class Segment(Body):
+    """`/v1/segment`: what each pixel of pictures shows, given in base64."""
+
+    ability = "segment"
+
+    input: Files
+
+
+class Transcribe(Body):
+    """`/v1/transcribe`: what is said in sounds, given in base64, and when."""
+
+    ability = "transcribe"
+
+    input: Files
+    beam_width: int | None = Field(None, ge=1, le=limits.BEAM)
+
+
+class Transcription(Body):
+    """`/v1/audio/transcriptions`: what is said in a sound, by OpenAI's form, which has its fields as text.
+    `verbose_json` has the words' times; hints such as `language` and `prompt` mean nothing here."""
+
+    ability = "audio/transcriptions"
+    model_config = ConfigDict(strict=False)
+
+    file: UploadFile
+    response_format: Literal["json", "text", "verbose_json"] = "json"
+    timestamp_granularities: list[Literal["word"]] = Field([], alias="timestamp_granularities[]")
+    stream: Literal["false"] = "false"
+    beam_width: int | None = Field(None, ge=1, le=limits.BEAM)

@@ -2,8 +2,10 @@
 of a request in one batch, in the model's own thread."""
 
 from base64 import b64decode
+from collections.abc import Iterable
 from typing import Any
 
+from lm.serving import limits
 from lm.serving.errors import APIError
 from lm.serving.house import Served
 from lm.serving.schemas import Answer, Classify, Fill, Tag
@@ -11,21 +13,23 @@ from lm.serving.schemas import Answer, Classify, Fill, Tag
 
 def classify(served: Served, body: Classify) -> dict[str, Any]:
     if served.files:
-        return _response(served, served.model.classify(_bytes("input", body.input)))
+        return response(served, served.model.classify(files("input", body.input)))
     texts, pairs = _list("input", body.input), None if body.pair is None else _list("pair", body.pair)
+    if max(map(len, texts)) > limits.TEXT:  # which files may have
+        raise APIError(400, f"`input`: a text has at most {limits.TEXT} characters", "input")
     if pairs is not None:
         _alike(input=texts, pair=pairs)
-    return _response(served, served.model.classify(texts, pairs))
+    return response(served, served.model.classify(texts, pairs))
 
 
 def tag(served: Served, body: Tag) -> dict[str, Any]:
-    return _response(served, served.model.tag(_list("input", body.input)))
+    return response(served, served.model.tag(_list("input", body.input)))
 
 
 def answer(served: Served, body: Answer) -> dict[str, Any]:
     questions, contexts = _list("question", body.question), _list("context", body.context)
     _alike(question=questions, context=contexts)
-    return _response(served, served.model.answer(questions, contexts))
+    return response(served, served.model.answer(questions, contexts))
 
 
 def fill(served: Served, body: Fill) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def fill(served: Served, body: Fill) -> dict[str, Any]:
     masks = [
         [[{"text": text, "probability": share} for text, share in mask] for mask in each] for each in guesses
     ]
-    return _response(served, [{"masks": each} for each in masks])
+    return response(served, [{"masks": each} for each in masks])
 
 
 def _list(field: str, texts: str | list[str]) -> list[str]:
@@ -48,17 +52,21 @@ def _list(field: str, texts: str | list[str]) -> list[str]:
     return several
 
 
-def _bytes(field: str, texts: str | list[str]) -> list[bytes]:
+def files(field: str, given: str | list[str]) -> list[bytes]:
     """Files as a request brings them along: never a name, which would open one of the server's own.
 
     Raises:
-        APIError: one is not in base64.
+        APIError: one is not in base64, or empty.
     """
+    several = [given] if isinstance(given, str) else given
     try:
-        return [b64decode(each.rpartition(";base64,")[2], validate=True) for each in _list(field, texts)]
+        found = [b64decode(each.rpartition(";base64,")[2], validate=True) for each in several]
     except ValueError as error:
         message = f"`{field}`: give the bytes of a file in base64, or as a data: URL"
         raise APIError(400, message, field) from error
+    if not all(found):
+        raise APIError(400, f"`{field}`: a file is empty", field)
+    return found
 
 
 def _alike(**columns: list[str]) -> None:
@@ -67,6 +75,6 @@ def _alike(**columns: list[str]) -> None:
         raise APIError(400, f"`{second}`: give as many as of `{first}`", second)
 
 
-def _response(served: Served, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def response(served: Served, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     data = [{"index": index, **row} for index, row in enumerate(rows)]
     return {"object": "list", "model": served.name, "data": data}

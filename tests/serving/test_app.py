@@ -257,7 +257,7 @@ def test_the_page_comes_to_life(url, models, serving):
     """Its script runs under its own policy, and asks for the models; the options are those of the first."""
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
     with serving({"classifier": models["classifier"]}) as alone:
-        for address, hidden in ((url, 0), (alone, 4)):
+        for address, hidden in ((url, 2), (alone, 6)):
             done = subprocess.run([*words, "--dump-dom", address], capture_output=True, text=True, timeout=60)
             assert '<option value="classifier">' in done.stdout
             assert re.search(r"<textarea[^>]* placeholder=", done.stdout)

@@ -68,7 +68,7 @@ def test_no_name_opens_a_file_of_the_server(http, picture, monkeypatch):
         ("aaaa", "file 1 is no picture"),
         (base64.b64encode(b"text").decode(), "file 1 is no picture"),
         (base64.b64encode(picture.read_bytes()[:90]).decode(), "the picture is"),
-        ("", "a text is empty"),
+        ("", "a file is empty"),
     ):
         refused = http.post("/v1/classify", json={"model": "pictures", "input": name})
         assert refused.status_code == 400, (name, refused.text)

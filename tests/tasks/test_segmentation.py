@@ -1,6 +1,7 @@
 """A class for every pixel through the command: learned, measured, resumed, written as masks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import lm as package
 from lm.processors.pictures import VOID
+from lm.tasks.image.squares import SquareLabels, Squares
 
 NAMES = ["ground", "red", "blue"]
 COLOURS = [(120, 120, 120), (220, 30, 30), (30, 30, 220)]
@@ -115,6 +117,20 @@ def test_it_learns_and_writes_masks_as_large_as_the_photo(lm, folder):
     assert figures["test_mean_iou"] == pytest.approx(np.mean(shares), abs=1e-4)
 
 
+def test_the_dice_loss_counts_classes_alike_and_void_nowhere():
+    reader = SquareLabels(3, Squares(2, (2, 2), 4, (7, 8)), dice=2.0)
+    outputs, mask = torch.randn(2, 4, 12), torch.randint(0, 2, (2, 7, 8), dtype=torch.uint8)
+    mask[0, :3], mask[1, :, 5] = VOID, 2
+    extra = reader.losses(outputs, mask) - replace(reader, dice=0.0).losses(outputs, mask)
+    chances = reader.scores(outputs).softmax(1).numpy()
+    for row, (chance, labels) in enumerate(zip(chances, mask.numpy(), strict=True)):
+        known, wrong = labels != VOID, []
+        for label in set(labels[known]):
+            there, said = labels[known] == label, chance[label][known]
+            wrong.append(1 - (2 * said[there].sum() + 1) / (there.sum() + said.sum() + 1))
+        assert extra[row].item() == pytest.approx(2 * np.mean(wrong) * known.sum(), rel=1e-4)
+
+
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
     words = ("--config=c.yaml", "--data.num_workers=2", "--trainer.max_epochs=4")
     ends_alike_though_killed(*words, at="step 14/", saved=10)
@@ -143,6 +159,7 @@ def test_what_lies_beyond_the_picture_is_nothing_to_the_loss(lm, folder):
     ("change", "words"),
     [
         (("--model.squares=0",), "squares is 0: it must be at least 1"),
+        (("--model.dice=-1",), "dice is -1.0: it must be at least 0"),
         (("--data.masks=annot",), "where is {name}"),
         (("--data.masks={folder}none/{name}.png",), "trainnone"),
         (("--data.void=[1]", "--data.classes=null"), "the mask"),

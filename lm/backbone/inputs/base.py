@@ -40,6 +40,11 @@ def positions(length: int, documents: Tensor | None, past: int, device: torch.de
     return document_positions(documents)[:, -length:]
 
 
+def behind(x: Tensor, queries: nn.Embedding | None) -> Tensor:
+    """Hidden states (B, T, hidden_size) with learned vectors behind them, (B, T + queries, hidden_size)."""
+    return x if queries is None else torch.cat((x, queries.weight.expand(len(x), -1, -1)), dim=1)
+
+
 class Input(nn.Module, ABC):
     """A raw batch to hidden states. Its matrices are optimised as embeddings are: not by Muon.
 

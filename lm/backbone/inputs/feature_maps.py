@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import Input, InputConfig, make_norm
+from lm.backbone.inputs.base import Input, InputConfig, behind, make_norm
 from lm.backbone.inputs.packaged import PACKAGED
 from lm.backbone.inputs.patches import padded, sine_positions
 from lm.errors import UserError, not_installed, some
@@ -44,6 +44,7 @@ class FeatureMaps(InputConfig):
             a map (B, channels, rows, columns).
         frozen: true: all of the CNN stays as it is; or the name of its last part that does.
         norms: whether the statistics of its batch norms stay as they are.
+        queries: learned vectors behind the map (DETR's); a task that reads them sets this.
         channels, strides: of the maps; they are found out.
     """
 
@@ -56,6 +57,7 @@ class FeatureMaps(InputConfig):
     levels: list[str] = field(default_factory=list)
     frozen: bool | str = False
     norms: Literal["frozen", "trained"] = "frozen"
+    queries: int = 0
     channels: list[int] | None = None
     strides: list[int] | None = None
 
@@ -99,8 +101,8 @@ class FeatureMaps(InputConfig):
         return -(-height // coarse) * (coarse // fine), -(-width // coarse) * (coarse // fine)
 
     def length(self, height: int, width: int) -> int:
-        """Positions of a picture."""
-        return math.prod(self.grid(height, width))
+        """Positions of a picture, and the queries behind them."""
+        return math.prod(self.grid(height, width)) + self.queries
 
     def of_size(self, size: tuple[int, int]) -> "FeatureMaps":
         """The same for pictures of a height and width: it is for all."""
@@ -193,6 +195,7 @@ class FeatureMapInput(Input):
         sizes = () if plain else shape.channels
         self.projections = nn.ModuleList(nn.Conv2d(channels, self.width, 1) for channels in sizes)
         self.norm = nn.Identity() if plain else make_norm(config)
+        self.queries = nn.Embedding(shape.queries, self.width) if shape.queries else None
         self.dropout = nn.Dropout(config.dropout)
         for parameter in self._frozen():
             parameter.requires_grad_(False)
@@ -225,8 +228,8 @@ class FeatureMapInput(Input):
         return self
 
     def forward(self, raw: Tensor, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
-        """Hidden states (B, rows · columns, hidden_size) of pictures (B, channels, height, width), padded
-        with zeros on the right and at the bottom to a multiple of the coarsest stride."""
+        """Hidden states (B, rows · columns + queries, hidden_size) of pictures (B, channels, height, width),
+        padded with zeros on the right and at the bottom to a multiple of the coarsest stride."""
         maps = self.shape.maps(self.network, padded(raw, max(self.shape.strides)))
         finest = max(each.shape[2:] for each in maps)
         if self.projections:
@@ -235,7 +238,7 @@ class FeatureMapInput(Input):
         x = self.norm(x.flatten(2).transpose(1, 2))
         if self.placed:
             x = x + sine_positions(*finest, self.width, x.device).to(x.dtype)
-        return self.dropout(x)
+        return self.dropout(behind(x, self.queries))
 
 
 def _named(path: str) -> Any:

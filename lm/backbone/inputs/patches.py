@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import BlockInput, InputConfig
+from lm.backbone.inputs.base import BlockInput, InputConfig, behind
 from lm.errors import UserError
 
 
@@ -31,6 +31,7 @@ class Patches(InputConfig):
         antialias: learned positions are interpolated with antialiasing, as DINOv2's with registers are.
         prefix: learned vectors before the patches: 1 for a class token, 2 for DeiT's two.
         registers: more of them behind those, without a position (DINOv2, arXiv:2309.16588).
+        queries: more of them behind the patches (YOLOS, arXiv:2106.00666); a task that reads them sets this.
     """
 
     kind: ClassVar[str] = "patches"
@@ -45,6 +46,7 @@ class Patches(InputConfig):
     antialias: bool = False
     prefix: int = 0
     registers: int = 0
+    queries: int = 0
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -71,8 +73,8 @@ class Patches(InputConfig):
         return -(-height // side), -(-width // side)
 
     def length(self, height: int, width: int) -> int:
-        """Positions of a picture, those before its patches too."""
-        return self.prefix + self.registers + math.prod(self.grid(height, width))
+        """Positions of a picture, those before and behind its patches too."""
+        return self.prefix + self.registers + math.prod(self.grid(height, width)) + self.queries
 
     def of_size(self, size: tuple[int, int]) -> "Patches":
         """The same for pictures of a height and width, unless it is for some already."""
@@ -97,12 +99,13 @@ class PatchInput(BlockInput):
         self.grid = shape.grid(*shape.size) if shape.size is not None else None
         self.positions = nn.Embedding(shape.prefix + math.prod(self.grid), width) if learned else None
         self.first = nn.Embedding(self.prefix, width) if self.prefix else None
+        self.queries = nn.Embedding(shape.queries, width) if shape.queries else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, raw: Tensor, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
-        """Hidden states (B, prefix + rows · columns, hidden_size) of pictures (B, channels, height, width) or
-        spectrograms (B, bins, frames), padded with zeros on the right and at the bottom to whole patches,
-        unless these overlap."""
+        """Hidden states (B, prefix + rows · columns + queries, hidden_size) of pictures (B, channels, height,
+        width) or spectrograms (B, bins, frames), padded with zeros on the right and at the bottom to whole
+        patches, unless these overlap."""
         raw = raw[:, None] if raw.ndim == 3 else raw
         if self.shape.stride is None:
             raw = padded(raw, self.shape.patch_size)
@@ -114,7 +117,7 @@ class PatchInput(BlockInput):
             if first is not None:
                 lead = lead + F.pad(first, (0, 0, 0, self.shape.registers))
             x = torch.cat((lead.expand(len(x), -1, -1), x), dim=1)
-        return self.dropout(x)
+        return self.dropout(behind(x, self.queries))
 
     def blocks(self, raw: Tensor) -> Tensor:
         """Pixels of each patch: (B, rows · columns, channels · patch_size²)."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from lm.metrics import DetectionScores, MeanLoss
 from lm.processors.pictures import Picture
 from lm.tasks.image.dense import DenseBoxes
 from lm.tasks.image.drawing import WHITE, colours, with_boxes
-from lm.tasks.image.placed import Drawn, PlacedCollate, PlacedTask, photo, write_picture
+from lm.tasks.image.placed import Drawn, PlacedCollate, photo, write_picture
+from lm.tasks.image.queried import QueriedTask
+from lm.tasks.image.queries import QueryBoxes
 
 _SHOWN = 0.3  # score of a box that is shown
 
@@ -57,28 +59,38 @@ class BoxCollate(PlacedCollate):
             ]
 
 
-class ObjectDetection(PlacedTask):
-    """Find things in a picture: a box around each, and what it is. Every position of the input says what it
-    sees and how far that reaches; see `lm.tasks.image.dense`.
+class ObjectDetection(QueriedTask):
+    """Find things in a picture: a box around each, and what it is.
 
     Args:
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        head: who says it: each position of the input, what it sees and how far that reaches (`dense`; see
+            `lm.tasks.image.dense`), or learned vectors, a thing each (`queries`; see
+            `lm.tasks.image.queries`), which takes far more pictures or steps to learn.
+        queries: how many there are, of the head that has some: more than things on a picture.
     """
 
     reads = BoxedExample
     data_class = "lm.data.DetectionData"
     usage = "detect {} photo.jpg"
     best_by = ("map_50", "max")
-    beside = PlacedTask.beside | {"threshold", "draw", "things"}
+    beside = QueriedTask.beside | {"threshold", "draw"}
 
-    def __init__(self, backbone: BackboneConfig, **kwargs: Any) -> None:
-        super().__init__(backbone, **kwargs)
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        head: Literal["dense", "queries"] = "dense",
+        queries: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, head=head, queries=queries, **kwargs)
         self.threshold, self.draw = _SHOWN, None
-        self.things = 1.0  # of a picture, on average
 
     @property
-    def reader(self) -> DenseBoxes:
+    def reader(self) -> DenseBoxes | QueryBoxes:
         """What the outputs mean."""
+        if self.queries:
+            return QueryBoxes(len(self.labels), self.queries, self.processor.size)
         return DenseBoxes(len(self.labels), self.grid, self.step)
 
     def outputs(self) -> int:
@@ -93,7 +105,7 @@ class ObjectDetection(PlacedTask):
     def look_at(self, data: ExampleData, parts: list[str]) -> None:
         if "train" in parts:
             features = data.features("train")
-            self.things = max(sum(len(each["labels"]) for each in features) / len(features), 1.0)
+            self.count_things([len(each["labels"]) for each in features])
 
     def make_figures(self) -> None:
         self.loss, self.scores = MeanLoss(), DetectionScores(self.labels)
@@ -176,7 +188,7 @@ class ObjectDetection(PlacedTask):
 
         Args:
             threshold: score of a box that is shown; None: as before.
-            draw: folder for copies of pictures with their boxes on them.
+            draw: folder for copies of pictures with their boxes on them; see `file_for`.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"--threshold {threshold}: it lies in 0 to 1", status=2)
@@ -186,7 +198,7 @@ class ObjectDetection(PlacedTask):
     def result(self, line: Line, example: BoxedExample, found: list[dict[str, Tensor]]) -> dict[str, Any]:
         row = self.row(found[0])
         if self.draw is not None:
-            path = Path(self.draw) / f"{Path(example.place.name).stem}.png"
+            path = self.file_for(self.draw, example.place.name)
             row["drawn"] = write_picture(path, self.drawn(photo(example.place), found[0]))
         return row
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class PlacedCollate(PictureCollate):
 
 class PlacedTask(ImageTask):
     """A task that says something of every position of a picture."""
+
+    beside = ImageTask.beside | {"_written"}
 
     @abstractmethod
     def outputs(self) -> int:
@@ -138,6 +141,22 @@ class PlacedTask(ImageTask):
     def look(self, batch: dict[str, Any], logits: Tensor) -> list[Any]:
         """What is found on each picture, in its own pixels."""
 
+    @cached_property
+    def _written(self) -> dict[Path, str]:
+        """Files that were written, and of which photos."""
+        return {}
+
+    def file_for(self, folder: str | Path, photo: str) -> Path:
+        """Where a picture of a photo is written: `cat.png` of `a/cat.jpg`; of another cat as much of its path
+        as tells the two apart: `b-cat.jpg.png`."""
+        parts = Path(photo).parts
+        longer = ("-".join(parts[-n:]).lstrip("/") for n in range(2, max(len(parts), 2) + 1))
+        for name in (Path(photo).stem, *longer):
+            path = Path(folder) / f"{name}.png"
+            if self._written.setdefault(path, photo) == photo:
+                break
+        return path
+
 
 class Drawn:
     """Pixels of a batch's pictures, each drawn on when it is asked for.
@@ -158,13 +177,8 @@ class Drawn:
         return self.processor.pixels(Picture(drawn))
 
 
-def write_picture(path: Path, pixels: np.ndarray, palette: Sequence[tuple[int, int, int]] = ()) -> str:
-    """Write a PNG file: colours uint8 (H, W, 3), or labels (H, W) with the colours that show them. Gives the
-    path.
-
-    Raises:
-        UserError: it can't be written.
-    """
+def png(pixels: np.ndarray, palette: Sequence[tuple[int, int, int]] = ()) -> bytes:
+    """A PNG file: colours uint8 (H, W, 3), or labels (H, W) with the colours that show them."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -172,9 +186,18 @@ def write_picture(path: Path, pixels: np.ndarray, palette: Sequence[tuple[int, i
         image.putpalette([value for colour in palette for value in colour])
     file = BytesIO()
     image.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_picture(path: Path, pixels: np.ndarray, palette: Sequence[tuple[int, int, int]] = ()) -> str:
+    """Write a PNG file; see `png`. Gives the path.
+
+    Raises:
+        UserError: it can't be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, file.getvalue())
+        write_atomically(path, png(pixels, palette))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return str(path)

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
 from lm.data.examples.batches import Features
+from lm.data.examples.module import ExampleData
 from lm.data.images.segmentation import MaskedExample, class_map
 from lm.data.media.places import Place
 from lm.errors import UserError
@@ -19,7 +19,10 @@ from lm.inference.lines import Line
 from lm.metrics import MeanLoss, SegmentationScores
 from lm.processors.pictures import VOID, Picture
 from lm.tasks.image.drawing import colours, with_labels
-from lm.tasks.image.placed import Drawn, PlacedCollate, PlacedTask, photo, write_picture
+from lm.tasks.image.mask_queries import QueryMasks
+from lm.tasks.image.placed import Drawn, PlacedCollate, photo, write_picture
+from lm.tasks.image.queried import QueriedTask
+from lm.tasks.image.squares import SquareLabels, Squares
 
 
 @dataclass(frozen=True)
@@ -52,32 +55,57 @@ class MaskCollate(PlacedCollate):
                 batch["true"] = [torch.from_numpy(each.mask) for each in opened]
 
 
-class Segmentation(PlacedTask):
-    """Say of every pixel of a picture what it shows. A linear head says it of small squares, each position of
-    some; in between, logits are interpolated (the linear decoder of Segmenter, arXiv:2105.05633).
+class Segmentation(QueriedTask):
+    """Say of every pixel of a picture what it shows.
 
     Args:
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
+        head: who says it: each position, of its small squares (`linear`; see `lm.tasks.image.squares`), or
+            learned vectors, each of a class and where it is (`queries`; see `lm.tasks.image.mask_queries`).
+        queries: how many there are, of the head that has some: more than classes on a picture.
         squares: of them each position has as many by as many.
+        dice: weight of the dice loss, of the linear head; see `lm.tasks.image.squares`.
     """
 
     reads = MaskedExample
     data_class = "lm.data.SegmentationData"
     usage = "segment {} photo.jpg --out masks"
     best_by = ("mean_iou", "max")
-    beside = PlacedTask.beside | {"out", "draw", "squares"}
-    kept = ("squares",)
+    beside = QueriedTask.beside | {"out", "draw", "squares", "dice"}
+    kept = (*QueriedTask.kept, "squares")
 
-    def __init__(self, backbone: BackboneConfig, squares: int = 2, **kwargs: Any) -> None:
-        super().__init__(backbone, **kwargs)
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        head: Literal["linear", "queries"] = "linear",
+        queries: int = 50,
+        squares: int = 2,
+        dice: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, head=head, queries=queries, **kwargs)
         if squares < 1:
             raise UserError(f"squares is {squares}: it must be at least 1", status=2)
-        self.squares = squares
+        if dice < 0:
+            raise UserError(f"dice is {dice}: it must be at least 0", status=2)
+        self.squares, self.dice = squares, dice
         self.out: str | Path | None = None
         self.draw: str | Path | None = None
 
+    @property
+    def reader(self) -> SquareLabels | QueryMasks:
+        """What the outputs mean."""
+        squares = Squares(self.squares, self.grid, self.step, self.processor.size)
+        if self.queries:
+            return QueryMasks(len(self.labels), self.queries, squares)
+        return SquareLabels(len(self.labels), squares, self.dice)
+
     def outputs(self) -> int:
-        return len(self.labels) * self.squares**2
+        return self.reader.outputs
+
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
+        if "train" in parts:
+            self.count_things([len(example.there) for example in data.examples("train")])
 
     def find_labels(self, data: Any) -> list[str]:
         found = super().find_labels(data)
@@ -101,23 +129,19 @@ class Segmentation(PlacedTask):
         return [features]
 
     def upsampled(self, outputs: Tensor) -> Tensor:
-        """Logits of each pixel of the input (B, classes, H, W) from outputs (B, T, outputs)."""
-        rows, columns = self.grid
-        squares = outputs[:, -rows * columns :].mT.unflatten(2, (rows, columns))
-        squares = F.pixel_shuffle(squares, self.squares)  # (B, classes, rows · squares, columns · squares)
-        size = rows * self.step, columns * self.step  # what is padded to whole positions is cut off again
-        height, width = self.processor.size
-        return F.interpolate(squares, size, mode="bilinear")[:, :, :height, :width]
+        """How much each pixel of the input is of each class, (B, classes, H, W), of outputs (B, T, n)."""
+        return self.reader.scores(outputs)
 
     def losses(self, batch: dict[str, Any], logits: Tensor) -> Tensor:
-        pixels = self.upsampled(logits)
-        return F.cross_entropy(pixels, batch["mask"].long(), ignore_index=VOID, reduction="none").sum((1, 2))
+        return self.reader.losses(logits, batch["mask"])
 
     def targets(self, batch: dict[str, Any]) -> Tensor:
-        return (batch["mask"] != VOID).sum((1, 2))
+        return self.reader.targets(batch["mask"])
 
     @property
     def expected(self) -> float:
+        if self.queries:
+            return self.things
         height, width = self.processor.size
         return height * width
 
@@ -155,19 +179,19 @@ class Segmentation(PlacedTask):
         """What is made of a picture from now on.
 
         Args:
-            out: folder for masks, each as large as its picture; None: they are returned.
+            out: folder for masks, each as large as its picture, see `file_for`; None: they are returned.
             draw: folder for copies of pictures with the classes' colours over them.
         """
         self.out, self.draw = out, draw
 
     def result(self, line: Line, example: MaskedExample, found: list[np.ndarray]) -> dict[str, Any]:
-        labels, row = found[0], self.row(found[0])
-        name = f"{Path(example.place.name).stem}.png"
+        labels, row, name = found[0], self.row(found[0]), example.place.name
         row["mask"] = labels
         if self.out is not None:
-            row["mask"] = write_picture(Path(self.out) / name, labels, colours(len(self.labels)))
+            row["mask"] = write_picture(self.file_for(self.out, name), labels, colours(len(self.labels)))
         if self.draw is not None:
-            row["drawn"] = write_picture(Path(self.draw) / name, self.drawn(photo(example.place), labels))
+            path = self.file_for(self.draw, name)
+            row["drawn"] = write_picture(path, self.drawn(photo(example.place), labels))
         return row
 
     def show(self, row: dict[str, Any]) -> str:
