@@ -44,8 +44,8 @@ def parameter_groups(
         width_scale: the width that the learning rates are for by the network's own. Other than 1, it is the
             `width_scale` of the groups whose rate under Adam goes with the width (arXiv:2203.03466, table 8):
             the matrices, and the norm in front of the head, for the logits.
-        backbone_scale: other than 1, a factor of the backbone's learning rates, in `lr_scale`, too; not of queries, which
-            a task puts there anew.
+        backbone_scale: other than 1, a factor of the backbone's learning rates, in `lr_scale`, too. Queries,
+            which a task puts there anew, go without it.
     """
     groups: dict[tuple[bool, int, int, bool], dict[str, Any]] = {}
     last = set() if width_scale == 1 else {id(p) for p in last_norm(module).parameters()}

@@ -45,8 +45,8 @@ class SquareLabels:
     Args:
         classes: how many.
         squares: where they are.
-        dice: weight of 1 less the dice coefficient, the mean of a picture's classes (arXiv:1606.04797), beside the
-            cross-entropy of its pixels: a class counts as much as another, however small it is.
+        dice: weight of 1 less the dice coefficient, the mean of a picture's classes (arXiv:1606.04797),
+            beside the pixels' cross-entropy: a class counts as much as another, however small it is.
     """
 
     classes: int
