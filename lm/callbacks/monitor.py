@@ -71,6 +71,7 @@ class Monitor(Callback):
         self.seen = 0  # units of work, by all processes
         self.unit = "tokens"
         self.train_seconds = 0.0
+        self.waiting_seconds = 0.0  # of these, for data
         self.history: list[tuple[float, int]] = []  # (seconds, units of work) at the last steps
         self.speed = 0.0  # in these, by all processes
         self._logged_loss = math.nan
@@ -83,13 +84,15 @@ class Monitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         sums = torch.stack(self._sums).sum(0).tolist() if self._sums else []
-        return {"seen": self.seen, "unit": self.unit, "train_seconds": self.train_seconds, "sums": sums}
+        seconds = {name: getattr(self, name) for name in ("train_seconds", "waiting_seconds")}
+        return {"seen": self.seen, "unit": self.unit, **seconds, "sums": sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on from there. Before there were other units the first key was `tokens_seen`."""
         self.seen = state_dict["seen"] if "seen" in state_dict else state_dict["tokens_seen"]
         self.unit = state_dict.get("unit", self.unit)
         self.train_seconds, self._restored = state_dict["train_seconds"], state_dict["sums"]
+        self.waiting_seconds = state_dict.get("waiting_seconds", 0.0)
 
     @property
     def loss(self) -> float:
@@ -104,15 +107,21 @@ class Monitor(Callback):
         """Mean speed of the whole run's training, all processes together, in units of work."""
         return self.seen / self.train_seconds if self.train_seconds else 0.0
 
+    @property
+    def waiting(self) -> float:
+        """The share of the whole run's training in which this process waited for its data."""
+        return self.waiting_seconds / self.train_seconds if self.train_seconds else 0.0
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.logs_figures = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Waiting for data is part of the time.
-        if not self._step_started:
-            self._step_started = time.perf_counter()
+        # Waiting for data is part of the time, but for the first batch.
+        now = time.perf_counter()
+        self._step_started = self._step_started or now
+        self.waiting_seconds += now - self._step_started
         self._learning_rates = {}
         for group in trainer.optimizers[0].param_groups:  # of several layers' the highest
             kind, rate = group.get("kind", "all"), float(group["lr"])
@@ -160,6 +169,7 @@ class Monitor(Callback):
             f"progress/{self.unit}_seen": self.seen,
             "progress/epoch": trainer.current_epoch,
             f"speed/{self.unit}_per_second": self.speed,
+            "speed/waiting_for_data": self.waiting,
         }
         if pl_module.gradient_norm is not None:
             figures["optimizer/gradient_norm"] = float(pl_module.gradient_norm)

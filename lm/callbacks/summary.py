@@ -87,6 +87,7 @@ class Summary(Callback):
             f"{self.monitor.unit}_seen": self.monitor.seen,
             f"{self.monitor.unit}_per_second": round(self.monitor.per_second, 1),
             "train_seconds": round(self.monitor.train_seconds, 2),
+            "waiting_for_data": round(self.monitor.waiting, 4),
             "wall_seconds": round(self.wall_seconds, 2),
             "parameters": pl_module.net.num_parameters(),
             "training_flops_per_token": pl_module.net.training_flops_per_token(pl_module.positions),

@@ -1,9 +1,14 @@
 """Utilisation is what the formula says; tokens are counted over accumulation."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lm.callbacks.monitor import Monitor
+from lm.tasks.base import Work
 
 
 def test_utilisation_and_tokens(lm, tiny_gpt, tmp_path):
@@ -42,3 +47,21 @@ def test_bits_per_byte_are_of_the_targets_alone(lm, tiny_bert, tmp_path):
     events.Reload()
     train = [event.value for event in events.Scalars("bits_per_byte/train")]
     assert sum(train) / len(train) == pytest.approx(events.Scalars("bits_per_byte/val")[-1].value, rel=0.05)
+
+
+def test_waiting_for_data_is_from_a_batch_s_end_to_the_next_one_s_start(monkeypatch):
+    times = iter([5.0, 6.0, 7.0, 10.0, 10.5, 11.0])  # start and end of three batches
+    monkeypatch.setattr("lm.callbacks.monitor.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    trainer = SimpleNamespace(
+        optimizers=[SimpleNamespace(param_groups=[])], log_every_n_steps=0, global_step=1, device_mesh=None
+    )
+    task = SimpleNamespace(work=lambda batch: Work(8, "images"))
+    monitor, one = Monitor(), torch.ones(())
+    monkeypatch.setattr("lm.callbacks.monitor.data_shard", lambda trainer: SimpleNamespace(size=1))
+    for _ in range(3):
+        monitor.on_train_batch_start(trainer, task, None, 0)
+        monitor.on_train_batch_end(trainer, task, {"total": one, "count": one, "bytes": one}, None, 0)
+    assert (monitor.waiting_seconds, monitor.train_seconds, monitor.waiting) == (1.5, 6.0, 0.25)
+    again = Monitor()
+    again.load_state_dict(monitor.state_dict())
+    assert again.waiting == 0.25

@@ -60,6 +60,7 @@ def test_tensorboard_has_what_a_person_looks_for(trained):
         "optimizer/learning_rate_embedding",
         "optimizer/gradient_norm",
         "speed/tokens_per_second",
+        "speed/waiting_for_data",
         "progress/tokens_seen",
     } <= tags
     tensors = set(events.Tags()["tensors"])
