@@ -61,7 +61,7 @@ def read_sound(
         # A frame of MP3 may need data of those before it, which are lost in a jump.
         lead = min(first, file.samplerate) if file.format == "MP3" else 0
         samples = _mono(file, lead + frames, where, first - lead)[lead:]
-        return Sound(resampled(samples, file.samplerate, rate), rate)
+        return _heard(resampled(samples, file.samplerate, rate), rate, where)
 
 
 def seconds_of(data: bytes | Path, where: str) -> float:
@@ -93,7 +93,13 @@ def pieces(
             while len(held) > size:  # so that there is a next one, with more than the overlap
                 yield start / rate, Sound(held[:size].copy(), rate)
                 held, start = held[step:], start + step
-    yield start / rate, Sound(held, rate)
+    yield start / rate, _heard(held, rate, where)
+
+
+def _heard(samples: np.ndarray, rate: int, where: str) -> Sound:
+    if not len(samples):
+        raise UserError(f"{where} is too short: nothing of it is left at {rate} samples a second")
+    return Sound(samples, rate)
 
 
 def resampled(samples: np.ndarray, rate: float, new: float) -> np.ndarray:

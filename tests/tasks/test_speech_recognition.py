@@ -182,30 +182,6 @@ def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, wor
     ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 
-def test_what_can_not_be_used_is_counted_and_said(lm, folder):
-    rows = (folder / "t.tsv").read_text().split("\n")
-    sounds = folder / "sounds"
-    for name, text in (
-        ("long", "a"),
-        ("short", "abcabcabcabc" * 9),
-        ("bad", "a"),
-        ("silent", "."),
-        ("gone", "a"),
-    ):
-        (sounds / f"{name}.wav").write_bytes(wav(speech("ab" if name != "long" else "ab" * 20, 1)))
-        rows.append(f"train\t{name}\t9\t{text}")
-    (sounds / "bad.wav").write_bytes(wav(speech("ab"))[:400])
-    (sounds / "gone.wav").unlink()
-    rows.append("test\ttest0\t0\tàb")
-    (folder / "t.tsv").write_text("\n".join(rows))
-    result = lm("fit", "--config", "c.yaml", "--trainer.max_steps=2")
-    assert result.status == 0, result.err
-    assert "1 skipped: there is no such file (such as gone.wav)" in result.err
-    assert "1 skipped: is cut short" in result.err
-    assert "3 of 163 train examples can't be used: they are longer than" in result.err, result.err
-    assert "1 transcripts of t.tsv have characters that were never learned: 'à'" in result.err
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

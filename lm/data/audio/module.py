@@ -11,10 +11,12 @@ from lm.data.audio.joining import Joiner, strings
 from lm.data.media.module import LabelledMedia, MediaData
 from lm.data.media.places import Place
 from lm.errors import UserError
-from lm.processors.sounds import read_sound
+from lm.processors.sounds import pieces
 from lm.processors.speech import Norm, Scale, SoundProcessor
 
 SOUNDS = frozenset([".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf"])
+
+_PIECE = 60.0  # seconds that are held of a sound while it is looked at
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class AudioData(MediaData):
         return {**super().shape(), "max_seq_len": frames}
 
     def look(self, data: bytes, where: str) -> dict[str, Any]:
-        return {"seconds": read_sound(data, where, self.rate).seconds}
+        read = pieces(data, where, self.rate, _PIECE)  # hours of sound are never held
+        return {"seconds": sum(len(sound.samples) for _, sound in read) / self.rate}
 
     def make_processor(self, start: SoundProcessor | None = None) -> SoundProcessor:
         if start is not None:

@@ -34,6 +34,10 @@ class Skipped:
     reason: str
 
 
+class Mended(Skipped):
+    """Something that a reader can't use as it is, and has put right."""
+
+
 class Known(dict[str, Any]):
     """What a reader knows of its examples only when it has seen all of them, at its end; see
     `lm.data.examples.records.Example.known`."""
@@ -45,19 +49,21 @@ class Read:
 
     Attributes:
         skipped: how many rows could not be used, by reason; when all have been read.
+        mended: how much was put right, likewise.
         known: see `Known`; likewise.
     """
 
     def __init__(self, found: Iterable[Any], path: str) -> None:
         self._found, self._path = found, path
         self.skipped: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
         self.known = Known()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         used = False
         for number, found in enumerate(self._found):
             if isinstance(found, Skipped):
-                self.skipped[found.reason] += 1
+                (self.mended if isinstance(found, Mended) else self.skipped)[found.reason] += 1
             elif isinstance(found, Known):
                 self.known = found
             else:

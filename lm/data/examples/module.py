@@ -190,11 +190,12 @@ class ExampleData(Data):
             read = Read(self.read(place, split), place)
             for number, example in read:
                 rows.add(example.values(), row=number)
-            return {"skipped": read.skipped, "known": read.known}
+            return {"skipped": read.skipped, "mended": read.mended, "known": read.known}
 
         facts = Rows(kept(folder, fill)).facts
-        for reason, count in facts["skipped"].items():
-            say(f"{place} ({split}): {count:,} skipped: {reason}")
+        for kind in ("skipped", "mended"):
+            for reason, count in facts[kind].items():
+                say(f"{place} ({split}): {count:,} {kind}: {reason}")
         return Rows(folder, partial(_example, self.record, facts["known"]))
 
     def _options(self, without: Iterable[str] = ()) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from lm.data.examples.files import Known, Skipped, source_files
+from lm.data.examples.files import Known, Mended, Skipped, source_files
 from lm.data.images.augment import Augmentation
-from lm.data.images.boxes import read_list, read_names
+from lm.data.images.boxes import CLIPPED, read_list, read_names
 from lm.data.images.module import ImageData
 from lm.data.media.module import MediaExample
 from lm.data.media.places import Place, places
@@ -135,7 +135,7 @@ class AnnotatedData(ImageData):
         self._faults: Counter[str] = Counter()
         yield from super().read(path, split)
         for reason, count in self._faults.items():
-            yield from repeat(Skipped(reason), count)
+            yield from repeat((Mended if reason == CLIPPED else Skipped)(reason), count)
 
     def listed(self, path: str, split: str) -> Iterator[tuple[Place | str, dict[str, Any]]]:
         for place, fields in self.annotated(path, split, self._faults):

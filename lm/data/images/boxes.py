@@ -15,6 +15,7 @@ import yaml
 from lm.data.examples.files import File, read_files
 from lm.errors import UserError
 
+CLIPPED = "boxes partly outside of their picture, clipped"
 _NAMES = {"classes", "labels", "obj", "readme", "notes"}  # text files beside YOLO's that hold no boxes
 
 
@@ -55,7 +56,7 @@ class BoxedPicture:
         # Whether pixels are counted from 0 or 1 is not always known, and YOLO's numbers are rounded.
         slack = 1.0 if self.size != (1.0, 1.0) else 0.01
         if max(abs(now - before) for now, before in zip(clipped, box, strict=True)) > slack:
-            faults["boxes partly outside of their picture, clipped"] += 1
+            faults[CLIPPED] += 1
         self.boxes.append(clipped)
         self.labels.append(label)
         self.aside.append(aside)

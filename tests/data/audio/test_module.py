@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def test_folders_by_class_with_groups_that_stay_together(folder):
     assert lengths["cat/b5.flac"] == 1.0 and lengths["dog/a0.flac"] == 0.5
     # The rate that is asked for changes nothing of how long a sound is.
     assert AudioData("sounds.tar!all", rate=16000).examples("val")[0].seconds in lengths.values()
+
+
+def test_a_long_sound_is_looked_at_in_pieces():
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(8000 * 1200, np.int16), 8000, format="FLAC")
+    tracemalloc.start()
+    found = AudioData("a", rate=8000, seconds=1).look(file.getvalue(), "a.flac")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {"seconds": 1200} and peak < 16 << 20  # of 38 MB
 
 
 def test_a_table_of_one_part_each_with_names_made_of_columns(folder):
