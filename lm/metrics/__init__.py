@@ -15,6 +15,7 @@ __getattr__, __dir__ = lazy(
         "DetectionScores": "detection",
         "EmotionScores": "speech",
         "EntityScores": "entities",
+        "InstanceScores": "detection",
         "MeanLoss": "language",
         "PreferenceScores": "preferences",
         "RegressionScores": "classification",

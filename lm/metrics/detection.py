@@ -1,7 +1,8 @@
-"""Boxes that were found beside those that are there, scored as COCO does."""
+"""Boxes or masks that were found beside those that are there, scored as COCO does."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class DetectionScores(Metric):
     """
 
     full_state_update = False
+    kind = "bbox"  # as faster-coco-eval calls it
 
     def __init__(self, labels: Sequence[str]) -> None:
         super().__init__()
@@ -65,8 +67,8 @@ class DetectionScores(Metric):
         """In 0 to 1: `map` is the mean over classes and thresholds of 0.5 to 0.95, `map_50` and `map_75` at
         one threshold, `map_small`, `map_medium` and `map_large` of boxes below 32² and 96² pixels and above;
         `ap50_NAME` of each class that has boxes. Not a number where there is none to be found."""
-        numbers = dim_zero_cat(self.pictures) if len(self.pictures) else torch.zeros(0)
-        evaluation = self._evaluated(numbers.cpu().numpy().astype(np.float64))
+        kept = dim_zero_cat(self.pictures) if len(self.pictures) else torch.zeros(0, dtype=self.dtype)
+        evaluation = self._evaluated(*self._things(kept.cpu().numpy()))
         if evaluation is None:
             return {name: torch.tensor(float("nan"), device=self.device) for name in _FIGURES}
         figures = dict(zip(_FIGURES, evaluation.stats.tolist(), strict=False))
@@ -81,31 +83,89 @@ class DetectionScores(Metric):
             for name, value in figures.items()
         }
 
-    def _evaluated(self, numbers: np.ndarray) -> "COCOeval_faster | None":
-        from faster_coco_eval import COCO, COCOeval_faster
-
+    def _things(self, numbers: np.ndarray) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+        """What was found and what is there, as COCO's files have it, and how many pictures there are."""
         found, true, pictures, start = [], [], 0, 0
         while start < len(numbers):
             guesses, rights = numbers[start : start + 2].astype(int).tolist()
             start += 2
-            boxes = numbers[start : start + 6 * (guesses + rights)].reshape(-1, 6)
+            boxes = numbers[start : start + 6 * (guesses + rights)].reshape(-1, 6).astype(np.float64)
             start += boxes.size
             for row, (x0, y0, x1, y1, label, more) in enumerate(boxes.tolist()):
                 box = {"image_id": pictures, "category_id": int(label), "bbox": [x0, y0, x1 - x0, y1 - y0]}
                 if row < guesses:
                     found.append({**box, "score": more})
                 else:
-                    area = (x1 - x0) * (y1 - y0)
-                    true.append({**box, "id": len(true) + 1, "area": area, "iscrowd": int(more)})
+                    true.append({**box, "area": (x1 - x0) * (y1 - y0), "iscrowd": int(more)})
             pictures += 1
+        return found, true, pictures
+
+    def _evaluated(
+        self, found: list[dict[str, Any]], true: list[dict[str, Any]], pictures: int
+    ) -> "COCOeval_faster | None":
+        from faster_coco_eval import COCO, COCOeval_faster
+
         if not true:
             return None
+        true = [{**thing, "id": number} for number, thing in enumerate(true, start=1)]
         classes = [{"id": number, "name": label} for number, label in enumerate(self.labels)]
-        images = [{"id": number} for number in range(pictures)]
+        # Boxes need no size of their picture, and runs have their own.
+        images = [{"id": number, "height": 0, "width": 0} for number in range(pictures)]
         data = COCO({"images": images, "annotations": true, "categories": classes})
-        evaluation = COCOeval_faster(data, data.loadRes(found), "bbox", print_function=lambda *words: None)
+        evaluation = COCOeval_faster(data, data.loadRes(found), self.kind, print_function=lambda *words: None)
         evaluation.run()
         return evaluation
+
+
+class InstanceScores(DetectionScores):
+    """Average precision of masks, by the same rules: what overlaps are pixels. All masks are kept, as runs in
+    JSON."""
+
+    kind = "segm"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Bytes always; see `DetectionScores`."""
+        return torch.uint8
+
+    def update(self, found: Sequence[Mapping[str, Any]], true: Sequence[Mapping[str, Any]]) -> None:
+        """Add pictures.
+
+        Args:
+            found: of each picture `masks`, n of them as COCO's runs (see `lm.data.images.masks.runs_of`),
+                `scores` (n,) and `labels` (n,).
+            true: of each m `masks`, `labels` (m,) and `aside` (m,): 1 for those that nobody has to find.
+
+        Raises:
+            ValueError: not as many pictures here as there, or of a picture's masks as labels or scores.
+        """
+        for guess, right in zip(found, true, strict=True):
+            rows = [
+                list(zip(picture["masks"], picture["labels"].tolist(), picture[more].tolist(), strict=True))
+                for picture, more in ((guess, "scores"), (right, "aside"))
+            ]
+            line = bytearray(json.dumps(rows).encode() + b"\n")
+            self.pictures.append(torch.frombuffer(line, dtype=torch.uint8).to(self.device))
+
+    def _things(self, numbers: np.ndarray) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+        from faster_coco_eval.core import mask
+
+        found, true, lines = [], [], numbers.tobytes().splitlines()
+        for picture, line in enumerate(lines):
+            guesses, rights = json.loads(line)
+            place = {"image_id": picture}
+            found += [
+                {**place, "category_id": label, "segmentation": runs, "score": score}
+                for runs, label, score in guesses
+            ]
+            true += [
+                {
+                    **{**place, "category_id": label, "segmentation": runs, "iscrowd": int(aside)},
+                    **{"area": float(mask.area(runs)), "bbox": mask.toBbox(runs).tolist()},
+                }
+                for runs, label, aside in rights
+            ]
+        return found, true, len(lines)
 
 
 def _rows(picture: Mapping[str, Tensor], more: Tensor) -> Tensor:

@@ -74,11 +74,11 @@ class Looking(Opened):
 
     def segment(self, picture: Any, **settings: Any) -> Any:
         """What each pixel of a picture shows, or of several: `shares` of the classes, and `mask`, their
-        numbers, uint8 (H, W).
+        numbers, uint8 (H, W); of a model that tells things apart its `things`.
 
         Args:
             picture: a file's path, or its bytes.
-            settings: `out`, `draw`; see `lm.tasks.Segmentation`.
+            settings: `out`, `draw`, `threshold`; see `lm.tasks.Segmentation`.
         """
         with self.using("segment", **settings):
             return self._of_files("segment", picture)

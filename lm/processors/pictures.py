@@ -26,8 +26,8 @@ class Picture:
     Args:
         pixels: RGB, uint8 (H, W, 3).
         boxes: float32 (n, 4), each x0 y0 x1 y1 in pixels; the whole picture is 0 0 W H.
-        labels: class of each box, int64 (n,).
-        mask: class of each pixel, uint8 or int32 (H, W).
+        labels: class of each box, or of each number from 1 in the mask, int64 (n,).
+        mask: class of each pixel, or number of the thing that it is of, uint8 or int32 (H, W).
     """
 
     pixels: np.ndarray

@@ -22,7 +22,11 @@ def detect(served: Served, body: Detect) -> dict[str, Any]:
 
 
 def segment(served: Served, body: Segment) -> dict[str, Any]:
-    """Each mask as a PNG file in base64, and what its values stand for: `classes`, in their order."""
+    """Each mask as a PNG file in base64, and what its values stand for: `classes`, in their order. Of a model
+    that tells things apart these, each with its mask as COCO's runs."""
+    if served.model.task("segment").instances:
+        pictures = files("input", body.input)
+        return response(served, _found(served, "segment", pictures, threshold=body.threshold))
     from lm.tasks.image.drawing import colours
     from lm.tasks.image.placed import png
 

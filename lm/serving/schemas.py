@@ -219,11 +219,13 @@ class Detect(Body):
 
 
 class Segment(Body):
-    """`/v1/segment`: what each pixel of pictures shows, given in base64."""
+    """`/v1/segment`: what each pixel of pictures shows, given in base64; or, of a model that tells things
+    apart, those whose score is `threshold` or more."""
 
     ability = "segment"
 
     input: Files
+    threshold: float | None = Field(None, ge=0, le=1)
 
 
 class Transcribe(Body):

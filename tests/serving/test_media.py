@@ -14,6 +14,7 @@ from PIL import Image
 import lm
 from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, Frames, Patches
+from lm.data.images.masks import thing_mask
 from lm.processors.images import ImageProcessor
 from lm.processors.speech import SoundProcessor
 from lm.serving.limits import FILES, SECONDS, Limits
@@ -60,6 +61,11 @@ def models(tmp_path_factory):
         "painter": made(
             *(folder / "p.ckpt", "Segmentation", patches, fits, {**places, "outputs": 12}, "none"),
             **{"labels": ["sky", "road", "tree"], "squares": 2, "queries": 0},
+        ),
+        "cutter": made(
+            *(folder / "i.ckpt", "Segmentation", Patches(4, size=(24, 32), queries=6), fits),
+            *({"kind": "queries", "outputs": 2 + 1 + 64 * (1 + 4)}, "none"),
+            **{"labels": ["cat", "dog"], "squares": 2, "queries": 6, "instances": True},
         ),
         "clerk": made(
             *(folder / "c.ckpt", "SpeechRecognition", frames, sounds),
@@ -158,6 +164,16 @@ def test_pixels_are_named(http, models, size, tmp_path, monkeypatch):
     assert [each["colour"] for each in answer["classes"]] == shades
     assert [tuple(mask.getpalette()[3 * n : 3 * n + 3]) for n in range(3)] == colours(3)
     assert list(tmp_path.iterdir()) == []  # no request names a folder
+
+
+def test_things_have_masks_as_coco_s_runs(http, models):
+    photo = picture(5)
+    answer = ask(http, "segment", "cutter", input=[text(photo), text(picture(6, (30, 9)))]).json()
+    assert answer["data"][0] == {"index": 0, **models["cutter"].segment(photo)} and "classes" not in answer
+    thing = answer["data"][0]["things"][0]
+    mask = thing_mask(thing["mask"], 40, 60)
+    x0, y0, x1, y1 = thing["box"]
+    assert thing["label"] in ("cat", "dog") and mask.any() and mask.sum() == mask[y0:y1, x0:x1].sum()
 
 
 def test_speech_is_written_down(http, models):

@@ -1,11 +1,13 @@
-"""COCO's outlines of things as masks, and a label for each pixel of them."""
+"""COCO's outlines of things as masks, and a label for each pixel of them; masks as COCO's runs."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from lm.errors import UserError, not_installed
+from lm.processors.pictures import VOID
 
 
 def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
@@ -18,10 +20,7 @@ def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
     Raises:
         UserError: it is none of these, or one of another size.
     """
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError as error:
-        raise not_installed("drawing COCO's outlines", "faster-coco-eval", "images") from error
+    mask = _tools()
     if isinstance(outline, dict) and {"size", "counts"} <= outline.keys():
         counts = outline["counts"]
         pixels = sum(counts) if isinstance(counts, list) else height * width
@@ -40,6 +39,15 @@ def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
         raise UserError(f"runs that are none of a picture of {height} by {width}: {error}") from error
 
 
+def _tools() -> ModuleType:
+    """COCO's mask tools."""
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise not_installed("drawing COCO's outlines", "faster-coco-eval", "images") from error
+    return mask
+
+
 def label_map(
     outlines: Sequence[Any], labels: Sequence[int], height: int, width: int, background: int = 0
 ) -> np.ndarray:
@@ -55,3 +63,25 @@ def label_map(
     for number in sorted(range(len(masks)), key=lambda number: -int(masks[number].sum())):
         result[masks[number]] = labels[number]
     return result
+
+
+def thing_map(outlines: Sequence[Any], aside: Sequence[bool], height: int, width: int) -> np.ndarray:
+    """The number of the thing that each pixel is of, uint8 (H, W): 1 for the first, 0 where nothing is; where
+    things cover each other that of the smallest. `VOID` where nothing is but what is aside, and for things
+    behind the 254th.
+
+    Args:
+        outlines: see `thing_mask`.
+        aside: whether each is a crowd, which has no number.
+    """
+    things = [outline for outline, apart in zip(outlines, aside, strict=True) if not apart]
+    crowds = [outline for outline, apart in zip(outlines, aside, strict=True) if apart]
+    numbers = label_map(things, [min(n, VOID) for n in range(1, len(things) + 1)], height, width)
+    beneath = label_map(crowds, [VOID] * len(crowds), height, width)
+    return np.where(numbers == 0, beneath, numbers).astype(np.uint8)
+
+
+def runs_of(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) as COCO has it: `size`, height and width, and `counts`, its runs compressed in a text."""
+    runs = _tools().encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": runs["counts"].decode()}

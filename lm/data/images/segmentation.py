@@ -28,11 +28,13 @@ class MaskedExample(AnnotatedPicture):
         mask: where the picture of labels lies; None where there are outlines instead, or nothing is known.
         outlines: pairs of a class and what COCO has as a thing's segmentation, as JSON.
         there: what occurs: the mask's values, or the outlines' classes.
+        aside: whether each outline is a crowd's, in which nobody has to tell one thing from another.
     """
 
     mask: Place | None = None
     outlines: str | None = None
     there: tuple[int | str, ...] = ()
+    aside: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,7 +131,8 @@ class SegmentationData(AnnotatedData):
             for found in read_boxes(path, faults, list(self.values.values()) or None, wanted):
                 things = list(zip(found.labels, found.outlines, strict=True))
                 place = there.get(str(PurePosixPath(found.name).with_suffix("")), found.name)
-                yield place, {"outlines": json.dumps(things), "there": tuple(sorted({*found.labels}))}
+                there_are = tuple(sorted({*found.labels}))
+                yield place, {"outlines": json.dumps(things), "there": there_are, "aside": (*found.aside,)}
             return
         if self.masks is None:
             raise UserError("`masks` is not given: where do the pictures' masks lie?", status=2)

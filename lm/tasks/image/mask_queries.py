@@ -50,13 +50,13 @@ class QueryMasks:
         logits, masks = self.read(outputs)
         return torch.einsum("bqc,bqhw->bchw", logits.softmax(-1)[..., :-1], masks.sigmoid())
 
-    def losses(self, outputs: Tensor, mask: Tensor) -> Tensor:
-        """The summed loss of each picture (B,), whose things are the classes that are on it.
+    def losses(self, outputs: Tensor, mask: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The summed loss of each picture (B,).
 
         Args:
-            mask: class of each pixel (B, H, W), `VOID` where none is known: such pixels count nowhere.
+            mask, classes: see `apart`; pixels that are `VOID` count nowhere.
         """
-        things, labels = apart(mask)
+        things, labels = apart(mask, classes)
         logits, masks = self.read(outputs)
         pixels, dice = differences(masks.flatten(2), things.flatten(2), (mask != VOID).flatten(1))
         cost = _CLASS * class_cost(logits, labels) + _PIXELS * pixels + _DICE * dice
@@ -65,17 +65,27 @@ class QueryMasks:
         place = (_PIXELS * pixels.gather(2, pair) + _DICE * dice.gather(2, pair))[..., 0]
         return _CLASS * class_losses(logits, thing, labels) + torch.where(thing >= 0, place, 0).sum(1)
 
-    def targets(self, mask: Tensor) -> Tensor:
-        """Classes on each picture, (B,)."""
-        return (apart(mask)[1] >= 0).sum(1)
+    def targets(self, mask: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Things on each picture, (B,)."""
+        return (apart(mask, classes)[1] >= 0).sum(1)
 
 
-def apart(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each class is that is on any of the pictures, bool (B, N, H, W), and its number, -1 for pictures
-    that are without it, (B, N)."""
-    classes = torch.cat((mask.flatten(), mask.new_zeros(1))).unique()  # one there is always
-    classes = classes[classes != VOID].long()
-    there = mask[:, None] == classes[:, None, None]
+def apart(mask: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where each thing is that is on any of the pictures, bool (B, N, H, W), and its class, -1 for pictures
+    that are without it, (B, N).
+
+    Args:
+        mask: class of each pixel (B, H, W), each class one thing, or the number of the thing that it is of;
+            `VOID` where none is known.
+        classes: of the things with the numbers 1, 2 …, (B, n), -1 where there are no more.
+    """
+    if classes is None:
+        numbers = torch.cat((mask.flatten(), mask.new_zeros(1))).unique()  # one there is always
+        numbers = classes = numbers[numbers != VOID].long()
+    else:
+        classes = F.pad(classes, (0, 1), value=-1)
+        numbers = torch.arange(1, classes.shape[1] + 1, device=mask.device)
+    there = mask[:, None] == numbers[:, None, None]
     return there, torch.where(there.flatten(2).any(2), classes, -1)
 
 
