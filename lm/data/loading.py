@@ -1,5 +1,6 @@
 """Loaders over windows: this rank's share of each global batch, resumable to the sample."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
@@ -218,10 +219,18 @@ def _options(num_workers: int, pin_memory: bool) -> dict[str, Any]:
         "batch_size": None,  # the datasets make whole batches at once
         "collate_fn": _as_it_is,
         "num_workers": num_workers,
+        "worker_init_fn": _apart if num_workers else None,
         "persistent_workers": num_workers > 0,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),  # `iter` draws from it, and must not from the one of training
     }
+
+
+def _apart(worker: int) -> None:
+    """Keep a process that reads ahead out of its parent's group: Ctrl-C, and what else is sent to the group,
+    is for the run alone, which ends its step and saves. It still ends with its parent."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _as_it_is(batch: Any) -> Any:

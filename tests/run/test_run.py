@@ -224,6 +224,21 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(start_lm, tiny_gpt, tmp
     assert not (tmp_path / "checkpoints/gpt-nano/summary.json").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups")
+def test_a_signal_to_the_whole_group_is_the_run_s_alone(tiny_gpt, tmp_path):
+    """As Ctrl-C and `timeout` send it: processes that read ahead go on until the step is saved."""
+    words = (*tiny_gpt, "--trainer.max_steps=2000", "--data.num_workers=1")
+    command = [sys.executable, "-m", "lm", "fit", *map(str, words)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe, text=True, start_new_session=True)
+    read_until(process, "step")
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "The same command goes on from there." in err
+    assert (tmp_path / "checkpoints/gpt-nano/last.ckpt").exists()
+
+
 def test_two_processes_cannot_train_in_one_folder(start_lm, lm, tiny_gpt):
     process = start_lm("fit", *tiny_gpt, "--trainer.max_steps=100000")
     read_until(process, "step ")  # from then on it heeds signals
