@@ -76,9 +76,8 @@ class TransferTask(ExampleTask):
             raise UserError(f"freeze_layers is {freeze_layers}: it must be {wanted}", status=2)
         if self.needs_causal is not None and backbone.causal != self.needs_causal:
             wanted, there = ("a GPT", "a BERT") if self.needs_causal else ("a BERT", "a GPT")
-            said = (
-                f"but {init_from} is {there}" if start else f"set causal to {str(self.needs_causal).lower()}"
-            )
+            known = f"give one by `model.init_from`, or set causal to {str(self.needs_causal).lower()}"
+            said = f"but {init_from} is {there}" if start else known
             raise UserError(f"{type(self).__name__} needs {wanted}: {said}", status=2)
         super().__init__(backbone, **kwargs)
         if adapter is not None and start is None:
