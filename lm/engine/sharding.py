@@ -1,11 +1,12 @@
 """Weights, gradients and optimizer states sharded over processes (FSDP2)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lm.backbone import Network
 from lm.engine.lightning import over_all_processes
@@ -27,6 +28,12 @@ class Sharded(ModelParallelStrategy):
         over_all_processes(self)
         super().setup_environment()
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """A state to train on; or, after training, weights to use, which come without an optimizer's."""
+        if not self.lightning_module.trainer.training:
+            self.optimizers = []
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
 
 def shard(net: Network, strategy: ModelParallelStrategy) -> nn.Module:
     """Shard each block, then the rest, in place: a block's weights are whole only while it computes."""
@@ -35,6 +42,10 @@ def shard(net: Network, strategy: ModelParallelStrategy) -> nn.Module:
     dtype = torch.bfloat16 if half else torch.float32
     # Inputs stay as they are: the angles of rotary positions among them need fp32.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # Statistics of batch norms are kept in fp32, and their weights have to be as they are.
+    full = MixedPrecisionPolicy(torch.float32, torch.float32, cast_forward_inputs=False)
+    for norm in [each for each in net.modules() if isinstance(each, _BatchNorm)]:
+        fully_shard(norm, mesh=mesh, mp_policy=full)
     for block in net.backbone.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     return fully_shard(net, mesh=mesh, mp_policy=policy)

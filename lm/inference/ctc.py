@@ -105,42 +105,51 @@ def beam_search(
     scores = log_probs.detach().double().cpu().numpy()
     log_least = math.log(least) if least > 0 else _NEVER
     likeliest = np.argsort(-scores, axis=1, kind="stable")[:, :top].tolist()
-    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, _NEVER)}  # ends in a blank, or doesn't
-    known = {(): (0.0, model.start() if model else None)}  # nats and state of the language model
+    # What may have been said so far is named by its last class and the number of what came before that: whole
+    # texts would be copied and compared at each step.
+    nothing = (-1, blank)
+    numbers, numbered = {nothing: 0}, [nothing]
+    beams = {nothing: (0.0, _NEVER)}  # log-probabilities: ends in a blank, or doesn't
+    known = {nothing: (0, 0.0, model.start() if model else None)}  # length; language model's nats and state
     for frame, candidates in zip(scores.tolist(), likeliest, strict=True):
-        reached: dict[tuple[int, ...], list[float]] = {}
+        reached: dict[tuple[int, int], list[float]] = {}
         tokens = [token for token in candidates if token != blank and frame[token] >= log_least]
-        for prefix, (in_blank, in_token) in beams.items():
+        for name, (in_blank, in_token) in beams.items():
+            number, last = numbers[name], name[1]
             either = _add(in_blank, in_token)
-            stay = reached.setdefault(prefix, [_NEVER, _NEVER])
+            stay = reached.setdefault(name, [_NEVER, _NEVER])
             stay[0] = _add(stay[0], either + frame[blank])
-            last = prefix[-1] if prefix else None
-            if last is not None:
+            if last != blank:
                 stay[1] = _add(stay[1], in_token + frame[last])
             for token in tokens:
                 before = in_blank if token == last else either
                 if before > _NEVER:
-                    go = reached.setdefault((*prefix, token), [_NEVER, _NEVER])
+                    go = reached.setdefault((number, token), [_NEVER, _NEVER])
                     go[1] = _add(go[1], before + frame[token])
         totals = {}
-        for prefix, (in_blank, in_token) in reached.items():
-            if model and prefix not in known:
-                nats, state = known[prefix[:-1]]
-                more, state = model.extend(state, prefix[-1])
-                known[prefix] = nats + more, state
-            language = alpha * known[prefix][0] if model else 0.0
-            totals[prefix] = _add(in_blank, in_token) + language + beta * len(prefix)
+        for name, (in_blank, in_token) in reached.items():
+            if name not in known:
+                length, nats, state = known[numbered[name[0]]]
+                more, state = model.extend(state, name[1]) if model else (0.0, None)
+                known[name] = length + 1, nats + more, state
+            length, nats, _ = known[name]
+            totals[name] = _add(in_blank, in_token) + alpha * nats + beta * length
         kept = heapq.nlargest(width, totals, key=totals.__getitem__)
-        beams = {prefix: (reached[prefix][0], reached[prefix][1]) for prefix in kept}
-        if model:
-            known = {prefix: known[prefix] for prefix in kept}
+        beams = {name: (reached[name][0], reached[name][1]) for name in kept}
+        known = {name: known[name] for name in kept}
+        for name in kept:
+            if name not in numbers:
+                numbers[name] = len(numbered)
+                numbered.append(name)
     found = []
-    for prefix, (in_blank, in_token) in beams.items():
-        total, language = _add(in_blank, in_token), 0.0
-        if model:
-            nats, state = known[prefix]
-            language = alpha * (nats + model.end(state))
-        found.append(Hypothesis(prefix, total, total + language + beta * len(prefix)))
+    for name, (in_blank, in_token) in beams.items():
+        length, nats, state = known[name]
+        total, language = _add(in_blank, in_token), alpha * (nats + (model.end(state) if model else 0.0))
+        said, at = [], name
+        while at != nothing:
+            said.append(at[1])
+            at = numbered[at[0]]
+        found.append(Hypothesis(tuple(said[::-1]), total, total + language + beta * length))
     return sorted(found, key=lambda each: -each.score)
 
 
@@ -161,18 +170,18 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Labe
     # A path goes through: a blank, the first class, a blank, …, the last class, a blank.
     places = np.full(2 * len(tokens) + 1, blank)
     places[1::2] = tokens
-    scores = log_probs.detach().double().cpu().numpy()[:, places]  # (T, places)
+    scores = log_probs.detach().double().cpu().numpy()
     leaps = np.zeros(len(places), dtype=bool)  # where the blank before it may be left out
     leaps[3::2] = places[3::2] != places[1:-2:2]
     best = np.full(len(places), _NEVER)
-    best[:2] = scores[0, :2]
-    steps = np.zeros(scores.shape, dtype=np.int64)
+    best[:2] = scores[0, places[:2]]
+    steps = np.zeros((len(scores), len(places)), dtype=np.int8)  # back to the place before
     for frame in range(1, len(scores)):
         ways = np.full((3, len(places)), _NEVER)
         ways[0], ways[1, 1:] = best, best[:-1]
         ways[2, 2:] = np.where(leaps[2:], best[:-2], _NEVER)
         steps[frame] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + scores[frame]
+        best = ways.max(axis=0) + scores[frame, places]
     place = len(places) - 1 - int(best[-2] > best[-1])
     if best[place] == _NEVER:
         raise ValueError(f"{len(scores)} frames can't spell {len(tokens)} classes")
@@ -181,7 +190,7 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Labe
         if place % 2:
             first[place // 2] = frame
             last[place // 2] = max(last[place // 2], frame)
-        place -= steps[frame, place]
+        place -= int(steps[frame, place])
     return [Label(*each) for each in zip(tokens, first, last, strict=True)]
 
 

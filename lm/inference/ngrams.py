@@ -1,15 +1,15 @@
-"""Language models by counting: characters or words behind the few before them, which helps CTC to choose."""
+"""Language models by counting: words behind the few before them, which helps CTC to choose."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
-Unit = Literal["characters", "words"]
+from lm.metrics.chinese import apart
+
 Context = tuple[str, ...]
 _Behind = tuple[Counter[str], int]  # how often each item stands there, and all of them
 
-START, END = "<s>", "</s>"  # no text has them as a character, and hardly one as a word
+START, END = "<s>", "</s>"  # hardly a text has them as a word
 
 
 class NGram:
@@ -17,21 +17,20 @@ class NGram:
     shorter context, where what counts is how many different things an item stood behind.
 
     Args:
-        texts: a sentence each.
+        texts: a sentence each; its items are what stands between spaces, and each Chinese character.
         order: items that are looked at together, from 2.
-        unit: what an item is: a character, spaces too, or what stands between spaces.
 
     Raises:
         ValueError: `order` is less than 2.
     """
 
-    def __init__(self, texts: Iterable[str], order: int = 3, unit: Unit = "words") -> None:
+    def __init__(self, texts: Iterable[str], order: int = 3) -> None:
         if order < 2:
             raise ValueError(f"an n-gram of order {order}: it has to be at least 2")
-        self.order, self.unit = order, unit
+        self.order = order
         raw = [Counter[Context]() for _ in range(order + 1)]  # by length
         for text in texts:
-            items = (START, *(text.split() if unit == "words" else text), END)
+            items = (START, *apart(text).split(), END)
             for size in range(1, order + 1):
                 raw[size].update(items[i : i + size] for i in range(len(items) - size + 1))
         del raw[1][(START,)]  # which nothing is behind
@@ -63,16 +62,15 @@ class NGram:
 
 
 class NGramScorer:
-    """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. One of words says nothing
-    before a word is whole.
+    """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. It says nothing before a
+    word is whole.
 
     Args:
-        model: of words or characters.
         texts: what each class stands for, such as " " or "a".
     """
 
     def __init__(self, model: NGram, texts: Sequence[str]) -> None:
-        self.model, self.texts = model, texts
+        self.model, self.texts = model, [apart(text) for text in texts]
 
     def start(self) -> tuple[Context, str]:
         return (START,), ""
@@ -80,16 +78,11 @@ class NGramScorer:
     def extend(self, state: tuple[Context, str], token: int) -> tuple[float, tuple[Context, str]]:
         (context, word), nats = state, 0.0
         for char in self.texts[token]:
-            if self.model.unit == "characters":
-                item = char
-            elif char != " ":
+            if not char.isspace():
                 word += char
-                continue
-            else:
-                item, word = word, ""
-            if item:
-                nats += self.model.nats(context, item)
-                context = (*context, item)[1 - self.model.order :]
+            elif word:
+                nats += self.model.nats(context, word)
+                context, word = (*context, word)[1 - self.model.order :], ""
         return nats, (context, word)
 
     def end(self, state: tuple[Context, str]) -> float:

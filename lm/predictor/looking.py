@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, overload
 
@@ -106,8 +107,15 @@ class Looking(Opened):
 
     @contextmanager
     def using(self, command: str, **settings: Any) -> Iterator[None]:
-        """Within, the task that a command uses goes by these settings, and afterwards by those it had."""
+        """Within, the task that a command uses goes by these settings, and afterwards by those it had.
+
+        Raises:
+            UserError: there is none of a name, or it can't have a value.
+        """
         task = self.task(command)
+        known = signature(task.decode_with).parameters if settings else {}
+        if unknown := ", ".join(sorted(settings.keys() - known)):
+            raise UserError(f"there is no setting {unknown} of `{command}`: it has {', '.join(known)}")
         before = {name: getattr(task, name) for name in settings}
         if settings:
             task.decode_with(**settings)

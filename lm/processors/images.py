@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -158,8 +158,12 @@ class ImageProcessor(Processor):
         """The picture in the size of the input; boxes and mask move along, and boxes that are cut off whole
         are dropped."""
         height, width, top, left = self._placing(*picture.size)
+        return self.filled(picture).resized(height, width, self.resample).cut(top, left, *self.size)
+
+    def filled(self, picture: Picture) -> Picture:
+        """The picture with the mean colour beyond its borders, which is near zero when normalised."""
         red, green, blue = (round(255 * value) for value in self.mean)
-        return picture.resized(height, width, self.resample).cut(top, left, *self.size, (red, green, blue))
+        return replace(picture, fill=(red, green, blue))
 
     def place_back(self, boxes: np.ndarray, original: tuple[int, int]) -> np.ndarray:
         """Boxes (n, 4) of a fitted picture in pixels of the picture that was fitted, clipped to it.

@@ -28,12 +28,14 @@ class Picture:
         boxes: float32 (n, 4), each x0 y0 x1 y1 in pixels; the whole picture is 0 0 W H.
         labels: class of each box, or of each number from 1 in the mask, int64 (n,).
         mask: class of each pixel, or number of the thing that it is of, uint8 or int32 (H, W).
+        fill: colour of what lies beyond it, where it is moved; in the mask it is `VOID`.
     """
 
     pixels: np.ndarray
     boxes: np.ndarray | None = None
     labels: np.ndarray | None = None
     mask: np.ndarray | None = None
+    fill: tuple[int, int, int] = FILL
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,24 +55,15 @@ class Picture:
             mask=None if self.mask is None else nearest(self.mask, height, width),
         )
 
-    def cut(
-        self,
-        top: int,
-        left: int,
-        height: int,
-        width: int,
-        fill: tuple[int, int, int] = FILL,
-        least: float = 0.0,
-    ) -> "Picture":
+    def cut(self, top: int, left: int, height: int, width: int, least: float = 0.0) -> "Picture":
         """A window of it, which may reach beyond its borders.
 
         Args:
-            fill: colour of what lies beyond; in the mask it is `VOID`.
             least: boxes of which less than this share is left are dropped.
         """
         moved = replace(
             self,
-            pixels=window(self.pixels, top, left, height, width, fill),
+            pixels=window(self.pixels, top, left, height, width, self.fill),
             mask=None if self.mask is None else window(self.mask, top, left, height, width, VOID),
         )
         if self.boxes is None:

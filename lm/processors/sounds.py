@@ -17,6 +17,8 @@ _PAGE = 27 + 255 + 255 * 255  # the most bytes of an Ogg page
 _DECLARED = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN = 0x7FFF0000  # bytes and more: what programs declare that write to a pipe and don't know the length
 
+_ENDLESS = 1 << 62  # frames and more: what libsndfile says of such a FLAC
+
 
 @dataclass
 class Sound:
@@ -48,8 +50,8 @@ def read_sound(
         seconds: how many at the most; None: to the end.
 
     Raises:
-        UserError: it is no sound, is cut short or damaged, has no samples (there), or some are not numbers;
-            soundfile or soxr is not installed.
+        UserError: it is no sound, is cut short or damaged, does not say how long it is, has no samples
+            (there), or some are not numbers; soundfile or soxr is not installed.
     """
     with _opened(data, where) as file:
         first = round(start * file.samplerate)
@@ -155,6 +157,9 @@ def _opened(data: bytes | Path, where: str) -> Iterator[Any]:
             short = declared is not None and int(declared[2]) < int(declared[1]) < _UNKNOWN
             if short or (file.format == "OGG" and not _ends(stream)):
                 raise UserError(f"{where} is cut short: its end is missing")
+            if file.frames >= _ENDLESS:
+                how = f"such as by `ffmpeg -i FILE new.{file.format.lower()}`"
+                raise UserError(f"{where} does not say how long it is, as from a pipe: write it anew, {how}")
             if not file.frames:
                 raise UserError(f"{where} has no samples")
             yield file

@@ -43,13 +43,13 @@ def segment(served: Served, body: Segment) -> dict[str, Any]:
 
 def transcribe(served: Served, body: Transcribe) -> dict[str, Any]:
     sounds = files("input", body.input)
-    _length(sounds)
+    _length(sounds, body.beam_width)
     return response(served, _found(served, "transcribe", sounds, beam_width=body.beam_width))
 
 
 def transcription(served: Served, form: Transcription, sound: bytes) -> Any:
     """OpenAI's answer to its form."""
-    seconds = _length([sound])
+    seconds = _length([sound], form.beam_width)
     (row,) = _found(served, "transcribe", [sound], beam_width=form.beam_width)
     if form.response_format == "text":
         return PlainTextResponse(row["text"] + "\n")
@@ -66,14 +66,16 @@ def _found(served: Served, command: str, given: Sequence[bytes], **settings: Any
                 yield from ({name: value for name, value in row.items() if name != "data"} for row in group)
 
 
-def _length(sounds: Sequence[bytes]) -> float:
+def _length(sounds: Sequence[bytes], beam_width: int | None) -> float:
     """Seconds of sounds, without decoding them: a small file may have days of silence.
 
     Raises:
-        APIError: they are too long.
+        APIError: they are too long, or for so many beginnings.
     """
     seconds = sum(seconds_of(data, f"file {number}") for number, data in enumerate(sounds, start=1))
-    if seconds > limits.SECONDS:
-        words = f"these are {seconds:.0f} seconds of sound: send at most {limits.SECONDS} at once"
+    most = min(limits.SECONDS, limits.BEAM_SECONDS // (beam_width or 1))
+    if seconds > most:
+        how = "" if most == limits.SECONDS else f" with a `beam_width` of {beam_width}"
+        words = f"these are {seconds:.0f} seconds of sound: send at most {most} at once{how}"
         raise APIError(413, words, code="too_large")
     return seconds

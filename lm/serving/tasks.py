@@ -56,9 +56,11 @@ def files(field: str, given: str | list[str]) -> list[bytes]:
     """Files as a request brings them along: never a name, which would open one of the server's own.
 
     Raises:
-        APIError: one is not in base64, or empty.
+        APIError: one is not in base64, or empty; they are too many.
     """
     several = [given] if isinstance(given, str) else given
+    if len(several) > limits.FILES:  # where a text could stand, a request may have more
+        raise APIError(400, f"`{field}`: send at most {limits.FILES} files at once", field)
     try:
         found = [b64decode(each.rpartition(";base64,")[2], validate=True) for each in several]
     except ValueError as error:

@@ -113,13 +113,14 @@ class Reconstruction(MediaTask):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         counted = batch["index"] >= 0
+        hidden = self.hidden(batch, batch["index"].clamp(min=0))
+        guessed = self.guessed(batch, hidden)  # of padding, too: sharded weights wait for every process
         if not counted.any():
             return
+        hidden, guessed = hidden[counted], guessed[counted]
         batch = {
             name: value[counted] if isinstance(value, Tensor) else value for name, value in batch.items()
         }
-        hidden = self.hidden(batch, batch["index"])
-        guessed = self.guessed(batch, hidden)
         self.loss.update(self.losses(batch, hidden, guessed))
         if batch_idx == 0:
             self._shown = batch, hidden, guessed

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from collections import defaultdict
 
 import pytest
@@ -132,6 +133,18 @@ def test_too_few_frames_to_align():
     with pytest.raises(ValueError, match="1 frames can't spell 3 classes"):
         align(frames(1, 3), (1, 2, 1))
     assert align(frames(2, 3), (1, 2)) == [Label(1, 0, 0), Label(2, 1, 1)]
+
+
+def test_an_alignment_holds_a_byte_for_each_frame_and_place():
+    tokens = (1, 2, 3) * 300
+    log_probs = frames(2000, 4)
+    align(log_probs[:9], (1,))  # what is loaded at first
+    tracemalloc.start()
+    found = align(log_probs, tokens)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [label.token for label in found] == list(tokens)
+    assert most < 1.5 * 2000 * (2 * len(tokens) + 1)
 
 
 def test_words_and_their_times():

@@ -9,6 +9,7 @@ import torch
 
 from lm.inference.ctc import beam_search
 from lm.inference.ngrams import END, START, NGram, NGramScorer
+from lm.metrics.chinese import apart
 
 TEXTS = ["the cat sat", "the cat ran home", "a dog ran", "the dog sat on the cat", "on a cat", "the cat sat"]
 ORDERS = [2, 3, 4]
@@ -58,25 +59,25 @@ def test_it_is_what_its_paper_says(order):
         assert math.exp(model.nats(context[-(order - 1) :], word)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("unit", ["words", "characters"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_probabilities_sum_to_one(unit, order):
-    model = NGram(TEXTS, order, unit)
-    for context in [(START,), (START, "t"), ("the", "cat"), ("t", "h"), ("zebra",)]:
+def test_probabilities_sum_to_one(order):
+    model = NGram(TEXTS, order)
+    for context in [(START,), (START, "the"), ("the", "cat"), ("zebra",)]:
         seen = context[-(order - 1) :]
         total = sum(math.exp(model.nats(seen, item)) for item in [*model.known, "never seen"])
         assert total == pytest.approx(1)
 
 
 def test_longer_contexts_foresee_real_text_better():
-    lines = "\n".join(pydoc_data.topics.topics.values()).lower().splitlines()
+    text = "\n".join(pydoc_data.topics.topics.values()).lower()
+    lines = [" ".join(line.replace(" ", "_")) for line in text.splitlines()]  # each character a word
     held, learned = lines[::10], [line for number, line in enumerate(lines) if number % 10]
     losses = []
     for order in (2, 3, 5):
-        model = NGram(learned, order, "characters")
+        model = NGram(learned, order)
         nats = items = 0
         for line in held:
-            text = (START, *line, END)
+            text = (START, *line.split(), END)
             for at in range(1, len(text)):
                 nats -= model.nats(text[max(at - order + 1, 0) : at], text[at])
             items += len(text) - 1
@@ -84,25 +85,33 @@ def test_longer_contexts_foresee_real_text_better():
     assert losses[0] > losses[1] > losses[2] and 1.5 < losses[2] < 2.5  # bits a character
 
 
-@pytest.mark.parametrize("unit", ["words", "characters"])
-def test_class_by_class_it_says_what_it_says_of_the_whole(unit):
-    model = NGram(TEXTS, 3, unit)
-    texts = ["", " ", "t", "he", "a", "c", "e", "at", " do", "g"]
+def test_class_by_class_it_says_what_it_says_of_the_whole():
+    model = NGram([*TEXTS, "今天天气很好", "a 天气 app"], 3)
+    texts = ["", " ", "t", "he", "a", "c", "e", "at", " do", "g", "今", "天气", "pp"]
     scorer = NGramScorer(model, texts)
-    for tokens in [(2, 3, 1, 5, 7), (2, 3, 1, 1, 5, 4, 2, 1), (4, 8, 9), (), (1, 1), (5, 9)]:
+    for tokens in [
+        (2, 3, 1, 5, 7),
+        (2, 3, 1, 1, 5, 4, 2, 1),
+        (4, 8, 9),
+        (),
+        (1, 1),
+        (5, 9),
+        (10, 11),
+        (4, 11, 4, 12),
+        (2, 3, 10, 1, 11, 1),
+    ]:
         state, total = scorer.start(), 0.0
         for token in tokens:
             nats, state = scorer.extend(state, token)
             total += nats
         total += scorer.end(state)
         text = "".join(texts[token] for token in tokens)
-        items = (START, *(text.split() if unit == "words" else text), END)
+        items = (START, *apart(text).split(), END)
         expected = sum(model.nats(items[max(at - 2, 0) : at], items[at]) for at in range(1, len(items)))
         assert total == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("unit", ["words", "characters"])
-def test_it_decides_between_what_sounds_alike(unit):
+def test_it_decides_between_what_sounds_alike():
     texts = ["", " ", *"abcdefghijklmnopqrstuvwxyz"]
     log_probs = torch.full((40, len(texts)), -9.0)
     for at, char in enumerate("the ?at sat"):
@@ -118,7 +127,19 @@ def test_it_decides_between_what_sounds_alike(unit):
         return "".join(texts[token] for token in beam_search(log_probs, **how)[0].tokens)
 
     assert heard() == "the kat sat"
-    assert heard(model=NGramScorer(NGram(TEXTS, 3, unit), texts)) == "the cat sat"
+    assert heard(model=NGramScorer(NGram(TEXTS, 3), texts)) == "the cat sat"
+
+
+def test_chinese_needs_no_spaces():
+    """气 and 汽 sound alike: what stands before them decides, in a sentence that it never saw as a whole."""
+    texts = ["", *"今天气汽车很好"]
+    scorer = NGramScorer(NGram(["今天天气很好", "天气热", "汽车很好"], 3), texts)
+    log_probs = torch.full((6, len(texts)), -9.0)
+    log_probs[1::2, 0] = -0.01
+    log_probs[0, texts.index("天")] = log_probs[4, texts.index("好")] = -0.01
+    log_probs[2, texts.index("气")], log_probs[2, texts.index("汽")] = math.log(0.4), math.log(0.6)
+    heard = ["".join(texts[t] for t in beam_search(log_probs, model=m)[0].tokens) for m in (None, scorer)]
+    assert heard == ["天汽好", "天气好"]
 
 
 def test_an_order_of_one_is_none():

@@ -3,6 +3,7 @@
 import struct
 import tarfile
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_a_window_may_reach_beyond():
         np.array([5, 6, 7]),
         np.uint8([[1, 2, 3, 4], [5, 6, 7, 8]]),
     )
-    window = picture.cut(-1, 1, 4, 2, fill=(9, 9, 9))
+    window = replace(picture, fill=(9, 9, 9)).cut(-1, 1, 4, 2)
     assert window.mask.tolist() == [[VOID] * 2, [2, 3], [6, 7], [VOID] * 2]
     assert window.pixels[0].tolist() == [[9] * 3] * 2 and window.pixels[1, 0].tolist() == [3, 4, 5]
     assert window.boxes.tolist() == [[0, 1, 1, 3], [0, 1, 2, 3]] and window.labels.tolist() == [5, 7]

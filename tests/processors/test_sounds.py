@@ -151,6 +151,19 @@ def test_a_file_from_a_pipe_does_not_know_its_length():
     assert read_sound(bytes(data), "a", 16000).seconds == 1
 
 
+def test_a_flac_from_a_pipe_says_what_it_lacks():
+    """Its STREAMINFO has 36 bits for the number of samples, 0 where that is not known (RFC 9639, 8.2)."""
+    data = bytearray(packed(tone(16000), 16000, "FLAC"))
+    assert int.from_bytes(data[21:26]) & (1 << 36) - 1 == 16000
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    for read in (lambda d: seconds_of(d, "a"), lambda d: read_sound(d, "a", 8000, 0, 0.5)):
+        with pytest.raises(UserError, match=r"^a does not say how long it is.* FILE new\.flac`$"):
+            read(bytes(data))
+    with pytest.raises(UserError, match=r"^a does not say how long"):
+        next(pieces(bytes(data), "a", 16000, 1))
+
+
 def test_a_damaged_middle_says_so():
     data = whole("FLAC")
     with pytest.raises(UserError, match=r"^a is cut short or damaged"):

@@ -85,6 +85,13 @@ def test_a_picture_that_fills_the_memory_is_refused(http):
     assert refused.status_code == 400 and "100 million pixels" in refused.json()["error"]["message"]
 
 
+def test_more_files_than_one_request_may_have(http, picture):
+    content = base64.b64encode(picture.read_bytes()).decode()
+    asked = [http.post("/v1/classify", json={"model": "pictures", "input": [content] * n}) for n in (64, 65)]
+    assert [answer.status_code for answer in asked] == [200, 400]
+    assert "`input`: send at most 64 files at once" in asked[1].json()["error"]["message"]
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium")
 def test_the_page_asks_for_a_file(http):
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]

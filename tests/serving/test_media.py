@@ -331,6 +331,10 @@ def test_how_much_may_be_brought_along(models, http, serving):
     assert ask(http, "transcribe", "clerk", input=minutes).status_code == 200
     long = text(sound(1, SECONDS / 2 + 1, "FLAC", 1000))
     assert f"at most {SECONDS} at once" in refused(ask(http, "transcribe", "clerk", input=[long, long]), 413)
+    quiet = text(sound(1, 61, "FLAC", 1000))
+    said = refused(ask(http, "transcribe", "clerk", input=quiet, beam_width=64), 413)
+    assert said == "these are 61 seconds of sound: send at most 60 at once with a `beam_width` of 64"
+    assert ask(http, "transcribe", "clerk", input=quiet, beam_width=1).status_code == 200
     with serving(models, limits=Limits(body=2000, files=20_000)) as url, httpx.Client(base_url=url) as narrow:
         assert ask(narrow, "detect", "finder", input=text(picture(1))).status_code == 200
         assert "20,000 bytes" in refused(ask(narrow, "detect", "finder", input="a" * 20_000), 413)

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,10 @@ def test_what_is_drawn_is_decided_by_the_draw_alone(lm, folder):
     other = collate([{**f, "draw": f["draw"] + 50} for f in features])
     assert not torch.equal(batch["pixels"], other["pixels"])
     assert not torch.equal(batch["pixels"], PictureCollate(task.processor)(features)["pixels"])
+    shift = RandomCrop(40)  # all that is seen of most is what lies beyond: near zero, whatever the mean is
+    dark = replace(task.processor, mean=(0.1, 0.1, 0.1), std=(0.3, 0.3, 0.3))
+    values = PictureCollate(dark, (shift,))(features)["pixels"]
+    assert (values.abs() < 0.01).float().mean() > 0.5
     soft = torch.eye(4)
     first, second = (mixed(batch["pixels"], soft, batch["draw"], 0.2, 1.0) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.allclose(first[1].sum(1), torch.ones(4))

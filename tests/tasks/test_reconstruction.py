@@ -10,6 +10,7 @@ import yaml
 import lm as package
 from lm.backbone import BackboneConfig, FeatureMaps, Frames, Patches
 from lm.errors import UserError
+from lm.processors.images import ImageProcessor
 from lm.tasks.image.pretraining import MaskedImagePretraining
 from lm.tasks.reconstruction import normalised
 
@@ -100,6 +101,22 @@ def test_blocks_are_normalised_each_by_itself():
     assert made.mean(-1).abs().max() < 1e-5 and (made.var(-1) - 1).abs().max() < 1e-2
     torch.testing.assert_close(made * std + mean, blocks)
     assert normalised(torch.ones(2, 12))[0].isfinite().all()  # of one colour
+
+
+@torch.no_grad()
+def test_a_batch_of_padding_goes_through_the_network_and_counts_for_nothing():
+    """Sharded weights wait for every process."""
+    task = MaskedImagePretraining(BackboneConfig(**SHAPE), Patches(2, size=(8, 8)))
+    task.processor = ImageProcessor((8, 8))
+    task.net, passes = task.make_network().eval(), []
+    task.make_figures()
+    task.net.register_forward_hook(lambda *given: passes.append(1))
+    pixels, padding = torch.randn(3, 3, 8, 8), torch.tensor([-1, -1, -1])
+    task.validation_step({"pixels": pixels, "index": torch.tensor([5, 6, -1])}, 1)
+    task.validation_step({"pixels": pixels, "index": padding}, 2)
+    mixed = task.figures()["loss"]
+    task.validation_step({"pixels": pixels[:2], "index": torch.tensor([5, 6])}, 1)
+    assert len(passes) == 3 and mixed == pytest.approx(float(task.figures()["loss"]), rel=1e-5)
 
 
 def test_a_cnn_has_no_blocks():

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ import lm as package
 from lm.backbone import BackboneConfig
 from lm.data.audio.module import SpeechData
 from lm.errors import UserError
-from lm.inference.ctc import greedy
-from lm.tasks.speech.decoding import Decoder, open_language_model
+from lm.inference.ctc import Label, align, beam_search, greedy
+from lm.tasks.speech.decoding import Decoder, open_language_model, stretches
 from lm.tasks.speech.recognition import SpeechRecognition
 
 soundfile = pytest.importorskip("soundfile")
@@ -175,6 +176,32 @@ def test_it_learns_and_writes_down_what_is_said(lm, pipe, folder):
     ends = [at for word in row["words"] for at in (word["start"], word["end"])]
     assert ends == sorted(ends) and ends[-1] > 8
 
+    # And one row each of a table: all windows of a sound, in whatever batches they come.
+    for number in range(3):
+        said = np.concatenate([speech(f"{text} ", number) for text in long[: 4 * number + 1]])
+        (folder / f"sounds/long{number}.wav").write_bytes(wav(said))
+    table = "\n".join(["split\tid\tspeaker", *(f"test\tlong{number}\t0" for number in (2, 0, 1))])
+    (folder / "long.tsv").write_text(table)
+    words = ("predict", run, "--data.test=long.tsv", "--data.batch_size=2")
+    predicted = lm(*words)
+    assert predicted.status == 0, predicted.err
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    assert [(row["index"], row["path"]) for row in rows] == [
+        (0, "long2.wav"),
+        (1, "long0.wav"),
+        (2, "long1.wav"),
+    ]
+    for row in rows:
+        assert row["text"] == model.transcribe(folder / "sounds" / row["path"])["text"] != ""
+    assert lm(*words, "--trainer.limit_predict_batches=1").status == 0  # windows of the longest are not there
+    assert "long2" not in (run / "predictions.jsonl").read_text()
+    for settings, why in (
+        ({"beam": 3}, "no setting beam of `transcribe`: it has beam_width, language_model, alpha, beta"),
+        ({"beam_width": 0}, "beam_width is 0: it must be at least 1"),
+    ):
+        with pytest.raises(UserError, match=why):
+            model.transcribe(folder / "long.wav", **settings)
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, workers):
@@ -295,6 +322,54 @@ def test_a_gpt_chooses_among_sentences(starts):
     assert text_of([label.token for label in counted]) == "b"
     with pytest.raises(UserError, match="is no language model that writes from left to right"):
         open_language_model(str(starts["bert"]), "cpu")
+
+
+def spoken(length: int, seed: int, pauses: int = 0) -> torch.Tensor:
+    """Log-probabilities (length, 5) of a class in every eighth position, but for long pauses."""
+    rng = np.random.default_rng(seed)
+    said = np.where(np.arange(length) % 8, 0, rng.integers(1, 5, length))
+    for at in rng.integers(0, length, pauses):
+        said[at : at + 60] = 0
+    logits = 7 * np.eye(5)[said] + rng.standard_normal((length, 5))
+    return torch.from_numpy(logits).float().log_softmax(-1)
+
+
+def test_a_long_sound_is_searched_stretch_by_stretch():
+    log_probs = spoken(7000, seed=1, pauses=20)
+    decoder = Decoder(list(" abcd"), str, beam_width=2)
+    decoder(log_probs[:50])  # what is loaded at first
+    tracemalloc.start()
+    found = decoder(log_probs)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8e6  # at once one table alone of 7,000 positions and 1,750 places has 12 MB
+    parts = list(stretches(log_probs))
+    starts = [start for start, _ in parts]
+    assert torch.equal(torch.cat([part for _, part in parts]), log_probs) and len(parts) >= 3
+    assert all(1500 < len(part) <= 3000 for _, part in parts[:-1]) and len(parts[-1][1]) <= 3000
+    for start in starts[1:]:  # in the middle of a pause, with nothing cut apart
+        assert log_probs[start - 25 : start + 25].argmax(1).eq(0).all()
+    alone = [
+        Label(label.token, label.first + start, label.last + start)
+        for start, part in parts
+        for label in align(part, beam_search(part, width=2)[0].tokens)
+    ]
+    assert found == alone == greedy(log_probs)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2999, 3000])
+def test_a_short_sound_is_one_stretch(length):
+    ((start, part),) = stretches(log_probs := spoken(length, seed=2))
+    assert start == 0 and torch.equal(part, log_probs)
+
+
+@pytest.mark.parametrize("said", [0, 1])
+def test_stretches_of_one_sound_without_end(said):
+    """Silence, or one letter."""
+    log_probs = (9 * torch.eye(3)[torch.full((10_000,), said)]).log_softmax(-1)
+    parts = [part for _, part in stretches(log_probs)]
+    assert torch.equal(torch.cat(parts), log_probs)
+    assert all(1500 <= len(part) <= 3000 for part in parts[:-1])
 
 
 @pytest.mark.real_data

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -29,6 +30,13 @@ TWO = (
     "--trainer.devices=2",
     "--data.batch_size=4",  # of 8
 )
+# A CNN of which only a part is used: batch norms, and weights to which no gradient comes.
+CNN = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+LEVELS = json.loads(json.dumps(pictures.CONFIG))
+LEVELS["model"]["init_args"]["input"] = {
+    "class_path": "lm.backbone.FeatureMaps",
+    "init_args": {"config": {**CNN, "layer_type": "basic"}, "levels": ["encoder.stages.0"]},
+}
 
 
 def write_pictures(folder: Path) -> None:
@@ -45,9 +53,10 @@ def write_pictures(folder: Path) -> None:
     ("write", "config", "more"),
     [
         (write_pictures, pictures.CONFIG, ("--model.mixup=0", "--model.cutmix=0")),
+        (write_pictures, LEVELS, ("--model.mixup=0", "--model.cutmix=0")),
         (speech.write, speech.CONFIG, ()),
     ],
-    ids=["pictures", "speech"],
+    ids=["pictures", "levels", "speech"],
 )
 def test_two_processes_learn_what_one_does(lm, start_lm, tmp_path, write, config, more):
     write(tmp_path)
@@ -70,7 +79,42 @@ def test_two_processes_learn_what_one_does(lm, start_lm, tmp_path, write, config
     assert figures[0] == pytest.approx(figures[1], rel=1e-4) and "test_loss" in figures[0]
 
 
+@pytest.mark.parametrize(
+    ("write", "config"), [(write_pictures, LEVELS), (speech.write, speech.CONFIG)], ids=["levels", "speech"]
+)
+def test_sharded_it_learns_in_bf16(start_lm, tmp_path, write, config):
+    write(tmp_path)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    words = ("--config=c.yaml", *PLAIN, f"--config={CONFIGS}/trainer/fsdp.yaml", *TWO[1:])
+    run = start_lm("fit", *words, "--name=two")
+    _, err = run.communicate()
+    assert run.returncode == 0, err
+    losses = scalars(tmp_path / "checkpoints/two")
+    assert len(losses) == 6 and losses[6] < losses[1]
+
+
 def measured(run: Path) -> dict[str, Any]:
     """What a run's validation and test have found."""
     facts = json.loads((run / "summary.json").read_text())
     return {name: value for name, value in facts.items() if name.startswith(("val_", "test_", "best_"))}
+
+
+def test_two_processes_write_one_row_of_a_long_sound(lm, start_lm, tmp_path):
+    """Its windows go to either."""
+    speech.write(tmp_path)
+    for number in range(3):
+        said = np.concatenate([speech.speech(text, number) for text in speech.texts(5 * number + 4, number)])
+        (tmp_path / f"sounds/long{number}.wav").write_bytes(speech.wav(said))
+    lines = ["split\tid\tspeaker", *(f"test\tlong{number}\t0" for number in range(3))]
+    (tmp_path / "long.tsv").write_text("\n".join(lines))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(speech.CONFIG))
+    assert lm("fit", "--config=c.yaml", *PLAIN).status == 0
+    run = tmp_path / "checkpoints/speech"
+    words = ("predict", run, "--data.test=long.tsv")
+    assert lm(*words).status == 0
+    one = (run / "predictions.jsonl").read_text().splitlines()
+    two = start_lm(*words, *TWO, "--data.batch_size=1")
+    _, err = two.communicate()
+    assert two.returncode == 0, err
+    both = [(run / f"predictions-{rank}.jsonl").read_text().splitlines() for rank in range(2)]
+    assert len(one) == 3 and sorted(both[0] + both[1]) == sorted(one)

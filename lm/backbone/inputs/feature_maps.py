@@ -139,9 +139,7 @@ class FeatureMaps(InputConfig):
         if missing := [name for name in self.levels if name not in known]:
             there = some([name for name, _ in network.named_children()], 12)
             raise UserError(f"input.levels: the network has no part {missing[0]}; it has {there}", status=2)
-        first = next(each for each in network.parameters() if each.ndim == 4)  # it has the picture's channels
-        picture = torch.zeros(1, first.shape[1], _SIDE, _SIDE, device=first.device)
-        found = self.maps(network.eval(), picture)
+        found = self.maps(network.eval(), _black(network))
         for name, each in zip(self.levels or ["the network"], found, strict=True):
             if not isinstance(each, Tensor) or each.ndim != 4:
                 there = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
@@ -151,6 +149,18 @@ class FeatureMaps(InputConfig):
                 raise UserError(f"input.levels: {words}", status=2)
         self.channels = [each.shape[1] for each in found]
         self.strides = [round(_SIDE / each.shape[2]) for each in found]
+
+    @torch.enable_grad()
+    def beyond(self, network: nn.Module) -> list[nn.Parameter]:
+        """Parameters from which no path leads to a level, such as those of the network's own head: no
+        gradient comes to them, which processes that learn together would wait for. None on the meta device,
+        where nothing is trained."""
+        trained = [each for each in network.parameters() if each.requires_grad]
+        if not trained or any(each.is_meta for each in trained):
+            return []
+        maps = [each.sum() for each in self.maps(network.eval(), _black(network)) if each.requires_grad]
+        found = torch.autograd.grad(maps, trained, allow_unused=True) if maps else [None] * len(trained)
+        return [each for each, gradient in zip(trained, found, strict=True) if gradient is None]
 
     def _network(self) -> nn.Module:
         """The CNN, with its weights where it brings them along."""
@@ -191,13 +201,16 @@ class FeatureMapInput(Input):
         super().__init__()
         self.shape, self.width, self.placed = shape, config.hidden_size, config.num_layers > 0
         self.network = network
-        plain = shape.channels == [self.width]
+        plain = shape.channels == [self.width] and not self.placed
         sizes = () if plain else shape.channels
         self.projections = nn.ModuleList(nn.Conv2d(channels, self.width, 1) for channels in sizes)
         self.norm = nn.Identity() if plain else make_norm(config)
         self.queries = nn.Embedding(shape.queries, self.width) if shape.queries else None
         self.dropout = nn.Dropout(config.dropout)
         for parameter in self._frozen():
+            parameter.requires_grad_(False)
+        # A run whose optimizer has these in its groups, as it once did, can't go on; its weights can be used.
+        for parameter in shape.beyond(network):
             parameter.requires_grad_(False)
         self.train()
 
@@ -230,6 +243,7 @@ class FeatureMapInput(Input):
     def forward(self, raw: Tensor, documents: Tensor | None = None, past: int = 0, **more: Any) -> Tensor:
         """Hidden states (B, rows · columns + queries, hidden_size) of pictures (B, channels, height, width),
         padded with zeros on the right and at the bottom to a multiple of the coarsest stride."""
+        raw = raw.to(next(self.network.parameters()).dtype)  # sharded weights may compute in bf16
         maps = self.shape.maps(self.network, padded(raw, max(self.shape.strides)))
         finest = max(each.shape[2:] for each in maps)
         if self.projections:
@@ -239,6 +253,12 @@ class FeatureMapInput(Input):
         if self.placed:
             x = x + sine_positions(*finest, self.width, x.device).to(x.dtype)
         return self.dropout(behind(x, self.queries))
+
+
+def _black(network: nn.Module) -> Tensor:
+    """A picture (1, channels, _SIDE, _SIDE) for a network, whose first kernel has the picture's channels."""
+    first = next(each for each in network.parameters() if each.ndim == 4)
+    return torch.zeros(1, first.shape[1], _SIDE, _SIDE, device=first.device, dtype=first.dtype)
 
 
 def _named(path: str) -> Any:

@@ -74,6 +74,7 @@ class FrameInput(BlockInput):
         Raises:
             ValueError: more frames than positions were learned for.
         """
+        raw = raw.to(self.first.weight.dtype)  # sharded weights may compute in bf16
         x = F.pad(raw, (0, -raw.shape[2] % math.prod(self.shape.strides)))
         lengths = None if documents is None else (documents >= 0).sum(1)
         # Beyond a sound's end there are zeros in front of each convolution, as there are at a batch's end.

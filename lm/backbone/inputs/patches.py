@@ -107,6 +107,7 @@ class PatchInput(BlockInput):
         width) or spectrograms (B, bins, frames), padded with zeros on the right and at the bottom to whole
         patches, unless these overlap."""
         raw = raw[:, None] if raw.ndim == 3 else raw
+        raw = raw.to(next(self.patches.parameters()).dtype)  # sharded weights may compute in bf16
         if self.shape.stride is None:
             raw = padded(raw, self.shape.patch_size)
         x = self.patches(raw)  # (B, hidden_size, rows, columns)

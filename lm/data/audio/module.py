@@ -1,6 +1,7 @@
 """Sounds to classify, and speech with what is said in it."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from lm.data.audio.joining import Joiner, strings
 from lm.data.media.module import LabelledMedia, MediaData
 from lm.data.media.places import Place
 from lm.errors import UserError
+from lm.processes import say
 from lm.processors.sounds import pieces
 from lm.processors.speech import Norm, Scale, SoundProcessor
 
@@ -122,14 +124,26 @@ class SpeechData(AudioData):
         self.joined = joined
         self._strings: dict[str, list[SpeechExample]] = {}
 
+    def unchanged(self, split: str) -> Any:
+        return super().examples(split)
+
     def examples(self, split: str) -> Any:
         """See `ExampleData.examples`; joined ones where it is measured."""
-        found = super().examples(split)
+        found = self.unchanged(split)
         if self.joined is None or split == "train":
             return found
         if split not in self._strings:
             rng = np.random.default_rng([self.seed, *split.encode()])
-            self._strings[split] = [_joined(*each) for each in strings(found, self.joined, rng)]
+            made = [_joined(*each) for each in strings(found, self.joined, rng)]
+            if not made:
+                raise UserError(
+                    f"{self.called(split)}: no group has {self.joined[0]} recordings to be joined; "
+                    "give more, or a smaller `joined`"
+                )
+            few = sum(n for n in Counter(each.group for each in found).values() if n < self.joined[0])
+            if few:
+                say(f"{self.called(split)}: {few:,} recordings are of groups too small to be joined")
+            self._strings[split] = made
         return self._strings[split]
 
     def training_collate(self) -> Any:

@@ -149,6 +149,10 @@ class ExampleData(Data):
                 raise UserError("there is no test part: give `data.test` FILE", status=2)
         return self._examples[split]
 
+    def unchanged(self, split: str) -> Sequence:
+        """The examples of a part as they were read."""
+        return self.examples(split)
+
     def put(self, split: str, examples: Sequence[Example]) -> None:
         """Take these examples, such as a program has made, instead of a file's."""
         if split != "train":
@@ -226,26 +230,36 @@ class ExampleData(Data):
 
     def give_back_rare(self, labels_of: Callable[[Any], tuple[str, ...]]) -> None:
         """Where the held-out part was taken from `train`: learn from those of its examples that have a label
-        which is nowhere else."""
+        which is nowhere else, and from the others of their groups."""
         if self.paths["val"] is not None or "val" not in self._examples:
             return
         # What is held out does not depend on the limit.
         known = {name for e in _taken(self._whole, self._learned) for name in labels_of(e)}
         numbers = np.setdiff1d(np.arange(len(self._whole)), self._learned)
         rare = np.array([not known.issuperset(labels_of(e)) for e in self._examples["val"]], dtype=bool)
+        groups = self._hashes(self._whole)[numbers, 1]
+        rare = np.isin(groups, groups[rare])
         if rare.any() and not rare.all():
             self._learned = np.concatenate((self._learned, numbers[rare]))
             self._examples["val"] = _taken(self._whole, numbers[~rare])
             self._limit()
             there = f"{rare.sum():,} held-out examples have labels that stand nowhere else"
-            say(f"{there}: they are learned from")
+            within = ", or are of a group with such" if len(np.unique(groups[rare])) < rare.sum() else ""
+            say(f"{there}{within}: they are learned from")
 
     def compare_splits(self) -> None:
-        """Say how many held-out examples were learned from, if any were."""
+        """Say how many held-out examples, and how many of their groups, were learned from, if any were."""
+        train = self._hashes(self.examples("train"))
         for split in filter(self.has, ("val", "test")):
-            shared = overlap(*(self._hashes(self.examples(part))[:, 0] for part in ("train", split)))
-            if shared:
+            examples = self.unchanged(split)
+            hashes = self._hashes(examples)
+            if shared := overlap(train[:, 0], hashes[:, 0]):
                 say(f"warning: {shared:,} examples of {self.called(split)} stand in {self.source} too")
+            both = np.isin(hashes[:, 1], train[:, 1]) & (hashes[:, 0] != hashes[:, 1])
+            if both.any():
+                name = str(self.group(examples[int(both.argmax())]))[:40]
+                groups = len(np.unique(hashes[both, 1]))
+                say(f"warning: {groups:,} groups stand in train and {split}, such as {name}")
 
     # From examples to batches.
 

@@ -18,6 +18,8 @@ from lm.data.media.module import MediaExample
 from lm.data.media.places import Place, places
 from lm.processors.images import ImageProcessor
 
+BARE = "pictures without a file of boxes, taken as ones with nothing on them"
+
 
 @dataclass(frozen=True)
 class AnnotatedPicture(MediaExample):
@@ -83,6 +85,7 @@ class AnnotatedData(ImageData):
             **kwargs,
         )
         self.lists, self.classes = lists, classes
+        self.one_part = {val, test} <= {train, None}  # nothing else can lie in the folder of the pictures
 
     @abstractmethod
     def annotated(
@@ -117,10 +120,14 @@ class AnnotatedData(ImageData):
         """Names of a part's pictures, without folder and ending; None for all."""
         return None if self.lists is None else read_list(self.of_part(self.lists, split))
 
-    def by_name(self, home: str) -> dict[str, Place]:
-        """Pictures by their names without ending."""
-        found = places(home, self._wanted, self._plain)
-        return {str(PurePosixPath(place.name).with_suffix("")): place for place in found}
+    def by_name(self, home: str, faults: Counter[str]) -> dict[str, Place]:
+        """Pictures by their names without ending; where several have one, the first."""
+        found: dict[str, Place] = {}
+        for place in places(home, self._wanted, self._plain):
+            name = str(PurePosixPath(place.name).with_suffix(""))
+            if found.setdefault(name, place) is not place:
+                faults["pictures with another's name but for the ending"] += 1
+        return found
 
     def named(self, path: str, split: str) -> list[str]:
         """All that is read for a part."""
@@ -135,7 +142,7 @@ class AnnotatedData(ImageData):
         self._faults: Counter[str] = Counter()
         yield from super().read(path, split)
         for reason, count in self._faults.items():
-            yield from repeat((Mended if reason == CLIPPED else Skipped)(reason), count)
+            yield from repeat((Mended if reason in {CLIPPED, BARE} else Skipped)(reason), count)
 
     def listed(self, path: str, split: str) -> Iterator[tuple[Place | str, dict[str, Any]]]:
         for place, fields in self.annotated(path, split, self._faults):

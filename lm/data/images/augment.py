@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from lm.errors import UserError
-from lm.processors.pictures import FILL, VOID, Picture
+from lm.processors.pictures import VOID, Picture
 
 LEAST = 0.25  # the share of a box that must be left
 
@@ -105,8 +105,8 @@ class Flip:
 
 @dataclass
 class Turn:
-    """Turns about the middle by at most so many degrees; corners that were beyond the picture are grey. A box
-    becomes the smallest upright one around its turned corners."""
+    """Turns about the middle by at most so many degrees; corners that were beyond the picture get its `fill`.
+    A box becomes the smallest upright one around its turned corners."""
 
     degrees: float = 10.0
 
@@ -202,7 +202,7 @@ def moved(picture: Picture, matrix: np.ndarray, shift: tuple[float, float] = (0.
     mask = picture.mask
     result = replace(
         picture,
-        pixels=drawn(picture.pixels, Image.Resampling.BILINEAR, FILL),
+        pixels=drawn(picture.pixels, Image.Resampling.BILINEAR, picture.fill),
         mask=None if mask is None else drawn(mask, Image.Resampling.NEAREST, VOID),
     )
     if picture.boxes is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.images.annotated import AnnotatedData, AnnotatedPicture
+from lm.data.images.annotated import BARE, AnnotatedData, AnnotatedPicture
 from lm.data.images.boxes import read_boxes
 from lm.data.media.places import Place
 
@@ -30,7 +30,8 @@ class BoxedExample(AnnotatedPicture):
 
 class DetectionData(AnnotatedData):
     """Pictures with boxes: VOC's XML, COCO's JSON or YOLO's text. Pictures of which a file says that there is
-    nothing on them are learned from, too.
+    nothing on them are learned from, too; and of YOLO's those without a file, where `lists` or the folder say
+    which part they are of.
 
         VOC:  train, val, test: VOC/Annotations; files: VOC/JPEGImages; lists: VOC/ImageSets/Main/{part}.txt
         COCO: train: coco/annotations/instances_train2017.json; files: coco/{part}2017
@@ -46,15 +47,29 @@ class DetectionData(AnnotatedData):
     def annotated(
         self, path: str, split: str, faults: Counter[str]
     ) -> Iterator[tuple[Place | str, dict[str, Any]]]:
-        there = self.by_name(self.home(path, split))
-        for found in read_boxes(path, faults, self.names, self.wanted(split)):
+        there, wanted = self.by_name(self.home(path, split), faults), self.wanted(split)
+        yolo, bare = False, dict(there)  # YOLO has no file for a picture with nothing on it
+        for found in read_boxes(path, faults, self.names, wanted):
             name = found.name
             if PurePosixPath(name).suffix.lower() in self.endings:  # as COCO has them
                 name = str(PurePosixPath(name).with_suffix(""))
+            yolo |= found.size == (1.0, 1.0) and name in there
+            bare.pop(name, None)
             yield (
                 there.get(name, found.name),
                 {"boxes": found.boxes, "labels": found.labels, "aside": found.aside, "measured": found.size},
             )
+        if not yolo or path.endswith(".txt"):
+            return
+        bare = {name: place for name, place in bare.items() if self._wanted(place.name)}
+        if wanted is not None:
+            bare = {name: place for name, place in bare.items() if PurePosixPath(name).name in wanted}
+        elif self.media is not None and "{part}" not in self.media and not self.one_part:
+            faults["pictures without a file of boxes, of which part nobody knows: give `lists`"] += len(bare)
+            return
+        for place in bare.values():
+            faults[BARE] += 1
+            yield place, {"boxes": [], "labels": [], "aside": [], "measured": None}
 
     def class_names(self) -> list[str]:
         found = {label for example in self.examples("train") for label in example.labels}

@@ -9,6 +9,8 @@ import numpy as np
 from lm.errors import UserError, not_installed
 from lm.processors.pictures import VOID
 
+_FAR = 1e6  # pixels
+
 
 def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
     """Where a thing is, bool (H, W).
@@ -21,22 +23,29 @@ def thing_mask(outline: Any, height: int, width: int) -> np.ndarray:
         UserError: it is none of these, or one of another size.
     """
     mask = _tools()
-    if isinstance(outline, dict) and {"size", "counts"} <= outline.keys():
-        counts = outline["counts"]
-        pixels = sum(counts) if isinstance(counts, list) else height * width
-        if list(outline["size"]) != [height, width] or pixels != height * width:
-            raise UserError(f"a mask of {outline['size']} pixels for a picture of {height} by {width}")
-        runs = mask.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
-    elif isinstance(outline, list) and all(len(points) >= 6 and len(points) % 2 == 0 for points in outline):
-        if not outline:
-            return np.zeros((height, width), dtype=bool)
-        runs = mask.merge(mask.frPyObjects(outline, height, width))
-    else:
-        raise UserError("an outline is a list of polygons of three points and more, or runs with their size")
     try:
+        if isinstance(outline, dict) and {"size", "counts"} <= outline.keys():
+            counts = outline["counts"]
+            pixels = sum(counts) if isinstance(counts, list) else height * width
+            if list(outline["size"]) != [height, width] or pixels != height * width:
+                raise UserError(f"a mask of {outline['size']} pixels for a picture of {height} by {width}")
+            runs = mask.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
+        elif isinstance(outline, list) and all(map(_is_polygon, outline)):
+            if not outline:
+                return np.zeros((height, width), dtype=bool)
+            runs = mask.merge(mask.frPyObjects(outline, height, width))
+        else:
+            raise UserError(
+                "an outline is a list of polygons of three points and more, or runs with their size"
+            )
         return mask.decode(runs).astype(bool)
-    except ValueError as error:
-        raise UserError(f"runs that are none of a picture of {height} by {width}: {error}") from error
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"this is no outline in a picture of {height} by {width}: {error}") from error
+
+
+def _is_polygon(points: list[float]) -> bool:
+    """Whether they can be drawn: a number that is none, or is far outside, would take all memory."""
+    return len(points) >= 6 and len(points) % 2 == 0 and all(abs(point) < _FAR for point in points)
 
 
 def _tools() -> ModuleType:

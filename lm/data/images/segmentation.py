@@ -12,7 +12,7 @@ import numpy as np
 
 from lm.data.images.annotated import AnnotatedData, AnnotatedPicture
 from lm.data.images.boxes import read_boxes
-from lm.data.images.masks import label_map
+from lm.data.images.masks import label_map, thing_mask
 from lm.data.media.places import Place, places
 from lm.errors import SetupError, UserError
 from lm.processors.pictures import VOID, read_mask
@@ -127,7 +127,7 @@ class SegmentationData(AnnotatedData):
     ) -> Iterator[tuple[Place | str, dict[str, Any]]]:
         wanted = self.wanted(split)
         if path.endswith(".json"):
-            there = self.by_name(self.home(path, split))
+            there = self.by_name(self.home(path, split), faults)
             for found in read_boxes(path, faults, list(self.values.values()) or None, wanted):
                 things = list(zip(found.labels, found.outlines, strict=True))
                 place = there.get(str(PurePosixPath(found.name).with_suffix("")), found.name)
@@ -156,7 +156,16 @@ class SegmentationData(AnnotatedData):
     def _looked_at(self, row: tuple[Place | str, dict[str, Any]]) -> Any:
         """With what occurs in the mask; a reason, where it can't be used."""
         found = super()._looked_at(row)
-        if not isinstance(found, MaskedExample) or found.outlines is not None:
+        if not isinstance(found, MaskedExample):
+            return found
+        if found.outlines is not None:
+            try:
+                for _, outline in json.loads(found.outlines):
+                    thing_mask(outline, *found.size)
+            except SetupError:
+                raise
+            except UserError as error:
+                return "an outline can't be drawn", f"{found.place.where}: {error}"
             return found
         if found.mask is None:
             return "there is no mask", found.place.where

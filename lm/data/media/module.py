@@ -4,10 +4,11 @@ that are drawn anew each time."""
 import hashlib
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from lm.data.examples.records import Example
 from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
 from lm.data.examples.texts import Labels
 from lm.data.media.places import Place, places
-from lm.errors import SetupError, UserError
+from lm.errors import SetupError, UserError, some
 from lm.processors import Processor
 
 _AT_ONCE = 256  # files that are looked at side by side
@@ -94,7 +95,7 @@ class MediaData(ExampleData):
             never falls into two parts.
         test_groups: these groups of `train` are the test part, and not learned from.
         part: the table's column that says which part a row is of, `train`, `val` or `test`: so one table may
-            be given for several of them.
+            be given for several of them. Rows of others are counted and left out.
         augment: random changes of what is learned from, in this order.
     """
 
@@ -130,6 +131,8 @@ class MediaData(ExampleData):
         self.label_from, self.group_column, self.group_from = label_from, group, group_from
         self.test_groups = frozenset(map(str, test_groups or ()))
         self.part, self.augment = part, tuple(augment)
+        if test_groups and group is None and group_from is None:
+            raise UserError("`test_groups` are given, but neither `group` nor `group_from`", status=2)
         for name, pattern in (("label_from", label_from), ("group_from", group_from)):
             if pattern is not None and re.compile(pattern).groups < 1:
                 raise UserError(f"`{name}` {pattern!r} has no group in parentheses", status=2)
@@ -165,16 +168,25 @@ class MediaData(ExampleData):
     def read(self, path: str, split: str) -> Iterator[MediaExample | Skipped | Known]:
         several = False
         first: dict[str, str] = {}  # the first file of each reason
+        self._parts: Counter[str] = Counter()
+        self._groups: set[str | None] = set()
         with ThreadPoolExecutor() as threads:
             rows = self.listed(path, split)
-            while some := list(islice(rows, _AT_ONCE)):
-                for found in threads.map(self._looked_at, some):
+            while chunk := list(islice(rows, _AT_ONCE)):
+                for found in threads.map(self._looked_at, chunk):
                     if isinstance(found, tuple):
                         reason, where = found
                         yield Skipped(f"{reason} (such as {first.setdefault(reason, where)})")
                         continue
                     several |= isinstance(found, LabelledMedia) and isinstance(found.label, tuple)
                     yield found
+        if unknown := self.test_groups - self._groups if self._by_groups(split) else ():
+            there = some(sorted(map(str, self._groups)), 10)
+            raise UserError(f"`test_groups`: {path} has no {some(sorted(unknown))}, but {there}", status=2)
+        if self._parts.total():
+            found = some((f"{part!r} ({count:,})" for part, count in self._parts.most_common() if count), 5)
+            reason = f"rows whose `{self.part}` is not train, val or test but {found}"
+            yield from repeat(Skipped(reason), self._parts.total())
         yield Known(several=several) if issubclass(self.record, LabelledMedia) else Known()
 
     def listed(self, path: str, split: str) -> Iterator[tuple[Place | str, dict[str, Any]]]:
@@ -189,7 +201,8 @@ class MediaData(ExampleData):
         home = self.located(self.media) if self.media else str(Path(path).expanduser().parent)
         there = {place.name: place for place in places(home, self._wanted, self._plain)}
         for where, row in read_rows(path, self.columns):
-            if self.part is not None and value(row, self.part, where) != split:
+            if self.part is not None and (part := str(value(row, self.part, where))) != split:
+                self._parts[part] += part not in self.paths
                 continue
             name = self._file(row, where)
             place = there.get(name) or self._alone(Path(home), name)
@@ -244,9 +257,11 @@ class MediaData(ExampleData):
 
     def _in_part(self, fields: dict[str, Any], split: str) -> bool:
         """Whether an example is of a part, where that goes by groups."""
-        if not self.test_groups or self.paths["train"] != self.paths[split]:
-            return True
-        return (fields.get("group") in self.test_groups) == (split == "test")
+        self._groups.add(fields.get("group"))
+        return not self._by_groups(split) or (fields.get("group") in self.test_groups) == (split == "test")
+
+    def _by_groups(self, split: str) -> bool:
+        return bool(self.test_groups) and self.paths["train"] == self.paths[split]
 
     def _looked_at(self, row: tuple[Place | str, dict[str, Any]]) -> MediaExample | tuple[str, str]:
         """The example of a file; or why there is none, and where."""
@@ -259,7 +274,9 @@ class MediaData(ExampleData):
         except SetupError:
             raise
         except UserError as error:
-            return str(error).removeprefix(place.where).lstrip(": "), place.where
+            return str(error).replace(f" {place.where}", "").removeprefix(place.where).lstrip(
+                ": "
+            ), place.where
         if self.label is not None and not self.predicting and fields.get("label", "") is None:
             return "no label", place.where
         return self.record(place, digest_of(data), **fields, **more)

@@ -1,8 +1,10 @@
 """Where the bytes of a picture or a sound lie: a file, or a part of an archive, which is never unpacked."""
 
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +14,8 @@ from lm.data.corpus.files import files_at, open_binary
 from lm.data.examples.files import below, hidden, split_member
 from lm.errors import UserError
 from lm.files import atomic
+
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # what decompressing says
 
 
 class Place(NamedTuple):
@@ -53,7 +57,7 @@ class Place(NamedTuple):
             with Path(self.path).open("rb") as file:
                 file.seek(self.start)
                 return file.read(self.size)
-        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, *_DAMAGED) as error:
             raise UserError(
                 f"cannot read {self.where}: {getattr(error, 'strerror', None) or error}"
             ) from error
@@ -104,7 +108,7 @@ def _archived(archive: Path, member: str, wanted: Callable[[str], bool], plain: 
             found = below(place.name, member)
             if found is not None and not hidden(place.name) and wanted(found[1]):
                 yield place._replace(name=found[1])
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, *_DAMAGED) as error:
         raise UserError(f"{archive} can't be read: is it whole? {error}") from error
 
 

@@ -51,6 +51,7 @@ class PictureCollate:
         """A picture changed at random, and made to fit."""
         if self.augment:
             rng = np.random.Generator(np.random.Philox(features["draw"]))
+            picture = self.processor.filled(picture)
             for change in self.augment:
                 picture = change(picture, rng)
             if picture.size == self.processor.size:

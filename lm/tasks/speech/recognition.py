@@ -23,12 +23,14 @@ from lm.metrics import MeanLoss, SpeechScores
 from lm.metrics.speech import transcript
 from lm.processes import say
 from lm.tasks.base import IGNORED
+from lm.tasks.sharing import Found, share
 from lm.tasks.speech.base import SpeechTask
 from lm.tasks.speech.decoding import Decoder, open_language_model
 from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.characters import character_tokenizer
 
 TRANSCRIPTS = "transcripts"
+_KEPT: Any = object()  # a setting that is not given: None is one, too
 
 
 class SpeechRecognition(SpeechTask):
@@ -53,7 +55,9 @@ class SpeechRecognition(SpeechTask):
     usage = "transcribe {} speech.wav"
     best_by = ("word_error_rate", "min")
     kept = ("case", "punctuation", "spelling")
-    beside = SpeechTask.beside | {"beam_width", "language_model", "alpha", "beta", "tokenizer", "decoder"}
+    beside = SpeechTask.beside | {
+        *("beam_width", "language_model", "alpha", "beta", "tokenizer", "decoder", "_found"),
+    }
 
     def __init__(
         self,
@@ -68,11 +72,11 @@ class SpeechRecognition(SpeechTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if beam_width is not None and beam_width < 1:
-            raise UserError(f"beam_width is {beam_width}: it must be at least 1", status=2)
         self.tokens, self.case, self.punctuation = tokens, case, punctuation
         self.beam_width, self.language_model, self.alpha, self.beta = beam_width, language_model, alpha, beta
+        self.decode_with(beam_width)  # which it may refuse
         self.spelling = ""  # the tokenizer's bytes in base64
+        self._found: dict[int, Found] = {}  # log-probabilities by sound and `part`, until all have come
 
     # What is written.
 
@@ -103,9 +107,8 @@ class SpeechRecognition(SpeechTask):
         if self.tokens is not None:
             tokenizer = load_tokenizer(self.tokens)
             if not tokenizer.is_special(0):
-                raise UserError(
-                    f"tokens: token 0 of {self.tokens} is text, which the blank can't be", status=2
-                )
+                why = "is text, which the blank can't be"
+                raise UserError(f"tokens: token 0 of {self.tokens} {why}", status=2)
         else:
             tokenizer = character_tokenizer(self.written(e.label) for e in data.examples("train"))
         self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
@@ -129,21 +132,22 @@ class SpeechRecognition(SpeechTask):
             say(f"{where} have characters that were never learned: {what}")
 
     def head(self) -> dict[str, Any]:
-        outputs, dropout = len(self.labels), self.config.dropout
-        made = {"kind": "tokens", "outputs": outputs, "pooling": None, "pooler": False, "dropout": dropout}
-        return {**made, **self.mixing}
+        made = {"kind": "tokens", "outputs": len(self.labels), "pooling": None, "pooler": False}
+        return {**made, "dropout": self.config.dropout, **self.mixing}
 
     # From a sound to its classes.
 
     def encode(self, example: SpeechExample, training: bool) -> list[Features]:
         """`place` and `targets`. Without a transcript, windows that overlap of what is longer than the model
-        hears."""
+        hears. What is not learned from has `part`: which window, of how many."""
         length = round(example.seconds * self.processor.rate)
         features: Features = {"place": list(example.place), "length": length}
         if example.parts:
             features["parts"] = [[pause, list(place)] for pause, place in example.parts]
         if example.group is not None:
             features["group"] = example.group
+        if not training:
+            features["part"] = [0, 1]
         if example.label is None:
             return self._windows(features) if length > self.longest else [features]
         targets = self.targets(example.label)
@@ -160,13 +164,15 @@ class SpeechRecognition(SpeechTask):
 
     def _windows(self, features: Features) -> list[Features]:
         length, overlap = features["length"], (self.positions - self._step) * self.hop
+        starts = range(0, max(length - overlap, 1), self._step * self.hop)
         return [
             {
                 **features,
                 "length": min(length - start, self.longest),
                 "window": [start / self.processor.rate, self.processor.seconds],
+                "part": [number, len(starts)],
             }
-            for start in range(0, max(length - overlap, 1), self._step * self.hop)
+            for number, start in enumerate(starts)
         ]
 
     @property
@@ -201,12 +207,8 @@ class SpeechRecognition(SpeechTask):
         self.loss.update(self.losses(logits, batch)[counted])
         decoder = self.decoder if testing else self._greedy
         found = [self.text_of([label.token for label in decoder(each)]) for each in self.look(batch, logits)]
-        pairs = [
-            (text, examples[i].label)
-            for text, i in zip(found, batch["index"].tolist(), strict=True)
-            if i >= 0
-        ]
-        if pairs:
+        indices = batch["index"].tolist()
+        if pairs := [(text, examples[i].label) for text, i in zip(found, indices, strict=True) if i >= 0]:
             self.scores.update(*map(list, zip(*pairs, strict=True)))
 
     # From classes to what is said.
@@ -228,10 +230,14 @@ class SpeechRecognition(SpeechTask):
             model = [self.written(text) for text in model]
         return Decoder(self.labels, self.text_of, self.beam_width, model, self.alpha, self.beta)
 
-    def decode_with(self, **settings: Any) -> None:
-        """Go on with another `beam_width`, `language_model`, `alpha` or `beta`."""
-        for name, value in settings.items():
-            setattr(self, name, value)
+    def decode_with(
+        self, beam_width: Any = _KEPT, language_model: Any = _KEPT, alpha: Any = _KEPT, beta: Any = _KEPT
+    ) -> None:
+        """Go on with other settings; what is not given stays. Raises UserError where the width is below 1."""
+        if isinstance(beam_width, int) and beam_width < 1:
+            raise UserError(f"beam_width is {beam_width}: it must be at least 1", status=2)
+        given = {"beam_width": beam_width, "language_model": language_model, "alpha": alpha, "beta": beta}
+        vars(self).update({name: value for name, value in given.items() if value is not _KEPT})
         self.__dict__.pop("decoder", None)
 
     def sample(self, prompt: str | None, tokens: int, seed: int, sampling: Sampling) -> Sample:
@@ -243,13 +249,26 @@ class SpeechRecognition(SpeechTask):
         return Sample(f"{self.written(said)}\n→ {self.text_of([label.token for label in found])}")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each sound: its path, the text, and the transcript if it has one."""
-        examples = self.data.examples("test")
-        rows = []
-        for i, log_probs in zip(batch["index"].tolist(), self.look(batch, self.logits(batch)), strict=True):
+        """Rows of the sounds of which all windows have come now."""
+        found = self.look(batch, self.logits(batch))
+        for i, part, each in zip(batch["index"].tolist(), batch["part"], found, strict=True):
             if i >= 0:
-                text = self.text_of([label.token for label in self.decoder(log_probs)])
-                rows.append({"index": i, **self.named(examples[i]), "text": text, "label": examples[i].label})
+                self._found.setdefault(i, {})[tuple(part)] = each
+        return self._rows()
+
+    def last_rows(self) -> list[dict[str, Any]]:
+        """Of sounds whose windows have gone to several processes."""
+        self._found = share(self.trainer, self._found)
+        return self._rows()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """A row for each whole sound: its path, the text, and the transcript if it has one."""
+        rows = []
+        for i in [i for i, found in self._found.items() if len(found) == next(iter(found))[1]]:
+            windows = [each for _, each in sorted(self._found.pop(i).items())]
+            labels, example = self.decoder(self._whole(windows)), self.data.examples("test")[i]
+            text = self.text_of([label.token for label in labels])
+            rows.append({"index": i, **self.named(example), "text": text, "label": example.label})
         return rows
 
     # Of a line that a person gives; see `lm.tasks.applying`.
@@ -263,21 +282,18 @@ class SpeechRecognition(SpeechTask):
     def result(self, line: Line, example: SpeechExample, found: list[Tensor]) -> dict[str, Any]:
         """The text and its words with the seconds from and to which each is said."""
         labels = self.decoder(self._whole(found))
-        words = words_of(labels, self.labels, self.hop / self.processor.rate)
-        return {
-            "text": self.text_of([label.token for label in labels]),
-            "words": [{"word": w.text, "start": round(w.start, 2), "end": round(w.end, 2)} for w in words],
-        }
+        said = words_of(labels, self.labels, self.hop / self.processor.rate)
+        words = [{"word": w.text, "start": round(w.start, 2), "end": round(w.end, 2)} for w in said]
+        return {"text": self.text_of([label.token for label in labels]), "words": words}
 
     def _whole(self, windows: list[Tensor]) -> Tensor:
         """Windows of one sound as if it had been heard at once: half of what two share is from either."""
         half, last = (self.positions - self._step) // 2, len(windows) - 1
-        return torch.cat(
-            [
-                each[half if number else 0 : self._step + half if number < last else len(each)]
-                for number, each in enumerate(windows)
-            ]
-        )
+        own = [
+            each[half if number else 0 : self._step + half if number < last else len(each)]
+            for number, each in enumerate(windows)
+        ]
+        return torch.cat(own)
 
     def show(self, row: dict[str, Any]) -> str:
         return row["text"]

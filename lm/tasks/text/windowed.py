@@ -4,13 +4,10 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lm.engine.replicas import data_shard
+from lm.tasks.sharing import Found, share
 from lm.tasks.text.finetuning import FineTuning
-
-Found = dict[int, Any]  # what was found, by window or by word
 
 
 class WindowedTask(FineTuning):
@@ -68,19 +65,5 @@ class WindowedTask(FineTuning):
         ]
 
     def _taken(self) -> dict[int, Found]:
-        parts, self._found = self.share(self._found), {}
+        parts, self._found = share(self.trainer, self._found), {}
         return parts
-
-    def share(self, parts: dict[int, Found]) -> dict[int, Found]:
-        """What was found in each window, by example and window, as this process scores it: an example's
-        windows may have gone to several processes, so all get all and each takes its share of examples."""
-        rank, size = data_shard(self.trainer)
-        if size == 1:
-            return parts
-        everyone: list[Any] = [None] * size
-        torch.distributed.all_gather_object(everyone, parts)
-        merged: dict[int, Found] = {}
-        for theirs in everyone:
-            for index, found in theirs.items():
-                merged.setdefault(index, {}).update(found)
-        return {index: found for index, found in merged.items() if index % size == rank}

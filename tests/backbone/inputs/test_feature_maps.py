@@ -128,6 +128,34 @@ def test_what_is_frozen_stays_and_the_rest_learns(own):
     assert net.embeddings.network.norm.running_mean.any()
 
 
+@torch.no_grad()
+def test_a_map_of_the_hidden_size_is_projected_and_normed_before_blocks(own):
+    shape, picture = FeatureMaps(class_path=own, levels=["b"]), torch.randn(1, 3, 16, 24)
+    net = shape.make(CONFIG).eval()
+    theirs = net.norm(net.projections[0](shape.maps(net.network, picture)[0]).flatten(2).mT)
+    torch.testing.assert_close(net(picture), theirs + sine_positions(4, 6, 24, picture.device))
+    plain = shape.make(PLAIN).eval()
+    assert torch.equal(plain(picture), shape.maps(plain.network, picture)[0].flatten(2).mT)
+
+
+@torch.no_grad()
+def test_weights_in_bf16_take_pictures_as_they_are(own):
+    net = FeatureMaps(class_path=own, levels=["b"]).make(CONFIG).to(torch.bfloat16).eval()
+    picture = torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(picture), net(picture.bfloat16())) and net(picture).dtype == torch.bfloat16
+
+
+def test_what_no_level_comes_from_is_not_trained(own):
+    """Else processes that learn together wait for its gradient, and fail."""
+    for levels, trained in (["a"], {"a"}), (["norm"], {"a", "norm"}), (["a", "b"], {"a", "norm", "b"}):
+        net = FeatureMaps(class_path=own, levels=levels).make(CONFIG).train()
+        parameters = dict(net.named_parameters())
+        cnn = [name for name in parameters if name.startswith("network.")]
+        assert {name.split(".")[1] for name in cnn if parameters[name].requires_grad} == trained
+        net(torch.randn(2, 3, 16, 16)).sum().backward()
+        assert all((each.grad is not None) == each.requires_grad for each in parameters.values())
+
+
 def test_without_a_block_there_is_a_head_to_train(own):
     net = Classifier(PLAIN, 3, "mean", embeddings=FeatureMaps(class_path=own, levels=["b"]).make(PLAIN))
     picture = torch.randn(4, 3, 16, 16)

@@ -68,3 +68,9 @@ def test_a_description_makes_it_again():
     shape = Frames(bins=20, strides=[2, 2])
     assert read_input(shape.described()) == shape
     assert [shape.length(n) for n in (1, 4, 5)] == [1, 1, 2]
+
+
+@torch.no_grad()
+def test_weights_in_bf16_take_sounds_as_they_are():
+    net, sound = network().embeddings.to(torch.bfloat16), torch.randn(2, 12, 40)
+    assert torch.equal(net(sound), net(sound.bfloat16())) and net(sound).dtype == torch.bfloat16

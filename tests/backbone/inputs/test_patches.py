@@ -87,3 +87,11 @@ def test_wrong_values_are_refused_and_a_description_makes_it_again():
     assert read_input(shape.described()) == shape
     with pytest.raises(UserError, match="kind 'smells' is not known here"):
         read_input({"kind": "smells"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stem", ["linear", "convolutions"])
+def test_weights_in_bf16_take_pictures_as_they_are(stem):
+    shape = Patches(4, size=(16, 16), stem=stem, prefix=1)
+    net, picture = shape.make(CONFIG).to(torch.bfloat16), torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(picture), net(picture.bfloat16())) and net(picture).dtype == torch.bfloat16

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.data.audio.joining import strings
-from lm.data.audio.module import AudioData, AudioExample, SpeechData
+from lm.data.audio.module import AudioData, AudioExample, SpeechData, SpeechExample
 from lm.errors import UserError
 from lm.processors.speech import SoundProcessor
 
@@ -91,6 +91,24 @@ def test_the_processor_is_that_of_the_data_or_of_the_start():
         AudioData("x", seconds=40).make_processor(start)
     with pytest.raises(UserError, match="`seconds` is not given"):
         AudioData("x").make_processor()
+
+
+def test_what_is_measured_by_is_compared_before_it_is_joined(capsys):
+    examples = [SpeechExample(("p", f"{n}"), f"{n}", f"{n}", "xyyy"[n % 4], 1.0) for n in range(12)]
+    data = SpeechData("x.csv", val="y.csv", test="z.csv", joined=(4, 7))
+    for split in ("train", "val", "test"):
+        data.put(split, examples)
+    data.compare_splits()
+    said = capsys.readouterr().err
+    assert "12 examples of y.csv stand in x.csv too" in said
+    assert "2 groups stand in train and val, such as x" in said
+    assert "2 groups stand in train and test" in said
+    assert len(data.examples("test")) in {1, 2}
+    assert "z.csv: 3 recordings are of groups too small to be joined" in capsys.readouterr().err
+    few = SpeechData("x.csv", val="y.csv", joined=(10, 12))
+    few.put("val", examples)
+    with pytest.raises(UserError, match=r"y\.csv: no group has 10 recordings"):
+        few.examples("val")
 
 
 def test_strings_are_of_one_group_and_use_each_once():

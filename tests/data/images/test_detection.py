@@ -92,6 +92,33 @@ def test_yolo_and_coco_say_the_same(tmp_path, capsys):
     assert data.class_names() == ["cat", "dog"]
 
 
+def test_pictures_without_a_yolo_file_have_nothing_on_them(tmp_path, capsys):
+    for number, name in enumerate(["a.jpg", "a.png", "b.png", "other.png"]):
+        write_photo(tmp_path / "images" / name, seed=number)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 0.25 0.5 0.5 1.0\n")
+    (tmp_path / "labels/classes.txt").write_text("cell\n")
+    (tmp_path / "train.txt").write_text("images/a.jpg\nimages/b.png\n")
+    options = {"train": "labels", "files": "images"}
+    examples, said, _ = read(tmp_path, capsys, val="labels", **options)
+    assert [each.place.name for each in examples] == ["a.jpg", "b.png", "other.png"]
+    assert [len(each.boxes) for each in examples] == [1, 0, 0]
+    assert "2 mended: pictures without a file of boxes, taken as ones with nothing on them" in said
+    assert "1 skipped: pictures with another's name but for the ending" in said
+    listed, _, _ = read(tmp_path, capsys, val="labels", lists="train.txt", **options)
+    assert [each.place.name for each in listed] == ["a.jpg", "b.png"]
+    # One folder of pictures for two of labels: those of the other part must not get in.
+    (tmp_path / "labels-val").mkdir()
+    (tmp_path / "labels-val/b.txt").write_text("0 0.25 0.5 0.5 1.0\n")
+    apart, said, _ = read(tmp_path, capsys, val="labels-val", **options)
+    assert [each.place.name for each in apart] == ["a.jpg"]
+    assert "2 skipped: pictures without a file of boxes, of which part nobody knows" in said
+    # Labels that belong to none of the pictures say nothing of them.
+    (tmp_path / "labels").rename(tmp_path / "images/labels")
+    with pytest.raises(UserError, match="nothing can be used"):
+        read(tmp_path, capsys, train="images", files="images")
+
+
 def test_a_list_that_names_nothing_is_an_error(tmp_path, capsys):
     write_photo(tmp_path / "set/a.png")
     (tmp_path / "set/a.xml").write_text(VOC.format(""))

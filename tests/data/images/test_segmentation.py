@@ -79,6 +79,30 @@ def test_outlines_of_coco(tmp_path):
     assert np.array_equal(maps[0], expected) and not maps[1].any()
 
 
+def test_outlines_that_cannot_be_drawn_are_found_before_training(tmp_path, capsys):
+    outlines = {
+        "good": [[2, 1, 6, 1, 6, 4, 2, 4]],
+        "none": None,
+        "garbage": {"size": [6, 8], "counts": "garbage"},
+        "negative": {"size": [6, 8], "counts": [52, -4]},
+        "nan": [[0, 0, float("nan"), 0, 3, 3]],
+    }
+    for number, name in enumerate(outlines):
+        write(tmp_path / f"{name}.png", photo(number))
+    thing = {"category_id": 3, "bbox": [2, 1, 4, 3]}
+    coco = {
+        "images": [{"id": name, "file_name": f"{name}.png", "height": 6, "width": 8} for name in outlines],
+        "annotations": [{**thing, "image_id": k, "segmentation": v} for k, v in outlines.items() if v],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    coco["annotations"].append({**thing, "image_id": "none"})  # as where there are boxes only
+    (tmp_path / "all.json").write_text(json.dumps(coco))
+    data = made(tmp_path, train="all.json", val="all.json")
+    assert [each.place.name for each in data.examples("train")] == ["good.png"]
+    said = capsys.readouterr().err
+    assert "4 skipped: an outline can't be drawn (such as" in said and "an outline is a list of" in said
+
+
 def test_settings_that_make_no_sense(tmp_path):
     write(tmp_path / "train/a.png", photo())
     with pytest.raises(UserError, match=r"where is \{name\}"):

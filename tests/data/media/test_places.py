@@ -1,3 +1,4 @@
+import gzip
 import io
 import tarfile
 import zipfile
@@ -57,12 +58,30 @@ def test_a_compressed_archive_is_copied_once(tmp_path):
     assert copy.stat().st_mtime_ns == written and [each.read() for each in first] == [FILES["b/3.bin"]]
 
 
+def test_a_damaged_member_of_an_archive_is_an_error_of_its_own(tmp_path):
+    for kind in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        path = tmp_path / f"{kind}.zip"
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            for name in ("a.bin", "b.bin"):
+                archive.writestr(name, bytes(range(256)) * 20)
+        raw = bytearray(path.read_bytes())
+        raw[35:60] = b"\xff" * 25  # a header of 30 bytes and a name of 5 come first
+        path.write_bytes(raw)
+        damaged, whole = places(str(path), binary, tmp_path)
+        with pytest.raises(UserError, match=r"cannot read .*zip!a\.bin"):
+            damaged.read()
+        assert whole.read() == bytes(range(256)) * 20
+
+
 def test_what_is_not_there_or_damaged_is_said(tmp_path):
     whole = packed(tmp_path / "x.tar").read_bytes()
+    noise = b"".join(n.to_bytes(3) for n in range(1 << 18))
+    wrong = gzip.compress(whole[: 512 * 6] + noise)[:100_000] + b"\xff" * 1000  # blocks of no kind
     for name, content, words in (
         ("none", None, "no such file|nothing to read"),
         ("text.tar", b"no archive at all" * 100, "is not a tar file"),
         ("short.zip", b"PK\3\4 cut", "can't be read: is it whole"),
+        ("wrong.tar.gz", wrong, "is cut short or damaged"),
         ("short.tar.gz", b"\x1f\x8b\x08\0\0\0", "can't be read: is it whole"),
     ):
         if content is not None:
