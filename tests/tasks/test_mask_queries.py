@@ -127,8 +127,3 @@ def test_it_learns_and_opens_again(lm, folder):  # noqa: F811
         shares.append(hit / union)
     assert figures["test_mean_iou"] == pytest.approx(np.mean(shares), abs=1e-4)
     assert model.task("segment").queries == 8
-
-
-def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):  # noqa: F811
-    words = (*QUERIES, "--data.num_workers=2", "--trainer.max_epochs=4")
-    ends_alike_though_killed(*words, at="step 14/", saved=10)
