@@ -121,7 +121,7 @@ class Family(ABC):
 
     def processor(self, described: dict[str, Any]) -> Processor:
         """What turns pictures or sounds into its input, by what preprocessor_config.json says."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} reads tokens, which come with a tokenizer")
 
     def folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors (their names without the prefix) as the parts of `body` have them: several of theirs that

@@ -29,6 +29,8 @@ class MediaTask(TransferTask):
     takes = ""  # what it works on, in the plural
     processor_class: type[Processor]
     default_input: type[InputConfig]
+    input_class: type[InputConfig]  # what may stand before the blocks,
+    inputs = ""  # in words
     beside = TransferTask.beside | {"input"}
     column = "path"
     needs_causal = False
@@ -38,6 +40,8 @@ class MediaTask(TransferTask):
         self.input = input or self.default_input()
         if self.start is not None:
             self.input = read_input(self.start.record["input"])
+        if not isinstance(self.input, self.input_class):
+            raise UserError(f"`input` has to be {self.inputs}, not {self.input.kind}", status=2)
 
     def open_start(self, path: str) -> Model:
         start = super().open_start(path)

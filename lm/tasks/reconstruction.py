@@ -49,7 +49,7 @@ class Reconstruction(MediaTask):
             raise UserError(f"mask_rate is {mask_rate}: it must be between 0 and 1", status=2)
         if span < 1:
             raise UserError(f"span is {span}: it must be at least 1", status=2)
-        if not isinstance(self.input, self.default_input) or getattr(self.input, "stride", None) is not None:
+        if not self.input.in_blocks:
             wanted = "patches that do not overlap, or frames of a sound: what else is to be covered?"
             raise UserError(f"`input` has to be {wanted}", status=2)
         self.mask_rate, self.span = mask_rate, span

@@ -75,18 +75,6 @@ def models(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def url(models, serving):
-    with serving(models) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def http(url):
-    with httpx.Client(base_url=url, timeout=60) as made:
-        yield made
-
-
 def picture(seed: int, size: tuple[int, int] = (40, 60), kind: str = "PNG") -> bytes:
     file, rng = io.BytesIO(), np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))

@@ -3,7 +3,7 @@ its `embeddings`."""
 
 from typing import Any
 
-from lm.backbone.inputs.base import Input, InputConfig, document_positions, make_norm, positions
+from lm.backbone.inputs.base import GridConfig, Input, InputConfig, document_positions, make_norm, positions
 from lm.backbone.inputs.feature_maps import FeatureMapInput, FeatureMaps
 from lm.backbone.inputs.frames import FrameInput, Frames
 from lm.backbone.inputs.patches import Patches, PatchInput
@@ -32,6 +32,7 @@ __all__ = [
     "FeatureMaps",
     "FrameInput",
     "Frames",
+    "GridConfig",
     "Input",
     "InputConfig",
     "PatchInput",

@@ -1,8 +1,9 @@
 """What every input is, and what its shape is written as."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -94,6 +95,11 @@ class InputConfig(ABC):
 
     kind: ClassVar[str]
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it makes a `BlockInput`, whose positions can be covered each by itself."""
+        return False
+
     @abstractmethod
     def make(self, config: BackboneConfig) -> Input:
         """The input, with new weights."""
@@ -106,3 +112,27 @@ class InputConfig(ABC):
     def read(cls, values: dict[str, Any]) -> Self:
         """The inverse of `described`, of values that a checkpoint has."""
         return cls(**values)
+
+
+@dataclass
+class GridConfig(InputConfig):
+    """The shape of an input of pictures, whose positions lie on a grid, row by row.
+
+    Args:
+        queries: learned vectors behind the grid (DETR, arXiv:2005.12872; YOLOS, arXiv:2106.00666); a task
+            that reads them sets this.
+    """
+
+    queries: int = field(default=0, kw_only=True)
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of positions of a picture."""
+
+    @abstractmethod
+    def of_size(self, size: tuple[int, int]) -> Self:
+        """The same for pictures of a height and width, unless it is for some already."""
+
+    def length(self, height: int, width: int) -> int:
+        """Positions of a picture, those before and behind its grid too."""
+        return math.prod(self.grid(height, width)) + self.queries

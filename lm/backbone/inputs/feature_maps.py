@@ -3,7 +3,6 @@
 
 import importlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import Input, InputConfig, behind, make_norm
+from lm.backbone.inputs.base import GridConfig, Input, behind, make_norm
 from lm.backbone.inputs.packaged import PACKAGED
 from lm.backbone.inputs.patches import padded, sine_positions
 from lm.errors import UserError, not_installed, some
@@ -26,7 +25,7 @@ _SIDE = 128  # of the picture that channels and strides are found with
 
 
 @dataclass
-class FeatureMaps(InputConfig):
+class FeatureMaps(GridConfig):
     """A CNN before the blocks: each place of its feature map is a position, row by row.
 
     Exactly one of `model`, `config` and `class_path` says which. A checkpoint has the CNN's weights and its
@@ -44,7 +43,6 @@ class FeatureMaps(InputConfig):
             a map (B, channels, rows, columns).
         frozen: true: all of the CNN stays as it is; or the name of its last part that does.
         norms: whether the statistics of its batch norms stay as they are.
-        queries: learned vectors behind the map (DETR's); a task that reads them sets this.
         channels, strides: of the maps; they are found out.
     """
 
@@ -57,7 +55,6 @@ class FeatureMaps(InputConfig):
     levels: list[str] = field(default_factory=list)
     frozen: bool | str = False
     norms: Literal["frozen", "trained"] = "frozen"
-    queries: int = 0
     channels: list[int] | None = None
     strides: list[int] | None = None
 
@@ -99,10 +96,6 @@ class FeatureMaps(InputConfig):
             self._look(self._network())
         coarse, fine = max(self.strides), min(self.strides)
         return -(-height // coarse) * (coarse // fine), -(-width // coarse) * (coarse // fine)
-
-    def length(self, height: int, width: int) -> int:
-        """Positions of a picture, and the queries behind them."""
-        return math.prod(self.grid(height, width)) + self.queries
 
     def of_size(self, size: tuple[int, int]) -> "FeatureMaps":
         """The same for pictures of a height and width: it is for all."""

@@ -42,6 +42,10 @@ class Frames(InputConfig):
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"input.kernel is {self.kernel}: it must be an odd number", status=2)
 
+    @property
+    def in_blocks(self) -> bool:
+        return True
+
     def length(self, frames: int) -> int:
         """Positions that come out of so many frames."""
         return -(-frames // math.prod(self.strides))

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.backbone.config import BackboneConfig
-from lm.backbone.inputs.base import BlockInput, InputConfig, behind
+from lm.backbone.inputs.base import BlockInput, GridConfig, behind
 from lm.errors import UserError
 
 
 @dataclass
-class Patches(InputConfig):
+class Patches(GridConfig):
     """Pictures cut into square patches, each a position of the sequence, row by row.
 
     Args:
@@ -31,7 +31,6 @@ class Patches(InputConfig):
         antialias: learned positions are interpolated with antialiasing, as DINOv2's with registers are.
         prefix: learned vectors before the patches: 1 for a class token, 2 for DeiT's two.
         registers: more of them behind those, without a position (DINOv2, arXiv:2309.16588).
-        queries: more of them behind the patches (YOLOS, arXiv:2106.00666); a task that reads them sets this.
     """
 
     kind: ClassVar[str] = "patches"
@@ -46,7 +45,6 @@ class Patches(InputConfig):
     antialias: bool = False
     prefix: int = 0
     registers: int = 0
-    queries: int = 0
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -73,11 +71,13 @@ class Patches(InputConfig):
         return -(-height // side), -(-width // side)
 
     def length(self, height: int, width: int) -> int:
-        """Positions of a picture, those before and behind its patches too."""
-        return self.prefix + self.registers + math.prod(self.grid(height, width)) + self.queries
+        return self.prefix + self.registers + super().length(height, width)
+
+    @property
+    def in_blocks(self) -> bool:
+        return self.stride is None  # else patches overlap
 
     def of_size(self, size: tuple[int, int]) -> "Patches":
-        """The same for pictures of a height and width, unless it is for some already."""
         return self if self.size is not None else replace(self, size=size)
 
     def make(self, config: BackboneConfig) -> "PatchInput":

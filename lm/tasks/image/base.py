@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig, InputConfig, Patches
+from lm.backbone import BackboneConfig, GridConfig, InputConfig, Patches
 from lm.data.examples.batches import Features, collate
 from lm.data.images.augment import Augmentation
 from lm.data.media.places import Place
@@ -65,6 +65,7 @@ class ImageTask(MediaTask):
     takes = "pictures"
     processor_class = ImageProcessor
     default_input = Patches
+    input_class, inputs = GridConfig, "patches or feature maps"
     beside = MediaTask.beside | {"_worst", "_sheet"}
 
     def __init__(self, backbone: BackboneConfig, input: InputConfig | None = None, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ from lm.metrics import DetectionScores, MeanLoss
 from lm.processors.pictures import Picture
 from lm.tasks.image.dense import DenseBoxes
 from lm.tasks.image.drawing import WHITE, colours, with_boxes
-from lm.tasks.image.placed import Drawn, PlacedCollate, photo, write_picture
+from lm.tasks.image.placed import Drawn, Pictures, PlacedCollate, classes_of, photo, write_picture
 from lm.tasks.image.queried import QueriedTask
 from lm.tasks.image.queries import QueryBoxes
 
@@ -37,19 +37,11 @@ class BoxCollate(PlacedCollate):
         picture.labels = np.array(features["labels"], np.int64)
         return picture
 
-    def add(
-        self,
-        batch: dict[str, Any],
-        features: Sequence[Features],
-        opened: Sequence[Picture],
-        fitted: Sequence[Picture],
-    ) -> None:
+    def added(self, features: Sequence[Features], opened: Pictures, fitted: Pictures) -> dict[str, Any]:
         boxes = [torch.from_numpy(each.boxes) for each in fitted]
-        classes = [torch.from_numpy(each.labels) for each in fitted]
-        batch["boxes"] = pad_sequence(boxes, batch_first=True)
-        batch["classes"] = pad_sequence(classes, batch_first=True, padding_value=-1)
+        made: dict[str, Any] = {"boxes": pad_sequence(boxes, batch_first=True), "classes": classes_of(fitted)}
         if "aside" in features[0]:
-            batch["true"] = [
+            made["true"] = [
                 {
                     "boxes": torch.from_numpy(picture.boxes),
                     "labels": torch.from_numpy(picture.labels),
@@ -57,6 +49,7 @@ class BoxCollate(PlacedCollate):
                 }
                 for picture, each in zip(opened, features, strict=True)
             ]
+        return made
 
 
 class ObjectDetection(QueriedTask):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lm.data.examples.batches import Features, collate
 from lm.data.images.annotated import AnnotatedData
@@ -20,6 +21,7 @@ from lm.files import write_atomically
 from lm.processors.pictures import Picture, read_picture
 from lm.tasks.image.base import ImageTask, PictureCollate
 
+Pictures = Sequence[Picture]
 _FAR = 4096  # pixels of a picture that the distance between positions is measured with
 
 
@@ -33,14 +35,8 @@ class PlacedCollate(PictureCollate):
         """The picture as it is in its file, with what is known of its places."""
 
     @abstractmethod
-    def add(
-        self,
-        batch: dict[str, Any],
-        features: Sequence[Features],
-        opened: Sequence[Picture],
-        fitted: Sequence[Picture],
-    ) -> None:
-        """Put into a batch what is known of the places in its pictures.
+    def added(self, features: Sequence[Features], opened: Pictures, fitted: Pictures) -> dict[str, Any]:
+        """What a batch has of the places in its pictures.
 
         Args:
             opened: as they are in their files.
@@ -53,12 +49,17 @@ class PlacedCollate(PictureCollate):
         fitted = [self.changed(*each) for each in zip(opened, features, strict=True)]
         batch["pixels"] = torch.stack([self.processor.pixels(picture) for picture in fitted])
         batch["sizes"] = [picture.size for picture in opened]
-        self.add(batch, features, opened, fitted)
-        return batch
+        return batch | self.added(features, opened, fitted)
 
     def opened(self, features: Features) -> Picture:
         place = Place(*features["place"])
         return self.annotate(read_picture(place.read(), place.where), features)
+
+
+def classes_of(pictures: Pictures) -> Tensor:
+    """The classes of the things on pictures, (B, N), -1 behind the last."""
+    classes = [torch.from_numpy(each.labels) for each in pictures]
+    return pad_sequence(classes, batch_first=True, padding_value=-1)
 
 
 class PlacedTask(ImageTask):

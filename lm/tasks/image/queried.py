@@ -30,8 +30,6 @@ class QueriedTask(PlacedTask):
         super().__init__(backbone, **kwargs)
         if queries < 1:
             raise UserError(f"queries is {queries}: it must be at least 1", status=2)
-        if not hasattr(self.input, "queries"):
-            raise UserError(f"`input` has to be patches or feature maps, not {self.input.kind}", status=2)
         self.queries = queries if head == "queries" else 0
         self.input = replace(self.input, queries=self.queries)
         self.things = 1.0  # of a picture, on average

@@ -1,7 +1,5 @@
 """Segmentation: what each pixel of a picture shows, or which are those of each thing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,50 +10,19 @@ from torch import Tensor
 from lm.backbone import BackboneConfig
 from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
-from lm.data.images.segmentation import BACKGROUND, MaskedExample, class_map
-from lm.data.media.places import Place
+from lm.data.images.segmentation import BACKGROUND, MaskedExample
 from lm.errors import UserError
 from lm.inference.lines import Line
 from lm.metrics import InstanceScores, MeanLoss, SegmentationScores
-from lm.processors.pictures import VOID, Picture
+from lm.processors.pictures import VOID
 from lm.tasks.image.mask_queries import QueryMasks
-from lm.tasks.image.pixels import PixelClasses
-from lm.tasks.image.placed import Drawn, PlacedCollate, photo, write_picture
+from lm.tasks.image.pixels import MaskCollate, PixelClasses
+from lm.tasks.image.placed import Drawn, photo, write_picture
 from lm.tasks.image.queried import QueriedTask
 from lm.tasks.image.squares import SquareLabels, Squares
 from lm.tasks.image.things import ThingCollate, Things
 
 _SHOWN = 0.3  # score of a thing that is shown
-
-
-@dataclass(frozen=True)
-class MaskCollate(PlacedCollate):
-    """A `PlacedCollate` with the class of each pixel of the input, `mask` (B, H, W); of pictures that are
-    measured `true`, likewise of each in its own size.
-
-    Args:
-        numbers: of the classes; see `lm.data.images.segmentation.class_map`.
-    """
-
-    numbers: dict[int | str, int] = field(default_factory=dict)
-
-    def annotate(self, picture: Picture, features: Features) -> Picture:
-        if "mask" in features:
-            mask = None if features["mask"] is None else Place(*features["mask"])
-            picture.mask = class_map(mask, features["outlines"], self.numbers, picture.size)
-        return picture
-
-    def add(
-        self,
-        batch: dict[str, Any],
-        features: Sequence[Features],
-        opened: Sequence[Picture],
-        fitted: Sequence[Picture],
-    ) -> None:
-        if "mask" in features[0]:
-            batch["mask"] = torch.from_numpy(np.stack([each.mask for each in fitted]))
-            if "index" in features[0]:
-                batch["true"] = [torch.from_numpy(each.mask) for each in opened]
 
 
 class Segmentation(QueriedTask):
@@ -144,7 +111,7 @@ class Segmentation(QueriedTask):
         self.scores = InstanceScores(self.labels) if self.instances else SegmentationScores(self.labels, VOID)
 
     @property
-    def collate(self) -> MaskCollate | ThingCollate:
+    def collate(self) -> MaskCollate:
         kind = ThingCollate if self.instances else MaskCollate
         return kind(self.processor, numbers=self.data.numbers(self.labels) if self.data else {})
 

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lm.data.examples.batches import Features
 from lm.data.images.masks import runs_of, thing_map, thing_mask
@@ -16,23 +15,17 @@ from lm.processors.images import ImageProcessor
 from lm.processors.pictures import VOID, Picture
 from lm.tasks.image.drawing import colours, with_labels
 from lm.tasks.image.mask_queries import QueryMasks
-from lm.tasks.image.placed import PlacedCollate
+from lm.tasks.image.pixels import MaskCollate
+from lm.tasks.image.placed import Pictures, classes_of
 
 _LEAST = 0.01  # score of a thing that is kept
 _KEPT = 100  # things of a picture: as many as COCO's figures look at
 
 
 @dataclass(frozen=True)
-class ThingCollate(PlacedCollate):
-    """A `PlacedCollate` with the number of the thing that each pixel of the input is of, `mask` (B, H, W; see
-    `thing_map`), and the things' `classes` (B, N), -1 behind the last; of pictures that are measured `true`,
-    of each what `InstanceScores` wants, in its pixels.
-
-    Args:
-        numbers: of the classes.
-    """
-
-    numbers: dict[int | str, int] = field(default_factory=dict)
+class ThingCollate(MaskCollate):
+    """A `MaskCollate` whose `mask` has the number of the thing that each pixel is of (see `thing_map`), with
+    the things' `classes` (B, N), -1 behind the last; `true` is what `InstanceScores` wants."""
 
     def annotate(self, picture: Picture, features: Features) -> Picture:
         if "outlines" in features:
@@ -42,19 +35,9 @@ class ThingCollate(PlacedCollate):
             picture.labels = np.array(classes[: VOID - 1], np.int64)
         return picture
 
-    def add(
-        self,
-        batch: dict[str, Any],
-        features: Sequence[Features],
-        opened: Sequence[Picture],
-        fitted: Sequence[Picture],
-    ) -> None:
-        if "outlines" in features[0]:
-            batch["mask"] = torch.from_numpy(np.stack([each.mask for each in fitted]))
-            classes = [torch.from_numpy(each.labels) for each in fitted]
-            batch["classes"] = pad_sequence(classes, batch_first=True, padding_value=-1)
-            if "index" in features[0]:
-                batch["true"] = [self.true(*each) for each in zip(features, opened, strict=True)]
+    def added(self, features: Sequence[Features], opened: Pictures, fitted: Pictures) -> dict[str, Any]:
+        made = super().added(features, opened, fitted)
+        return {**made, "classes": classes_of(fitted)} if made else made
 
     def true(self, features: Features, picture: Picture) -> dict[str, Any]:
         """Things as they are outlined, whole where others cover them."""

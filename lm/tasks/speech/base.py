@@ -102,6 +102,7 @@ class SpeechTask(MediaTask):
     takes = "sounds"
     processor_class = SoundProcessor
     default_input = Frames
+    input_class, inputs = Frames, "frames of a sound"
     beside = MediaTask.beside | {"mix_layers"}
 
     def __init__(
