@@ -274,9 +274,8 @@ class MediaData(ExampleData):
         except SetupError:
             raise
         except UserError as error:
-            return str(error).replace(f" {place.where}", "").removeprefix(place.where).lstrip(
-                ": "
-            ), place.where
+            reason = str(error).replace(f" {place.where}", "").removeprefix(place.where)
+            return reason.lstrip(": "), place.where
         if self.label is not None and not self.predicting and fields.get("label", "") is None:
             return "no label", place.where
         return self.record(place, digest_of(data), **fields, **more)
