@@ -180,6 +180,7 @@ def test_a_damaged_middle_says_so():
         (packed(np.array([0.1, np.nan, 0.2]), 16000, subtype="FLOAT"), "samples that are not numbers"),
         (packed(np.array([0.1, np.inf, 0.2]), 16000, subtype="DOUBLE"), "samples that are not numbers"),
     ],
+    ids=["empty", "text", "cut", "no samples", "nan", "inf"],  # not bytes, some of which are of the time
 )
 def test_what_is_no_sound_says_so(data, message, tmp_path):
     path = tmp_path / "a"
