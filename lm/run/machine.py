@@ -1,5 +1,7 @@
-"""What the machine decides: the precision of a run that says `auto`."""
+"""What the machine decides: the precision of a run that says `auto`; and that memory stays with a run."""
 
+import ctypes
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +19,15 @@ def device_of(accelerator: str) -> torch.device:
         return torch.device("cuda")
     mps = accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available()
     return torch.device("mps" if mps else "cpu")
+
+
+def keep_memory() -> None:
+    """Have what a step frees stay with the process for the next step. By itself glibc gives tensors of more
+    than 32 MiB back to Linux, which has to clear every page anew: a quarter of the time of a CNN's step.
+    Nothing happens where the C library is another."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(option, (1 << 31) - 1)
 
 
 def decide(config: Namespace, folder: Path) -> None:

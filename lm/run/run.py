@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, seed_everything
 
 from lm.callbacks import CompileWhenWorthwhile, Progress, RandomState, RunCheckpoints, Summary
 from lm.run.folder import claim, look, refuse_a_mixture
-from lm.run.machine import decide
+from lm.run.machine import decide, keep_memory
 from lm.run.report import Opening
 from lm.run.resume import Resumed
 from lm.run.trainer import make_trainer
@@ -46,6 +46,7 @@ class Run:
             seed = None if config.seed_everything is True else config.seed_everything
             config.seed_everything = seed_everything(seed, workers=True)
         decide(config, self.folder)
+        keep_memory()
         self.configuration = words.plain()
         self.resumed: Resumed | None = None
         states: list[Path] = []

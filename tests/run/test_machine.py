@@ -1,5 +1,8 @@
 """What the machine decides: precision and compiling."""
 
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +93,18 @@ def test_long_runs_are_compiled_once(monkeypatch, wish, steps, seconds, compiler
         later.monitor, resumed.compiled = monitor, "auto"
         later.on_train_batch_end(trainer, resumed, None, None, 0)
         assert resumed.times == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_is_freed_stays_with_the_process():
+    code = """
+import resource, numpy as np
+from lm.run.machine import keep_memory
+keep_memory()
+faults = []
+for _ in range(3):
+    np.ones(50_000_000, np.uint8)  # freed at once
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+assert faults[2] - faults[0] < 100, faults
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,7 @@ from lm.processors.images import ImageProcessor
 from lm.processors.speech import SoundProcessor
 from lm.serving.limits import FILES, SECONDS, Limits
 from lm.tasks.image.drawing import colours
-from lm.tokenizer.characters import character_tokenizer
+from lm.tokenizer.spelling import spelling_tokenizer
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -47,7 +47,7 @@ def made(path, task, input, processor, head, positions, **more):
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
     patches, fits = Patches(4, size=(24, 32)), ImageProcessor((24, 32), fit="pad")
-    letters = character_tokenizer(["abc de"])
+    letters = spelling_tokenizer(["abc de"])
     texts = ["" if letters.is_special(id) else letters.piece(id) for id in range(letters.vocab_size)]
     written = {"case": False, "punctuation": False, "spelling": base64.b64encode(letters.to_bytes()).decode()}
     sounds = SoundProcessor(rate=RATE, bins=8, seconds=2.0, norm="utterance")

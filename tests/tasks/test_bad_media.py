@@ -21,7 +21,7 @@ from lm import checkpoint as checkpoints
 from lm.backbone import BackboneConfig, Frames, Patches
 from lm.processors.images import ImageProcessor
 from lm.processors.speech import SoundProcessor
-from lm.tokenizer.characters import character_tokenizer
+from lm.tokenizer.spelling import spelling_tokenizer
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -98,7 +98,7 @@ UNHEARD = {
 def models(tmp_path_factory):
     """Models with random weights by what they do, and `hear` for the classifier of sounds."""
     folder = tmp_path_factory.mktemp("models")
-    texts = character_tokenizer(["abc de"])
+    texts = spelling_tokenizer(["abc de"])
     letters = [""] + [texts.piece(number) for number in range(1, texts.vocab_size)]
     spelling = base64.b64encode(texts.to_bytes()).decode()
     patches, fits = Patches(4, size=(16, 24)), ImageProcessor((16, 24), fit="pad")

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import yaml
 
 import lm as package
 from lm.backbone import BackboneConfig
+from lm.data.audio.augment import SpecAugment
 from lm.data.audio.module import SpeechData
 from lm.errors import UserError
-from lm.inference.ctc import Label, align, beam_search, greedy
+from lm.inference.ctc import Label, align, beam_search, greedy, words_of
 from lm.tasks.speech.decoding import Decoder, open_language_model, stretches
-from lm.tasks.speech.recognition import SpeechRecognition
+from lm.tasks.speech.recognition import SpeechRecognition, disagreement
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -217,6 +219,9 @@ def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, wor
         (("--data.path={name}.wav",), "there is no column 'name' in t.tsv"),
         (("--data.joined=[3,2]",), "--data.joined is [3, 2]"),
         (("--model.beam_width=0",), "beam_width is 0"),
+        (("--model.consistency=-1",), "consistency is -1"),
+        (("--model.tokens=4",), "4 pieces: the texts have 4 characters alone"),
+        (("--model.tokens=none.model",), "none.model"),
         (("--model.backbone.causal=true",), "SpeechRecognition needs a BERT"),
     ],
 )
@@ -224,6 +229,56 @@ def test_settings_that_make_no_sense(lm, folder, options, words):
     result = lm("fit", "--config", "c.yaml", *options)
     assert result.status and result.err.count("\n") <= 3, result.err
     assert words in result.err
+
+
+def test_pieces_of_words_are_written(lm, folder):
+    assert lm("fit", "--config=c.yaml", "--model.tokens=12", "--trainer.max_epochs=1").status == 0
+    assert lm("transcribe", "checkpoints/speech", "sounds/test0.wav").status == 0
+    task = SpeechRecognition(shape(), tokens=12)
+    task.prepare(SpeechData(**{k: v for k, v in CONFIG["data"]["init_args"].items() if k != "augment"}))
+    assert len(task.labels) == 12 and any(len(label.strip()) > 1 for label in task.labels)
+    for text in texts(20, seed=5):
+        ids = task.targets(text)
+        assert task.text_of(ids) == text and len(ids) <= len(text) + 1
+    ab = task.targets("ab ca")
+    log_probs = torch.full((2 * len(ab), 12), -9.0)
+    log_probs[range(len(log_probs)), [id for each in ab for id in (each, 0)]] = 0.0
+    words = words_of(Decoder(task.labels, task.text_of)(log_probs), task.labels, seconds=0.02)
+    assert [word.text for word in words] == ["ab", "ca"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_views_killed_go_on_to_the_last_bit(ends_alike_though_killed, folder, workers):
+    words = ("--config=c.yaml", "--trainer.max_epochs=2", f"--data.num_workers={workers}")
+    ends_alike_though_killed(*words, "--model.consistency=0.2", at="step 14/", saved=10)
+
+
+def test_views_that_agree_cost_nothing(task, folder):
+    """And views that don't cost what the definition says, by hand; only one of a sound is measured."""
+    mask = SpecAugment(bands=2, band_width=20, stretches=3, stretch_width=20)
+    features = [{**task.data.features("train")[i], "draw": i} for i in range(3)]
+    batch = replace(task.collate, views=2)(features)
+    assert torch.equal(batch["frames"][0::2], batch["frames"][1::2])
+    assert torch.equal(batch["targets"], task.collate(features)["targets"].repeat_interleave(2, 0))
+    assert torch.allclose(batch["seconds"].sum(), task.collate(features)["seconds"].sum())
+    logits, real = task.logits(batch), batch["documents"] >= 0
+    assert torch.equal(disagreement(logits, real), torch.zeros(3))
+
+    batch = replace(task.collate, views=2, augment=(mask,))(features)
+    assert not torch.equal(batch["frames"][0::2], batch["frames"][1::2])
+    logits = torch.randn(6, 4, 5, requires_grad=True)
+    real = torch.tensor([4, 4, 2, 2, 3, 3])[:, None] > torch.arange(4)
+    found = disagreement(logits, real)
+    p = logits.detach().softmax(-1)
+    for i, length in enumerate((4, 2, 3)):
+        a, b = p[2 * i, :length], p[2 * i + 1, :length]
+        wanted = ((a * (a / b).log()).sum() + (b * (b / a).log()).sum()) / 2
+        assert torch.allclose(found[i], wanted, atol=1e-5)
+    found.sum().backward()  # each is drawn to the other: dKL(q || p)/dlogits is p - q
+    other = p.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    assert torch.allclose(logits.grad, (p - other) * real[..., None] / 2, atol=1e-6)
+    measured = replace(task.collate, views=2)(list(task.data.features("val"))[:3])
+    assert len(measured["frames"]) == len(measured["index"]) == 3
 
 
 @pytest.fixture

@@ -39,12 +39,14 @@ class SoundCollate:
         augment: random changes of sounds, then of features, each kind in its order, drawn by each one's
             `draw`.
         joiner: puts more sounds to each, drawn likewise.
+        views: rows of each sound that is learned from, one after another, whose features are varied apart.
     """
 
     processor: SoundProcessor
     input: Frames
     augment: tuple[Augmentation, ...] = ()
     joiner: Callable[[Features, np.random.Generator], Features] | None = None
+    views: int = 1
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Any]:
         rows, frames, seconds = [], [], []
@@ -56,9 +58,12 @@ class SoundCollate:
             sound = self._varied(plain, rng, on_features=False)
             if self.processor.seconds is not None and sound.seconds > self.processor.seconds:
                 sound = plain  # played slowly it would lose its end
-            frames.append(self._varied(self.processor.features(sound), rng, on_features=True).T)
-            rows.append({k: v for k, v in row.items() if k not in _HERE})
-            seconds.append(sound.seconds)
+            plainly = self.processor.features(sound)
+            views = 1 if "part" in each else self.views  # what is measured has a `part`
+            for _ in range(views):
+                frames.append(self._varied(plainly, rng, on_features=True).T)
+                rows.append({k: v for k, v in row.items() if k not in _HERE})
+                seconds.append(sound.seconds / views)
         batch = collate(rows, {"targets": IGNORED})
         batch["frames"] = pad_sequence(frames, batch_first=True).mT.contiguous()
         lengths = torch.tensor([self.input.length(len(each)) for each in frames])[:, None]

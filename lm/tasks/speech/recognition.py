@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -24,10 +25,10 @@ from lm.metrics.speech import transcript
 from lm.processes import say
 from lm.tasks.base import IGNORED
 from lm.tasks.sharing import Found, share
-from lm.tasks.speech.base import SpeechTask
+from lm.tasks.speech.base import SoundCollate, SpeechTask
 from lm.tasks.speech.decoding import Decoder, open_language_model
 from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
-from lm.tokenizer.characters import character_tokenizer
+from lm.tokenizer.spelling import spelling_tokenizer
 
 TRANSCRIPTS = "transcripts"
 _KEPT: Any = object()  # a setting that is not given: None is one, too
@@ -39,9 +40,12 @@ class SpeechRecognition(SpeechTask):
 
     Args:
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
-        tokens: a tokenizer, such as a SentencePiece model's file, whose tokens are written instead of the
-            characters of the transcripts; its token 0 has to be no text.
+        tokens: what is written instead of the characters of the transcripts: so many pieces of their words,
+            which are heard better where the same words come again; or the tokens of a tokenizer, such as a
+            SentencePiece model's file, whose token 0 has to be no text.
         case, punctuation: whether they are learned and count; see `lm.metrics.speech.transcript`.
+        consistency: the weight with which two views of a sound, whose features are varied apart, have to
+            agree (CR-CTC, Yao et al. 2024, arXiv:2410.05101); a step takes twice as long. 0: one view.
         beam_width: how many beginnings are followed by `lm test` and `lm predict`; null: 32 with a language
             model, else none. A validation takes the likeliest class of each position.
         language_model: what helps to choose then: `transcripts`, those that are learned from; a text file or
@@ -62,9 +66,10 @@ class SpeechRecognition(SpeechTask):
     def __init__(
         self,
         backbone: BackboneConfig,
-        tokens: str | None = None,
+        tokens: int | str | None = None,
         case: bool = False,
         punctuation: bool = False,
+        consistency: float = 0.0,
         beam_width: int | None = None,
         language_model: str | None = None,
         alpha: float = 0.5,
@@ -73,6 +78,9 @@ class SpeechRecognition(SpeechTask):
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.tokens, self.case, self.punctuation = tokens, case, punctuation
+        if consistency < 0:
+            raise UserError(f"consistency is {consistency}: it must not be negative", status=2)
+        self.consistency = consistency
         self.beam_width, self.language_model, self.alpha, self.beta = beam_width, language_model, alpha, beta
         self.decode_with(beam_width)  # which it may refuse
         self.spelling = ""  # the tokenizer's bytes in base64
@@ -104,13 +112,14 @@ class SpeechRecognition(SpeechTask):
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """What each class stands for."""
-        if self.tokens is not None:
+        if isinstance(self.tokens, str):
             tokenizer = load_tokenizer(self.tokens)
             if not tokenizer.is_special(0):
                 why = "is text, which the blank can't be"
                 raise UserError(f"tokens: token 0 of {self.tokens} {why}", status=2)
         else:
-            tokenizer = character_tokenizer(self.written(e.label) for e in data.examples("train"))
+            texts = (self.written(example.label) for example in data.examples("train"))
+            tokenizer = spelling_tokenizer(texts, self.tokens)
         self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
         return [
             "" if tokenizer.is_special(id) else tokenizer.piece_bytes(id).decode(errors="replace")
@@ -180,6 +189,10 @@ class SpeechRecognition(SpeechTask):
         """Samples from one position to the next."""
         return math.prod(self.input.strides) * self.processor.hop
 
+    @property
+    def collate(self) -> SoundCollate:
+        return replace(super().collate, views=2 if self.consistency else 1)
+
     def make_figures(self) -> None:
         self.loss = MeanLoss()
         self.scores = SpeechScores(self.case, self.punctuation)
@@ -197,7 +210,11 @@ class SpeechRecognition(SpeechTask):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        losses = self.losses(self.logits(batch), batch)
+        logits = self.logits(batch)
+        losses = self.losses(logits, batch)
+        if self.consistency:
+            losses = losses.unflatten(0, (-1, 2)).mean(1)
+            losses = losses + self.consistency * disagreement(logits, batch["documents"] >= 0)
         return self.outcome(losses.sum(), self.data.batch_size, len(losses))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -297,3 +314,16 @@ class SpeechRecognition(SpeechTask):
 
     def show(self, row: dict[str, Any]) -> str:
         return row["text"]
+
+
+def disagreement(logits: Tensor, real: Tensor) -> Tensor:
+    """How far two views of each sound are apart, in nats (B,): the Kullback-Leibler divergence of one from
+    the other, which stands still, summed over positions; the mean of both ways.
+
+    Args:
+        logits: (2 B, positions, classes), the views of a sound one after another.
+        real: (2 B, positions), whether a position is of the sound.
+    """
+    log_probs = logits.float().log_softmax(-1).unflatten(0, (-1, 2))  # (B, 2, positions, classes)
+    apart = F.kl_div(log_probs, log_probs.flip(1).detach(), reduction="none", log_target=True).sum(-1)
+    return (apart * real.unflatten(0, (-1, 2))).sum(-1).mean(1)

@@ -1,4 +1,4 @@
-"""Characters as tokens: what speech is written down in, letter by letter."""
+"""What speech is written down in: letter by letter, or in pieces of words."""
 
 import io
 from collections.abc import Iterable
@@ -10,26 +10,33 @@ from lm.tokenizer.sentencepiece import UNK, SentencePieceTokenizer
 from lm.tokenizer.text import SPACE, valid_unicode
 
 
-def character_tokenizer(texts: Iterable[str]) -> SentencePieceTokenizer:
+def spelling_tokenizer(texts: Iterable[str], pieces: int | None = None) -> SentencePieceTokenizer:
     """A token for each character of some texts and for the space, the commonest first; others are unknown.
     Nothing is normalised. The same texts give the same bytes.
 
+    Args:
+        pieces: so many likeliest pieces of words instead (unigram, Kudo 2018, arXiv:1804.10959), each
+            character among them; fewer, where the texts have no more.
+
     Raises:
-        UserError: the texts are empty.
+        UserError: the texts are empty, or have more characters than `pieces`.
     """
     lines = [valid_unicode(text) for text in texts]
     longest = max((len(line.encode()) for line in lines), default=0)
     if not longest:
         raise UserError("there is no text to take characters from")
     model = io.BytesIO()
+    kind = {"model_type": "char", "vocab_size": 1 << 20, "add_dummy_prefix": False}
+    if pieces is not None:  # a word is the same at the beginning as elsewhere
+        kind = {"model_type": "unigram", "vocab_size": pieces, "add_dummy_prefix": True}
+        if pieces <= (characters := len({*"".join(lines), " "})):
+            raise UserError(f"{pieces} pieces: the texts have {characters} characters alone")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
-        model_type="char",
-        vocab_size=1 << 20,
+        **kind,
         hard_vocab_limit=False,  # as many as there are
         normalization_rule_name="identity",
-        add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         character_coverage=1.0,
         required_chars=SPACE,
