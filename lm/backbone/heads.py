@@ -149,9 +149,14 @@ class Classifier(Network):
         dropout: probability, in front of the linear layer.
         mix_layers: the head reads a mix of what all layers give, by learned weights, each layer normed (ELMo,
             arXiv:1802.05365): what goes into the first one, too.
+        also: what of the sequence is read beside its first position, so that the summary is twice as wide:
+            the `second` one (DeiT's teacher, arXiv:2012.12877), or the `mean` of those that the input does
+            not put before the raw batch's own (DINOv2, arXiv:2304.07193); or, as wide as ever, the
+            `average` of the first and the second (AST, arXiv:2104.01778).
+        norm: put a norm in front of the linear layer, of a summary that is as wide as ever.
 
     Raises:
-        ValueError: a pooler with another pooling than "first".
+        ValueError: a pooler or `also` with another pooling than "first".
     """
 
     def __init__(
@@ -163,17 +168,22 @@ class Classifier(Network):
         dropout: float = 0.0,
         embeddings: Input | None = None,
         mix_layers: bool = False,
+        also: Literal["second", "mean", "average"] | None = None,
+        norm: bool = False,
     ) -> None:
         super().__init__(config, embeddings)
-        if pooler and pooling != "first":
-            raise ValueError(f"a pooler takes the first position, but pooling is {pooling!r}")
-        self.outputs, self.pooling = outputs, pooling
+        if (pooler or also) and pooling != "first":
+            what = "a pooler takes" if pooler else f"`also` {also!r} stands beside"
+            raise ValueError(f"{what} the first position, but pooling is {pooling!r}")
+        self.outputs, self.pooling, self.also = outputs, pooling, also
         self.pooler = Pooler(config) if pooler else None
         self.query = nn.Parameter(torch.empty(config.hidden_size)) if pooling == "attention" else None
         self.mix = nn.Parameter(torch.empty(config.num_layers + 1)) if mix_layers else None
+        self.norm = make_norm(config) if norm else None
         self.dropout = nn.Dropout(dropout)
+        width = config.hidden_size * (2 if also in ("second", "mean") else 1)
         # None behind a sequence's last position: other projects' GPTs have none there, so it can be exported.
-        self.head = Linear(config.hidden_size, outputs, bias=pooling != "last")
+        self.head = Linear(width, outputs, bias=pooling != "last")
         self.initialize()
 
     @torch.no_grad()
@@ -196,22 +206,29 @@ class Classifier(Network):
         return torch.einsum("l,lbth->bth", self.mix.softmax(0).to(normed.dtype), normed)
 
     def summary(self, hidden: Tensor, documents: Tensor | None) -> Tensor:
-        """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size)."""
+        """Hidden states (B, T, hidden_size) to one vector a sequence (B, hidden_size); see `also`."""
         if self.pooling == "first":
-            return hidden[:, 0] if self.pooler is None else self.pooler(hidden)
+            first = hidden[:, 0] if self.pooler is None else self.pooler(hidden)
+            if self.also == "average":
+                return (first + hidden[:, 1]) / 2
+            if self.also == "second":
+                return torch.cat((first, hidden[:, 1]), -1)
+            if self.also == "mean":
+                own = self.backbone.embeddings.prefix
+                real = None if documents is None else documents[:, own:]
+                return torch.cat((first, _mean(hidden[:, own:], real)), -1)
+            return first
         if self.pooling == "attention":
             scores = hidden.float() @ self.query.float() * hidden.shape[-1] ** -0.5  # (B, T)
             if documents is not None:
                 scores = scores.masked_fill(documents < 0, float("-inf"))
             return torch.einsum("bt,bth->bh", scores.softmax(1).to(hidden.dtype), hidden)
-        if documents is None:
-            return hidden.mean(1) if self.pooling == "mean" else hidden[:, -1]
-        real = documents >= 0  # (B, T)
         if self.pooling == "mean":
-            total = torch.where(real[..., None], hidden.float(), 0).sum(1)
-            return (total / real.sum(1, keepdim=True).clamp(min=1)).to(hidden.dtype)
+            return _mean(hidden, documents)
+        if documents is None:
+            return hidden[:, -1]
         index = torch.arange(hidden.shape[1], device=hidden.device)
-        last = torch.where(real, index, 0).amax(1)
+        last = torch.where(documents >= 0, index, 0).amax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def forward(self, raw: Any, documents: Tensor | None = None, **more: Any) -> Tensor:
@@ -225,6 +242,8 @@ class Classifier(Network):
         hidden = self.hidden(raw, documents, **more)
         if self.pooling is not None:
             hidden = self.summary(hidden, documents)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
         return self.head(self.dropout(hidden)).float()
 
     def training_flops_per_token(self, seq_len: int) -> int:
@@ -233,3 +252,12 @@ class Classifier(Network):
         own = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "backbone" not in name)
         body = training_flops_per_token(self.backbone, self.config, seq_len)
         return body + 6 * own // (seq_len if self.pooling is not None else 1)
+
+
+def _mean(hidden: Tensor, documents: Tensor | None) -> Tensor:
+    """The mean (B, hidden_size) of the positions of hidden states (B, T, hidden_size) that are no padding."""
+    if documents is None:
+        return hidden.mean(1)
+    real = documents >= 0  # (B, T)
+    total = torch.where(real[..., None], hidden.float(), 0).sum(1)
+    return (total / real.sum(1, keepdim=True).clamp(min=1)).to(hidden.dtype)

@@ -55,7 +55,8 @@ def _head_fact(head: dict[str, Any]) -> str:
     pooler = ", through BERT's pooler" if head.get("pooler") else ""
     over = {"mean": "the mean of all positions", "first": "the first position", "last": "the last position"}
     over["attention"] = "a learned mean of positions"
-    return f"{outputs} on {over[head['pooling']]}{pooler}"
+    beside = {None: "", "mean": " and the mean of what follows"}.get(head.get("also"), " and the second")
+    return f"{outputs} on {over[head['pooling']]}{beside}{pooler}"
 
 
 def finetuning_facts(path: Path, record: dict[str, Any]) -> dict[str, Any]:

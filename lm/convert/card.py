@@ -13,6 +13,8 @@ _USES = {
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
+    "ForImageClassificationWithTeacher": "image-classification",
+    "ForAudioClassification": "audio-classification",
 }
 
 

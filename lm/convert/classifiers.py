@@ -18,6 +18,7 @@ _ENDS = {
     "ForTokenClassification": ("tokens", "TokenClassification"),
     "ForQuestionAnswering": ("span", "QuestionAnswering"),
     "ForImageClassification": ("pooled", "ImageClassification"),
+    "ForImageClassificationWithTeacher": ("pooled", "ImageClassification"),
     "ForAudioClassification": ("pooled", "AudioClassification"),
 }
 # What transformers calls our kinds of sequence classification.
@@ -57,9 +58,9 @@ def classifier(
     if not names:
         return None
     kind, task = next(found for end, found in _ENDS.items() if names[0].endswith(end))
-    usual = ("last", False) if config.causal else ("first", True)
-    pooling, pooler = family.pooled or usual if kind == "pooled" else (None, False)
-    head = {"kind": kind, "pooling": pooling, "pooler": pooler, "dropout": config.dropout}
+    usual = {"pooling": "last"} if config.causal else {"pooling": "first", "pooler": True}
+    pooled = family.classifiers.get(names[0], usual) if kind == "pooled" else {}
+    head = {"kind": kind, "pooling": None, "pooler": False, **pooled, "dropout": config.dropout}
     try:
         name, parts = family.classifier(head)
     except UserError:
@@ -73,6 +74,7 @@ def classifier(
         "backbone": asdict(config),
         "head": head,
         **_labels(kind, head["outputs"], fields),
+        **({"padded": True} if family.padded else {}),
     }, parts
 
 

@@ -14,8 +14,8 @@ from lm.convert import classifiers
 from lm.convert.card import model_card
 from lm.convert.families import choose
 from lm.convert.family import Family
+from lm.convert.media_export import write_media
 from lm.convert.parts import pack
-from lm.convert.pictures import write_pictures
 from lm.convert.tokenizer_files import write_tokenizer
 from lm.convert.weights import SHARD_BYTES, as_dtype, read_json, write_json, write_tensors
 from lm.errors import UserError
@@ -102,8 +102,8 @@ def _replace(folder: Path, new: Path) -> list[str]:
 
 def _write(model: Model, folder: Path, name: str, dtype: torch.dtype, shard_bytes: int) -> Exported:
     if model.record.get("input"):
-        made, architecture, nbytes = write_pictures(model, folder, name, dtype, shard_bytes)
-        return Exported(made, architecture, model.network.num_parameters(), nbytes, [])
+        made, architecture, nbytes, notes = write_media(model, folder, name, dtype, shard_bytes)
+        return Exported(made, architecture, model.network.num_parameters(), nbytes, notes)
     network, config, tokenizer = model.network, model.config, model.tokenizer
     classifies = isinstance(network, Classifier)
     family = choose(config, head=not classifies, padding=tokenizer.pad_id is not None)

@@ -14,8 +14,8 @@ from lm.errors import UserError
 
 # In the order in which a model of ours tries them: RoBERTa before BERT, which takes any number of segments.
 _TEXT = (GPT2(), Llama(), Qwen2(), Qwen3(), Roberta(), Bert(), ModernBert())
-_MEDIA = (Vit(), DeiT(), Dinov2(), Dinov2WithRegisters(), ResNet(), RegNet(), Whisper(), Ast())
-FAMILIES: dict[str, Family] = {family.name: family for family in (*_TEXT, *_MEDIA)}
+MEDIA = (Vit(), DeiT(), Dinov2(), Dinov2WithRegisters(), ResNet(), RegNet(), Whisper(), Ast())
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_TEXT, *MEDIA)}
 
 
 def choose(config: BackboneConfig, head: bool = True, padding: bool = True) -> Family:

@@ -95,9 +95,10 @@ class Family(ABC):
     others: ClassVar[str] = "another task's head"  # what those are
     # Architectures with a language-model head, of families that take tokens; the first is what we write.
     languages: ClassVar[tuple[str, ...]] = ()
-    # How its classifiers make one vector of a sequence, and whether through a pooler; None: a GPT's last
-    # position, or a BERT's first through its pooler.
-    pooled: ClassVar[tuple[str, bool] | None] = None
+    # Classifiers of sequences with what a record says of their heads; of others a GPT's reads the last
+    # position, a BERT's the first through its pooler.
+    classifiers: ClassVar[dict[str, dict[str, Any]]] = {}
+    padded: ClassVar[bool] = False  # silence fills whatever sounds its classifiers hear
 
     def read(self, fields: Fields) -> BackboneConfig:
         """The configuration that a config.json describes."""

@@ -43,10 +43,11 @@ def unpack(parts: Iterable[Part], tensors: dict[str, Tensor], shapes: dict[str, 
 
 
 def pack(part: Part, ours: dict[str, Tensor]) -> Tensor:
-    """Their tensor from ours."""
+    """Their tensor from ours, with memory of its own: what shares some is written once."""
     if not part.ours:
         return torch.zeros(part.zeros)
-    tensor = torch.cat([ours[name] for name in part.ours])
+    found = [ours[name] for name in part.ours]
+    tensor = found[0].clone() if len(found) == 1 else torch.cat(found)  # a scalar can't be joined
     if part.skip:
         tensor = torch.cat((tensor.new_zeros(part.skip, *tensor.shape[1:]), tensor))
     return (tensor.T if part.transposed else tensor).contiguous()

@@ -2,28 +2,32 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from lm.backbone import BackboneConfig, FeatureMaps
-from lm.convert.family import Family, Part, linear
+from lm.convert import preprocessors
+from lm.convert.family import Part
 from lm.convert.fields import Fields
-from lm.processors import Processor
+from lm.convert.media import Media
 
 _WHERE = "backbone.embeddings.network"
 _MOST = 10_000  # layers and channels: what is beyond is damaged, and would be made before a tensor is seen
 
 
-class ResNet(Family):
+class ResNet(Media):
     """ResNet (arXiv:1512.03385), computed by transformers' own module."""
 
     name = "resnet"
     prefix = "resnet."
     other_heads = re.compile(r"classifier\..*")
     ignored = re.compile(r"(?!)")
-    pooled = ("mean", False)
-    base = "ResNet"
+    classifiers: ClassVar = {"ResNetForImageClassification": {"pooling": "mean"}}
+    outputs: ClassVar = {"classifier.1": "head"}
+    reads = "the mean of all positions"
+    shape = FeatureMaps
+    wanted: ClassVar = {"levels": [], "queries": 0}
     skipped = "out_features out_indices stage_names"
     own = """
         num_channels embedding_size hidden_sizes depths layer_type hidden_act downsample_in_first_stage
@@ -58,10 +62,28 @@ class ResNet(Family):
             shape.grid(1, 1)
         return shape
 
-    def processor(self, described: dict[str, Any]) -> Processor:
-        from lm.processors.images import ImageProcessor
+    def misfits(self, config: BackboneConfig, head: bool = True) -> list[str]:
+        return [name for name in ("num_layers", "final_norm") if getattr(config, name)]
 
-        return ImageProcessor.of_folder(described)
+    def unfit(self, shape: Any, processor: Any) -> list[str]:
+        kind = (shape.config or {}).get("model_type")
+        if kind != self.name:
+            return [f"its CNN is {kind or 'of another kind'}"]
+        found = super().unfit(shape, processor)
+        height, width = processor.size
+        stride = max(shape.strides)
+        if height % stride or width % stride:
+            found.append(f"pictures of {height} × {width} at a stride of {stride}")
+        return found
+
+    def prepared(self, processor: Any) -> dict[str, Any]:
+        return preprocessors.of_pictures(processor)
+
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
+        return {}
+
+    def write_input(self, shape: Any) -> dict[str, Any]:
+        return {name: value for name, value in shape.config.items() if name in self.own.split()}
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
         own = {name: theirs[name] for name in self.own.split() if name in theirs}
@@ -70,17 +92,11 @@ class ResNet(Family):
         for name in network.state_dict():
             yield Part(name, (f"{_WHERE}.{name}",))
 
-    def head(self, config: BackboneConfig) -> Iterator[Part]:
-        return iter(())
-
-    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
-        return f"{self.base}ForImageClassification", list(linear("classifier.1", "head"))
-
 
 class RegNet(ResNet):
     """RegNet (arXiv:2003.13678)."""
 
     name = "regnet"
     prefix = "regnet."
-    base = "RegNet"
+    classifiers: ClassVar = {"RegNetForImageClassification": {"pooling": "mean"}}
     own = f"{ResNet.own} groups_width"

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig, Patches
-from lm.convert.family import PLAIN, PLAIN_OUT, Family, Layers, Part, block, linear
+from lm.backbone import BackboneConfig, Input, Patches
+from lm.convert import preprocessors
+from lm.convert.family import PLAIN, PLAIN_OUT, Layers, Part, block, linear
 from lm.convert.fields import Fields
+from lm.convert.media import Media
 from lm.errors import UserError
-from lm.processors import Processor
 
 ATTENTION = {f"attention.attention.{name}": f"attention.{name}" for name in ("query", "key", "value")}
 _BLOCK = {
@@ -22,9 +24,10 @@ _BLOCK = {
     "output.dense": "mlp.down",
     "layernorm_after": "mlp_norm",
 }
+_HEADS = ("cls_classifier", "distillation_classifier")  # of a DeiT with a teacher
 
 
-class Vit(Family):
+class Vit(Media):
     """ViT (arXiv:2010.11929)."""
 
     name = "vit"
@@ -32,8 +35,12 @@ class Vit(Family):
     # A linear layer with tanh, which classifiers don't use; and the decoder of masked patches.
     other_heads = re.compile(r"(classifier|pooler|decoder)\..*")
     ignored = re.compile(r"embeddings\.mask_token")
-    pooled = ("first", False)
-    base = "ViT"
+    classifiers: ClassVar = {"ViTForImageClassification": {"pooling": "first"}}
+    reads = "the class token"
+    wanted: ClassVar = {
+        **{"stem": "linear", "positions": "learned", "stride": None, "antialias": False},
+        **{"prefix": 1, "registers": 0, "queries": 0},
+    }
     tokens: ClassVar[tuple[str, ...]] = ("cls_token",)  # before the patches, in this order
     side: ClassVar[int] = 16  # of patches, where no field says it
 
@@ -72,10 +79,28 @@ class Vit(Family):
         channels = fields.number("num_channels", 3)
         return Patches(patch_size=side, size=(height, width), channels=channels, prefix=len(self.tokens))
 
-    def processor(self, described: dict[str, Any]) -> Processor:
-        from lm.processors.images import ImageProcessor
+    def unfit(self, shape: Any, processor: Any) -> list[str]:
+        found = super().unfit(shape, processor)
+        for height, width in dict.fromkeys((shape.size, processor.size)):
+            if height != width or height % shape.patch_size:
+                found.append(f"pictures of {height} × {width} in patches of {shape.patch_size}")
+        return found
 
-        return ImageProcessor.of_folder(described)
+    def prepared(self, processor: Any) -> dict[str, Any]:
+        return preprocessors.of_pictures(processor)
+
+    def size(self, processor: Any) -> tuple[int, int]:
+        """Height and width of what a processor gives."""
+        return processor.size
+
+    def settled(self, shape: Any, processor: Any, embeddings: Input) -> tuple[Any, dict[str, Tensor]]:
+        shape = replace(shape, size=self.size(processor))
+        places, first = embeddings.places(*shape.grid(*shape.size))
+        return shape, {"backbone.embeddings.positions.weight": torch.cat((first, places))}
+
+    def write_input(self, shape: Any) -> dict[str, Any]:
+        height, _ = shape.size
+        return {"image_size": height, "patch_size": shape.patch_size, "num_channels": shape.channels}
 
     def folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         names = [f"embeddings.{name}" for name in self.tokens]
@@ -89,13 +114,13 @@ class Vit(Family):
         return kept | {names[0]: torch.cat(found)}
 
     def unfolded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `folded`, of a single token."""
-        lead = ("embeddings.cls_token", "embeddings.position_embeddings")
-        return {name: tensor[None] if name.endswith(lead) else tensor for name, tensor in tensors.items()}
-
-    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
-        said = super().write(config, pad)
-        return {**said, "pooler_output_size": config.hidden_size, "pooler_act": "tanh"}
+        there = f"{self.prefix}embeddings."
+        names = [there + name for name in self.tokens]
+        found = tensors[names[0]][None]
+        # The class token, and what else there is.
+        parts = [each.clone() for each in found.split([1, found.shape[1] - 1][: len(names)], dim=1)]
+        places = f"{there}position_embeddings"
+        return {**tensors, **dict(zip(names, parts, strict=True)), places: tensors[places][None]}
 
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
         there, ours = "embeddings", "backbone.embeddings"
@@ -110,34 +135,62 @@ class Vit(Family):
         """Ours by theirs in a block."""
         return _BLOCK
 
-    def head(self, config: BackboneConfig) -> Iterator[Part]:
-        return iter(())
-
-    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
-        name = f"{self.base}ForImageClassification"
-        if head["kind"] != "pooled" or head["pooling"] != "first" or head.get("pooler"):
-            what = head["kind"] if head["kind"] != "pooled" else f"pooling {head['pooling']!r}"
-            raise UserError(f"{name} reads the class token: a head with {what} can't go out as one")
-        return name, list(linear("classifier", "head"))
-
 
 class DeiT(Vit):
     """DeiT (arXiv:2012.12877): a second token has learned from a teacher. Where it has a classifier of its
-    own, these two are not ours."""
+    own, the mean of the two is ours, of both tokens side by side."""
 
     name = "deit"
     prefix = "deit."
     other_heads = re.compile(r"(classifier|cls_classifier|distillation_classifier|pooler|decoder)\..*")
-    base = "DeiT"
+    classifiers: ClassVar = {
+        "DeiTForImageClassification": {"pooling": "first"},
+        "DeiTForImageClassificationWithTeacher": {"pooling": "first", "also": "second"},
+    }
+    wanted: ClassVar = {**Vit.wanted, "prefix": 2}
     tokens = ("cls_token", "distillation_token")
+
+    def folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = super().folded(tensors)
+        heads = [tensors.get(f"{name}.{kind}") for kind in ("weight", "bias") for name in _HEADS]
+        if any(each is None for each in heads):
+            return tensors
+        one, other, bias, other_bias = heads
+        if one.shape != other.shape or bias.shape != other_bias.shape:
+            return tensors
+        tensors = {name: each for name, each in tensors.items() if not name.startswith(_HEADS)}
+        joined = torch.cat((one, other), 1) / 2
+        return {**tensors, "classifier.weight": joined, "classifier.bias": (bias + other_bias) / 2}
+
+    def unfolded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = super().unfolded(tensors)
+        width = tensors[f"{self.prefix}layernorm.weight"].shape[0]
+        joined = tensors.get("classifier.weight")
+        if joined is None or joined.shape[1] == width:
+            return tensors
+        bias = tensors.pop("classifier.bias")
+        del tensors["classifier.weight"]
+        for name, weight in zip(_HEADS, (2 * joined).split(width, 1), strict=True):
+            tensors |= {f"{name}.weight": weight, f"{name}.bias": bias.clone()}
+        return tensors
 
 
 class Ast(DeiT):
-    """AST (arXiv:2104.01778): a DeiT over spectrograms, in patches that overlap. Its classifiers have a norm
-    more than ours."""
+    """AST (arXiv:2104.01778): a DeiT over spectrograms, in patches that overlap."""
 
     name = "audio-spectrogram-transformer"
     prefix = "audio_spectrogram_transformer."
+    kind = "sound"
+    classifiers: ClassVar = {
+        "ASTForAudioClassification": {"pooling": "first", "also": "average", "norm": True},
+    }
+    outputs: ClassVar = {"classifier.layernorm": "norm", "classifier.dense": "head"}
+    reads = "the mean of two tokens through a norm"
+    padded = True
+    wanted: ClassVar = {
+        **{name: value for name, value in DeiT.wanted.items() if name != "stride"},
+        "channels": 1,
+    }
     skipped = ""
 
     def input(self, fields: Fields) -> Patches:
@@ -148,13 +201,22 @@ class Ast(DeiT):
         size = fields.number("num_mel_bins", 128), fields.number("max_length", 1024)
         return Patches(patch_size=side, stride=strides[0], size=size, channels=1, prefix=2)
 
-    def processor(self, described: dict[str, Any]) -> Processor:
-        from lm.processors.speech import SoundProcessor
+    def unfit(self, shape: Any, processor: Any) -> list[str]:
+        found = Media.unfit(self, shape, processor)
+        return found if shape.stride is not None else [*found, "input.stride None"]
 
-        return SoundProcessor.of_folder(described)
+    def prepared(self, processor: Any) -> dict[str, Any]:
+        return preprocessors.of_ast(processor)
 
-    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
-        raise UserError("ASTForAudioClassification has a norm before its outputs: this head has none")
+    def size(self, processor: Any) -> tuple[int, int]:
+        return processor.bins, processor.frames(round(processor.seconds * processor.rate))
+
+    def write_input(self, shape: Any) -> dict[str, Any]:
+        (bins, frames), stride = shape.size, shape.stride
+        return {
+            **{"num_mel_bins": bins, "max_length": frames, "patch_size": shape.patch_size},
+            **{"frequency_stride": stride, "time_stride": stride},
+        }
 
 
 def _sides(fields: Fields, name: str, usual: int) -> tuple[int, int]:

@@ -85,10 +85,11 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_B
 
 
 def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors in another precision, which has to hold their values, each with memory of its own."""
+    """Tensors in another precision, which has to hold them, each with memory of its own; integers stay."""
     converted = {}
     for name, tensor in tensors.items():
-        converted[name] = tensor.detach().to(dtype).contiguous()
+        wanted = dtype if tensor.is_floating_point() else tensor.dtype
+        converted[name] = tensor.detach().to(wanted).contiguous()
         if dtype == torch.float16 and not bool(converted[name].isfinite().all()):
             raise UserError(f"`dtype` float16: {name} has values beyond its range; use bfloat16")
     return converted

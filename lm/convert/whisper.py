@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from lm.backbone import BackboneConfig, Frames
-from lm.convert.family import PLAIN, PLAIN_OUT, Family, Part, block, linear
+from lm.backbone import BackboneConfig, Frames, Input
+from lm.convert import preprocessors
+from lm.convert.family import PLAIN, PLAIN_OUT, Part, block, linear
 from lm.convert.fields import Fields
+from lm.convert.media import Media
 from lm.errors import UserError
-from lm.processors import Processor
 
 _BLOCK = {
     "self_attn.q_proj": "attention.query",
@@ -24,14 +27,20 @@ _BLOCK = {
 }
 
 
-class Whisper(Family):
-    """The encoder of Whisper (arXiv:2212.04356). Its keys have no bias: ours is zero."""
+class Whisper(Media):
+    """The encoder of Whisper (arXiv:2212.04356). Its keys have no bias, which changes nothing: one adds the
+    same to all scores of a query."""
 
     name = "whisper"
     prefix = "model."
     other_heads = re.compile(r"(decoder|proj_out|projector|classifier)\..*")
     others = "its decoder"
-    pooled = ("mean", False)
+    kind = "sound"
+    shape = Frames
+    classifiers: ClassVar = {"WhisperForAudioClassification": {"pooling": "mean"}}
+    reads = "the mean of the last layer's positions, or of a mix of layers that are not normed"
+    padded = True
+    wanted: ClassVar = {"kernel": 3, "strides": (1, 2)}
 
     same = {
         "d_model": ("hidden_size",),
@@ -46,6 +55,7 @@ class Whisper(Family):
     activation = ("activation_function", "gelu")
     activations = (PLAIN, PLAIN_OUT)
     fixed = {"causal": False, "positions": "none", "norm": "layer", "bias": True}
+    biases = dict.fromkeys(("attention", "attention_output", "mlp", "norm"), True)
     insisted = {"use_weighted_layer_sum": False}
     # Of the decoder, of generation and of training.
     skipped = """
@@ -60,10 +70,25 @@ class Whisper(Family):
         frames = 2 * fields.number("max_source_positions", 1500)
         return Frames(bins=fields.number("num_mel_bins", 80), max_frames=frames)
 
-    def processor(self, described: dict[str, Any]) -> Processor:
-        from lm.processors.speech import SoundProcessor
+    def odd(self, config: BackboneConfig, head: bool) -> list[str]:
+        return [] if config.norm_eps == BackboneConfig.norm_eps else ["norm_eps"]
 
-        return SoundProcessor.of_folder(described)
+    def prepared(self, processor: Any) -> dict[str, Any]:
+        return preprocessors.of_whisper(processor)
+
+    def settled(self, shape: Any, processor: Any, embeddings: Input) -> tuple[Any, dict[str, Tensor]]:
+        frames = processor.frames(round(processor.seconds * processor.rate))
+        if frames > shape.max_frames:
+            raise UserError(f"its sounds have {frames} frames, but input.max_frames is {shape.max_frames}")
+        shape = replace(shape, max_frames=frames)
+        places = embeddings.places(shape.length(frames))
+        return shape, {"backbone.embeddings.positions.weight": places}
+
+    def write(self, config: BackboneConfig, pad: int | None) -> dict[str, Any]:
+        return {**super().write(config, pad), "classifier_proj_size": config.hidden_size}
+
+    def write_input(self, shape: Any) -> dict[str, Any]:
+        return {"num_mel_bins": shape.bins, "max_source_positions": shape.length(shape.max_frames)}
 
     def folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keys get a bias; the two layers of a classifier, with nothing between them, become one."""
@@ -81,6 +106,13 @@ class Whisper(Family):
                 tensors = {name: each for name, each in tensors.items() if not name.startswith("projector.")}
         return tensors | made
 
+    def unfolded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        width = tensors["classifier.weight"].shape[1]
+        made = {"projector.weight": torch.eye(width), "projector.bias": torch.zeros(width)}
+        # A classifier has the encoder by its own name.
+        kept = {name.removeprefix(self.prefix): each for name, each in tensors.items()}
+        return {name: each for name, each in kept.items() if not name.endswith(".k_proj.bias")} | made
+
     def body(self, config: BackboneConfig, theirs: dict[str, Any]) -> Iterator[Part]:
         yield from linear("encoder.conv1", "backbone.embeddings.first")
         yield from linear("encoder.conv2", "backbone.embeddings.second")
@@ -88,16 +120,6 @@ class Whisper(Family):
         for i in range(config.num_layers):
             yield from block(config, f"encoder.layers.{i}", i, _BLOCK)
         yield from linear("encoder.layer_norm", "backbone.norm")
-
-    def head(self, config: BackboneConfig) -> Iterator[Part]:
-        return iter(())
-
-    def classifier(self, head: dict[str, Any]) -> tuple[str, list[Part]]:
-        if head["kind"] != "pooled" or head["pooling"] != "mean":
-            raise UserError(
-                "WhisperForAudioClassification reads the mean of all positions: this head does not"
-            )
-        return "WhisperForAudioClassification", list(linear("classifier", "head"))
 
 
 _KINDS = ("weight", "bias")

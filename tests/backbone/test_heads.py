@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lm.backbone import BackboneConfig, Classifier, LanguageModel, Pooler
+from lm.backbone import BackboneConfig, Classifier, LanguageModel, Patches, Pooler
 
 SHAPES = {
     "gpt": {"causal": True},
@@ -189,6 +189,30 @@ def test_a_classifiers_dropout_acts_in_training_only():
 def test_a_pooler_needs_the_first_position():
     with pytest.raises(ValueError, match="pooling is 'mean'"):
         classifier("mean", pooler=True)
+    with pytest.raises(ValueError, match="`also` 'second' stands beside the first position"):
+        Classifier(BackboneConfig(causal=False), 3, "mean", also="second")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("also", ["second", "mean", "average"])
+def test_what_is_read_beside_the_first_position_by_hand(also):
+    """Of an input that puts 2 vectors before the patches; a norm has the width of the backbone."""
+    config = BackboneConfig(hidden_size=16, num_layers=1, num_heads=2, causal=False, positions="none")
+    shape, norm = Patches(patch_size=4, size=(8, 8), prefix=1, registers=1), also == "average"
+    net = Classifier(config, 3, "first", embeddings=shape.make(config), also=also, norm=norm).eval()
+    picture = torch.randn(2, 3, 8, 8)
+    hidden = net.backbone(picture)  # (2, 6, 16)
+    wanted = {
+        "second": torch.cat((hidden[:, 0], hidden[:, 1]), 1),
+        "mean": torch.cat((hidden[:, 0], (hidden[:, 2:5].sum(1) + hidden[:, 5]) / 4), 1),
+        "average": net.norm((hidden[:, 0] + hidden[:, 1]) / 2) if norm else None,
+    }[also]
+    torch.testing.assert_close(net(picture), net.head(wanted), atol=1e-5, rtol=1e-5)
+    documents = torch.tensor([[0] * 6, [0] * 4 + [-1] * 2])
+    if also == "mean":
+        hidden = net.backbone(picture, documents)
+        wanted = torch.cat((hidden[1, 0], hidden[1, 2:4].mean(0)))
+        torch.testing.assert_close(net(picture, documents)[1], net.head(wanted), atol=1e-5, rtol=1e-5)
 
 
 def test_a_classifier_moves_from_meta():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lm.backbone import Classifier
-from lm.convert import open_model
+from lm.convert import export_folder, open_model
 from lm.errors import UserError
 from lm.processors.images import ImageProcessor
 from lm.processors.speech import SoundProcessor
@@ -41,17 +41,22 @@ PICTURES = {
     "vit alone": ("ViTModel", {**SIZES, **PICTURE}, False),
     "vit of masked patches": ("ViTForMaskedImageModeling", {**SIZES, **PICTURE, "encoder_stride": 8}, False),
     "deit": ("DeiTForImageClassification", {**SIZES, **PICTURE}, True),
-    "deit with a teacher": ("DeiTForImageClassificationWithTeacher", {**SIZES, **PICTURE}, False),
+    "deit with a teacher": ("DeiTForImageClassificationWithTeacher", {**SIZES, **PICTURE}, True),
     "dinov2": ("Dinov2Model", DINO, False),
-    "dinov2, swiglu": ("Dinov2ForImageClassification", {**DINO, "use_swiglu_ffn": True}, False),
+    "dinov2, swiglu": ("Dinov2ForImageClassification", {**DINO, "use_swiglu_ffn": True}, True),
     "dinov2, registers": ("Dinov2WithRegistersModel", {**DINO, "num_register_tokens": 3}, False),
+    "dinov2, registers, classes": (
+        "Dinov2WithRegistersForImageClassification",
+        {**DINO, "num_register_tokens": 3},
+        True,
+    ),
     "resnet": ("ResNetForImageClassification", RESNET, True),
     "resnet, basic": ("ResNetForImageClassification", {**RESNET, "layer_type": "basic"}, True),
     "resnet alone": ("ResNetModel", RESNET, False),
     "regnet": ("RegNetForImageClassification", {**RESNET, "groups_width": 8}, True),
 }
 SOUNDS = {
-    "ast": ("ASTForAudioClassification", AST, False),
+    "ast": ("ASTForAudioClassification", AST, True),
     "ast alone": ("ASTModel", AST, False),
     "whisper": ("WhisperModel", WHISPER, False),
     "whisper that writes": ("WhisperForConditionalGeneration", WHISPER, False),
@@ -120,6 +125,12 @@ def test_pictures(kind, settings, has_head, written):
     if has_head:
         assert start.record["labels"] == list(NAMES.values())
         assert start.record["task"] == "lm.tasks.ImageClassification"
+        assert export_folder(start, folder.with_name("back")).architecture == kind
+        back, picture = (
+            type(model).from_pretrained(folder.with_name("back")).eval(),
+            torch.randn(2, 3, 32, 32),
+        )
+        torch.testing.assert_close(back(picture).logits, model(picture).logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -132,15 +143,17 @@ def test_sounds(kind, settings, has_head, written):
     body = body_of(start)
     if name == "ast":
         raw = torch.randn(2, 36, 68)
-        theirs = getattr(model, model.base_model_prefix, model)(raw.mT).last_hidden_state
+        heard = raw.mT
+        theirs = getattr(model, model.base_model_prefix, model)(heard).last_hidden_state
     else:
-        raw = torch.randn(2, 20, 60)
+        raw = heard = torch.randn(2, 20, 60)
         theirs = getattr(model, "model", model).encoder(raw).last_hidden_state
         assert any(note.startswith("left out, its decoder: decoder.") for note in start.notes) is not has_head
     assert theirs.std() > 0.3
     torch.testing.assert_close(body(raw), theirs, atol=1e-4, rtol=1e-4)
     if has_head:
-        torch.testing.assert_close(start.network(raw), model(raw).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(start.network(raw), model(heard).logits, atol=1e-4, rtol=1e-4)
+        assert start.record["padded"] is True
 
 
 def test_what_info_says(written, lm):

@@ -1,13 +1,12 @@
 """Classifiers of pictures as folders that transformers reads."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from lm.backbone import BackboneConfig, Classifier, Patches
+from lm.backbone import BackboneConfig, Classifier, FeatureMaps, Patches
 from lm.checkpoint import Model
 from lm.convert import export_folder, open_model
 from lm.errors import UserError
@@ -25,6 +24,7 @@ CONFIG = BackboneConfig(
 )
 SHAPE = Patches(patch_size=8, size=(32, 32), prefix=1)
 HEAD = {"kind": "pooled", "outputs": 3, "pooling": "first", "pooler": False, "dropout": 0.0}
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 32], "depths": [1, 1]}
 LABELS = ["cat", "dog", "owl"]
 PROCESSOR = ImageProcessor((32, 32), "crop", 0.8)
 
@@ -78,6 +78,17 @@ def test_transformers_prepares_pictures_alike(fit, ratio, resample, tmp_path):
         ({"config": replace(CONFIG, norm="rms", mlp="swiglu")}, "norm rms, mlp swiglu"),
         ({"config": replace(CONFIG, final_norm=False)}, "final_norm False"),
         ({"processor": replace(PROCESSOR, fit="pad", crop_ratio=1)}, "`fit` pad"),
+        ({"head": {**HEAD, "also": "mean"}}, "the class token: a head with pooling 'first', also 'mean'"),
+        ({"shape": FeatureMaps(config=RESNET)}, "num_layers 2"),
+        (
+            {
+                "config": replace(CONFIG, num_layers=0, final_norm=False),
+                "shape": FeatureMaps(config={**RESNET, "hidden_sizes": [8, 24]}),
+                "head": {**HEAD, "pooling": "mean"},
+            },
+            "no place for these of its weights: backbone.embeddings.norm",
+        ),
+        ({"processor": ImageProcessor((36, 36))}, "pictures of 36 × 36 in patches of 8"),
     ],
 )
 def test_what_transformers_has_no_model_for_is_refused(change, words, tmp_path):
@@ -86,17 +97,49 @@ def test_what_transformers_has_no_model_for_is_refused(change, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_refuses_sounds(lm, tmp_path):
-    folder = tmp_path / "whisper"
-    config = transformers.WhisperConfig(
-        **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2},
-        **{"decoder_attention_heads": 2, "vocab_size": 50, "max_source_positions": 20, "num_mel_bins": 8},
-        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1),
-    )
-    transformers.WhisperForAudioClassification(config).save_pretrained(folder)
-    prepared = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8}
-    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
-    refused = lm("export", folder, "--to", "hf", "out")
-    assert refused.status == 1 and "this is none: its input are frames" in refused.err
-    refused = lm("export", folder, "out.onnx")
-    assert refused.status == 1 and "takes frames: only models that take texts go into an ONNX" in refused.err
+ALSO = {**HEAD, "also": "mean"}
+WIDE = replace(CONFIG, mlp_hidden_size=64)
+# Architecture, and the model of ours that goes out as one.
+OUT = {
+    "deit": ("DeiTForImageClassification", {"shape": replace(SHAPE, prefix=2)}),
+    "deit with a teacher": (
+        "DeiTForImageClassificationWithTeacher",
+        {"shape": replace(SHAPE, prefix=2), "head": {**HEAD, "also": "second"}},
+    ),
+    "dinov2": ("Dinov2ForImageClassification", {"config": WIDE, "head": ALSO}),
+    "dinov2, swiglu": (
+        "Dinov2ForImageClassification",
+        {"config": replace(CONFIG, mlp="swiglu", mlp_hidden_size=88), "head": ALSO},
+    ),
+    "dinov2, registers": (
+        "Dinov2WithRegistersForImageClassification",
+        {"config": WIDE, "shape": replace(SHAPE, registers=3, antialias=True), "head": ALSO},
+    ),
+    # Positions are learned for one size and used at another.
+    "vit, larger": ("ViTForImageClassification", {"processor": ImageProcessor((48, 48))}),
+    "resnet": (
+        "ResNetForImageClassification",
+        {
+            "config": replace(CONFIG, num_layers=0, final_norm=False),
+            "shape": FeatureMaps(config=RESNET),
+            "head": {**HEAD, "pooling": "mean"},
+        },
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "made"), OUT.values(), ids=OUT)
+def test_other_families_go_out_and_come_back(architecture, made, tmp_path):
+    model = trained(**made)
+    assert export_folder(model, tmp_path / "out").architecture == architecture
+    kind = getattr(transformers, architecture)
+    there, told = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    picture = torch.randn(2, 3, *model.processor.size)
+    logits = model.network(picture)
+    assert logits.std() > 0.1
+    torch.testing.assert_close(there.eval()(picture).logits, logits, atol=1e-4, rtol=1e-4)
+    again = open_model(tmp_path / "out")
+    assert again.processor == model.processor and again.record["head"] == model.record["head"]
+    torch.testing.assert_close(again.network(picture), logits, atol=1e-5, rtol=1e-5)

@@ -160,6 +160,7 @@ def test_what_can_not_be_used_is_counted_and_said(lm, folder):
         (("--model.input.patch_size=32",), "input.patch_size is 32: pictures are (16, 16)"),
         (("--model.input.patch_size=6", "--model.input.stem=convolutions"), "powers of 2"),
         (("--model.mixup=-1",), "mixup is -1"),
+        (("--model.also=mean",), "also is mean, beside the first position: give --model.pooling first"),
         (("--model.backbone.causal=true",), "ImageClassification needs a BERT"),
         (("--data.label_from=[a-z]+",), "has no group in parentheses"),
     ],

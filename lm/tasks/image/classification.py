@@ -1,6 +1,6 @@
 """Classifying pictures: one label, several, or a number."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +10,7 @@ from lm.data.examples.batches import Features
 from lm.data.images.mixing import mixed
 from lm.data.images.module import ImageExample
 from lm.errors import UserError
+from lm.processors import Processor
 from lm.tasks.classification import Classification
 from lm.tasks.image.base import ImageTask
 
@@ -23,22 +24,41 @@ class ImageClassification(ImageTask, Classification):
             drawn from Beta(mixup, mixup). 0: never.
         cutmix: likewise, but with a window of another in its place (arXiv:1905.04899). Where both are given,
             one of them is drawn.
+        also: what is read beside the first position, where `pooling` is that: the `mean` of the patches, as
+            DINOv2 is evaluated.
     """
 
     reads = ImageExample
     thing = "picture"
     data_class = "lm.data.ImageData"
     usage = "classify {} photo.jpg"
-    beside = Classification.beside | ImageTask.beside | {"mixup", "cutmix"}
+    beside = Classification.beside | ImageTask.beside | {"mixup", "cutmix", "also"}
 
     def __init__(
-        self, backbone: BackboneConfig, mixup: float = 0.0, cutmix: float = 0.0, **kwargs: Any
+        self,
+        backbone: BackboneConfig,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        also: Literal["mean"] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
+        if also is not None and self.pooling != "first":
+            raise UserError(
+                f"also is {also}, beside the first position: give `model.pooling` first", status=2
+            )
+        self.also: str | None = also
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise UserError(f"{name} is {value}: it must be at least 0", status=2)
         self.mixup, self.cutmix = mixup, cutmix
+
+    def head(self) -> dict[str, Any]:
+        return {**super().head(), **({"also": self.also} if self.also else {})}
+
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
+        super().take_record(record, processor)
+        self.also = record["head"].get("also")
 
     def encode(self, example: ImageExample, training: bool) -> list[Features]:
         """`place`, and `target` where the label is known."""

@@ -40,6 +40,7 @@ class SoundCollate:
             `draw`.
         joiner: puts more sounds to each, drawn likewise.
         views: rows of each sound that is learned from, one after another, whose features are varied apart.
+        padded: silence fills every sound to what the model hears, and is heard: there are no `documents`.
     """
 
     processor: SoundProcessor
@@ -47,6 +48,7 @@ class SoundCollate:
     augment: tuple[Augmentation, ...] = ()
     joiner: Callable[[Features, np.random.Generator], Features] | None = None
     views: int = 1
+    padded: bool = False
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Any]:
         rows, frames, seconds = [], [], []
@@ -58,7 +60,7 @@ class SoundCollate:
             sound = self._varied(plain, rng, on_features=False)
             if self.processor.seconds is not None and sound.seconds > self.processor.seconds:
                 sound = plain  # played slowly it would lose its end
-            plainly = self.processor.features(sound)
+            plainly = self.processor.features(sound, self.padded)
             views = 1 if "part" in each else self.views  # what is measured has a `part`
             for _ in range(views):
                 frames.append(self._varied(plainly, rng, on_features=True).T)
@@ -66,8 +68,9 @@ class SoundCollate:
                 seconds.append(sound.seconds / views)
         batch = collate(rows, {"targets": IGNORED})
         batch["frames"] = pad_sequence(frames, batch_first=True).mT.contiguous()
-        lengths = torch.tensor([self.input.length(len(each)) for each in frames])[:, None]
-        batch["documents"] = torch.where(torch.arange(int(lengths.max())) < lengths, 0, PADDING)
+        if not self.padded:
+            lengths = torch.tensor([self.input.length(len(each)) for each in frames])[:, None]
+            batch["documents"] = torch.where(torch.arange(int(lengths.max())) < lengths, 0, PADDING)
         batch["seconds"] = torch.tensor(seconds)
         return batch
 
@@ -157,9 +160,10 @@ class SpeechTask(MediaTask):
         return Work(max(round(batch["seconds"].sum().item()), 1), "seconds")
 
     def training_flops(self, batch: dict[str, Any]) -> int:
-        rows, positions = batch["documents"].shape
+        rows, _, frames = batch["frames"].shape
+        positions = self.input.length(frames)
         each = positions * self.net.training_flops_per_token(positions)
-        return rows * round(each + 3 * self._frame_flops * batch["frames"].shape[2])
+        return rows * round(each + 3 * self._frame_flops * frames)
 
     @cached_property
     def _frame_flops(self) -> float:
@@ -167,7 +171,7 @@ class SpeechTask(MediaTask):
         return self.input_flops(torch.zeros(1, self.input.bins, 96)) / 96
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        return self.net(batch["frames"], batch["documents"])
+        return self.net(batch["frames"], batch.get("documents"))
 
     def example(self, place: Place) -> AudioExample:
         return self.reads(place, "", seconds=seconds_of(_source(place), place.where))

@@ -1,13 +1,15 @@
 """Classifying sounds: one label, several, or a number."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from lm.backbone import BackboneConfig
 from lm.data.audio.module import AudioExample
 from lm.data.examples.batches import Features
 from lm.metrics import EmotionScores
+from lm.processors import Processor
 from lm.tasks.classification import Classification
-from lm.tasks.speech.base import SpeechTask
+from lm.tasks.speech.base import SoundCollate, SpeechTask
 
 
 class AudioClassification(SpeechTask, Classification):
@@ -17,25 +19,39 @@ class AudioClassification(SpeechTask, Classification):
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
         pooling: what of the sequence is classified: the `mean` of its positions, which auto takes, too, its
             `first`, its `last`, or a mean by learned `attention`.
+        padded: silence fills what is heard to `data.seconds`, and is heard, too: as transformers' Whisper and
+            AST do it, which an exported model then agrees with on short sounds, at the cost of their length.
     """
 
     reads = AudioExample
     thing = "sound"
     data_class = "lm.data.AudioData"
     usage = "classify {} sound.wav"
-    beside = Classification.beside | SpeechTask.beside
+    kept = (*Classification.kept, "padded")
+    beside = Classification.beside | SpeechTask.beside | {"padded", "read"}
 
     def __init__(
         self,
         backbone: BackboneConfig,
         pooling: Literal["auto", "first", "mean", "last", "attention"] = "auto",
+        padded: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.pooling = "mean" if pooling == "auto" else pooling
+        self.padded = padded
+        self.read: dict[str, Any] = {}  # what a foreign head has beside
 
     def head(self) -> dict[str, Any]:
-        return {**super().head(), **self.mixing}
+        return {**super().head(), **self.mixing, **self.read}
+
+    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
+        super().take_record(record, processor)
+        self.read = {name: record["head"][name] for name in ("also", "norm") if name in record["head"]}
+
+    @property
+    def collate(self) -> SoundCollate:
+        return replace(super().collate, padded=self.padded)
 
     def make_figures(self) -> None:
         super().make_figures()
