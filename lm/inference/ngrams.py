@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from lm.metrics.chinese import apart
 
@@ -10,6 +11,9 @@ Context = tuple[str, ...]
 _Behind = tuple[Counter[str], int]  # how often each item stands there, and all of them
 
 START, END = "<s>", "</s>"  # hardly a text has them as a word
+_UNKNOWN = "\0"  # no word is written so
+_SPELT = 4  # characters of a word that are looked at together
+_REMEMBERED = 1 << 17  # beginnings of words: some 20 MiB
 
 
 class NGram:
@@ -62,8 +66,10 @@ class NGram:
 
 
 class NGramScorer:
-    """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. It says nothing before a
-    word is whole.
+    """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. Of a word that is not
+    whole yet it says how likely any word is that begins so (Ortmanns et al. 1996, "Language-model look-ahead
+    for large vocabulary speech recognition"): what is wrong would cost nothing before its end. A word that
+    was never seen is spelt, as likely as an n-gram of the known words' characters finds it.
 
     Args:
         texts: what each class stands for, such as " " or "a".
@@ -71,21 +77,54 @@ class NGramScorer:
 
     def __init__(self, model: NGram, texts: Sequence[str]) -> None:
         self.model, self.texts = model, [apart(text) for text in texts]
+        words = model.known - {END}
+        self.spelling = NGram((" ".join(word) for word in words), _SPELT)
+        self._begun: dict[str, float] = defaultdict(float)  # probability of all known words that begin so
+        for word in words:
+            for size in range(1, len(word) + 1):
+                self._begun[word[:size]] += math.exp(model.nats((), word))
+        # A beam asks of the same beginnings again and again.
+        self.ahead = lru_cache(_REMEMBERED)(self._ahead)
+        self._spelt = lru_cache(_REMEMBERED)(self._spell)
 
-    def start(self) -> tuple[Context, str]:
-        return (START,), ""
+    def start(self) -> tuple[Context, str, float]:
+        return (START,), "", 0.0
 
-    def extend(self, state: tuple[Context, str], token: int) -> tuple[float, tuple[Context, str]]:
-        (context, word), nats = state, 0.0
+    def extend(
+        self, state: tuple[Context, str, float], token: int
+    ) -> tuple[float, tuple[Context, str, float]]:
+        (context, word, ahead), nats = state, 0.0
         for char in self.texts[token]:
             if not char.isspace():
                 word += char
             elif word:
-                nats += self.model.nats(context, word)
+                nats += self.whole(context, word)
                 context, word = (*context, word)[1 - self.model.order :], ""
-        return nats, (context, word)
+        now = self.ahead(word)
+        return nats + now - ahead, (context, word, now)
 
-    def end(self, state: tuple[Context, str]) -> float:
-        context, word = state
-        nats = self.model.nats(context, word) if word else 0.0
+    def end(self, state: tuple[Context, str, float]) -> float:
+        context, word, ahead = state
+        nats = self.whole(context, word) - ahead if word else 0.0
         return nats + self.model.nats((*context, word) if word else context, END)
+
+    def whole(self, context: Context, word: str) -> float:
+        """log p(word | what stands before it), however it is spelt."""
+        nats = self.model.nats(context, word)
+        if word in self.model.known:
+            return nats
+        return nats + self._spelt(word) + self.spelling.nats((START, *word)[1 - _SPELT :], END)
+
+    def _ahead(self, word: str) -> float:
+        """log p of all words that begin so, wherever they stand; 0 where none has begun."""
+        if not word:
+            return 0.0
+        unknown = math.exp(self.model.nats((), _UNKNOWN) + self._spelt(word))
+        return math.log(self._begun.get(word, 0.0) + unknown)
+
+    def _spell(self, word: str) -> float:
+        """log p of the characters of a word's beginning, if it is spelt."""
+        if not word:
+            return 0.0
+        *before, last = START, *word
+        return self._spelt(word[:-1]) + self.spelling.nats(tuple(before[1 - _SPELT :]), last)

@@ -108,7 +108,35 @@ def test_class_by_class_it_says_what_it_says_of_the_whole():
         text = "".join(texts[token] for token in tokens)
         items = (START, *apart(text).split(), END)
         expected = sum(model.nats(items[max(at - 2, 0) : at], items[at]) for at in range(1, len(items)))
+        letters = NGram((" ".join(word) for word in model.known - {END}), 4)
+        for word in set(items[1:]) - model.known:
+            spelt = (START, *word, END)
+            each = (letters.nats(spelt[max(at - 3, 0) : at], spelt[at]) for at in range(1, len(spelt)))
+            expected += items.count(word) * sum(each)
         assert total == pytest.approx(expected)
+
+
+def test_what_begins_as_no_word_does_costs_at_once():
+    """And how much is known before a word's end never falls short of what comes: p("th…") > p("the")."""
+    model = NGram(TEXTS, 3)
+    texts = ["", " ", *"abcdefghijklmnopqrstuvwxyz", " the", " do"]
+    scorer = NGramScorer(model, texts)
+
+    def said(text: str) -> float:
+        state, total = scorer.start(), 0.0
+        for char in text:
+            nats, state = scorer.extend(state, texts.index(char))
+            total += nats
+        return total
+
+    assert said("t") > said("th") > said("thx") + 3
+    known = [word for word in model.known if word.startswith("ca")]
+    assert math.exp(said("ca")) == pytest.approx(
+        sum(math.exp(model.nats((), word)) for word in known), rel=0.05
+    )
+    assert said("t ") < said("the ") and said("thecat ") < said("the cat ")  # words are not run together
+    nats, _ = scorer.extend(scorer.start(), texts.index(" the"))
+    assert nats == pytest.approx(said("the"))
 
 
 def test_it_decides_between_what_sounds_alike():
