@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from typing import NamedTuple
 
 from lm.metrics.chinese import apart
 
@@ -11,9 +11,8 @@ Context = tuple[str, ...]
 _Behind = tuple[Counter[str], int]  # how often each item stands there, and all of them
 
 START, END = "<s>", "</s>"  # hardly a text has them as a word
-_UNKNOWN = "\0"  # no word is written so
 _SPELT = 4  # characters of a word that are looked at together
-_REMEMBERED = 1 << 17  # beginnings of words: some 20 MiB
+_LONGEST = 32  # characters of a known word that are looked ahead for: a book without spaces is one, too
 
 
 class NGram:
@@ -65,6 +64,16 @@ class NGram:
         return math.log(probability)
 
 
+class _State(NamedTuple):
+    """How far a scorer is: the items before, what has begun of a word, its characters' nats if it is spelt,
+    and what was said ahead of its end."""
+
+    context: Context
+    word: str
+    spelt: float
+    ahead: float
+
+
 class NGramScorer:
     """An n-gram model that is asked class by class: see `lm.inference.ctc.Scorer`. Of a word that is not
     whole yet it says how likely any word is that begins so (Ortmanns et al. 1996, "Language-model look-ahead
@@ -77,54 +86,50 @@ class NGramScorer:
 
     def __init__(self, model: NGram, texts: Sequence[str]) -> None:
         self.model, self.texts = model, [apart(text) for text in texts]
-        words = model.known - {END}
+        words = sorted(model.known - {END})
         self.spelling = NGram((" ".join(word) for word in words), _SPELT)
-        self._begun: dict[str, float] = defaultdict(float)  # probability of all known words that begin so
+        self._unknown = model.nats((), "")  # no item is empty
+        begun: dict[str, float] = defaultdict(float)  # probability of all known words that begin so
         for word in words:
-            for size in range(1, len(word) + 1):
-                self._begun[word[:size]] += math.exp(model.nats((), word))
-        # A beam asks of the same beginnings again and again.
-        self.ahead = lru_cache(_REMEMBERED)(self._ahead)
-        self._spelt = lru_cache(_REMEMBERED)(self._spell)
+            for size in range(1, min(len(word), _LONGEST) + 1):
+                begun[word[:size]] += math.exp(model.nats((), word))
+        self._begun = {start: math.log(probability) for start, probability in begun.items()}
 
-    def start(self) -> tuple[Context, str, float]:
-        return (START,), "", 0.0
+    def start(self) -> _State:
+        return _State((START,), "", 0.0, 0.0)
 
-    def extend(
-        self, state: tuple[Context, str, float], token: int
-    ) -> tuple[float, tuple[Context, str, float]]:
-        (context, word, ahead), nats = state, 0.0
+    def extend(self, state: _State, token: int) -> tuple[float, _State]:
+        (context, word, spelt, ahead), nats = state, 0.0
         for char in self.texts[token]:
             if not char.isspace():
+                spelt += self._letter(word, char)
                 word += char
             elif word:
-                nats += self.whole(context, word)
-                context, word = (*context, word)[1 - self.model.order :], ""
-        now = self.ahead(word)
-        return nats + now - ahead, (context, word, now)
+                nats += self._whole(context, word, spelt)
+                context, word, spelt = (*context, word)[1 - self.model.order :], "", 0.0
+        now = self._ahead(word, spelt)
+        return nats + now - ahead, _State(context, word, spelt, now)
 
-    def end(self, state: tuple[Context, str, float]) -> float:
-        context, word, ahead = state
-        nats = self.whole(context, word) - ahead if word else 0.0
+    def end(self, state: _State) -> float:
+        context, word, spelt, ahead = state
+        nats = self._whole(context, word, spelt) - ahead if word else 0.0
         return nats + self.model.nats((*context, word) if word else context, END)
 
-    def whole(self, context: Context, word: str) -> float:
+    def _letter(self, word: str, char: str) -> float:
+        """log p of a character behind a word's beginning, if the word is spelt; END: that it is whole."""
+        before = word[1 - _SPELT :]
+        return self.spelling.nats((*before,) if len(before) == _SPELT - 1 else (START, *before), char)
+
+    def _whole(self, context: Context, word: str, spelt: float) -> float:
         """log p(word | what stands before it), however it is spelt."""
         nats = self.model.nats(context, word)
-        if word in self.model.known:
-            return nats
-        return nats + self._spelt(word) + self.spelling.nats((START, *word)[1 - _SPELT :], END)
+        return nats if word in self.model.known else nats + spelt + self._letter(word, END)
 
-    def _ahead(self, word: str) -> float:
+    def _ahead(self, word: str, spelt: float) -> float:
         """log p of all words that begin so, wherever they stand; 0 where none has begun."""
         if not word:
             return 0.0
-        unknown = math.exp(self.model.nats((), _UNKNOWN) + self._spelt(word))
-        return math.log(self._begun.get(word, 0.0) + unknown)
-
-    def _spell(self, word: str) -> float:
-        """log p of the characters of a word's beginning, if it is spelt."""
-        if not word:
-            return 0.0
-        *before, last = START, *word
-        return self._spelt(word[:-1]) + self.spelling.nats(tuple(before[1 - _SPELT :]), last)
+        unknown, known = self._unknown + spelt, self._begun.get(word)
+        if known is None:
+            return unknown
+        return max(known, unknown) + math.log1p(math.exp(-abs(known - unknown)))

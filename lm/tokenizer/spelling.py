@@ -30,7 +30,8 @@ def spelling_tokenizer(texts: Iterable[str], pieces: int | None = None) -> Sente
     if pieces is not None:  # a word is the same at the beginning as elsewhere
         kind = {"model_type": "unigram", "vocab_size": pieces, "add_dummy_prefix": True}
         if pieces <= (characters := len({*"".join(lines), " "})):
-            raise UserError(f"{pieces} pieces: the texts have {characters} characters alone")
+            wanted = f"the texts have {characters} characters: give at least {characters + 1}"
+            raise UserError(f"`tokens` is {pieces}: {wanted}", status=2)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,

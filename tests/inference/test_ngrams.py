@@ -139,6 +139,17 @@ def test_what_begins_as_no_word_does_costs_at_once():
     assert nats == pytest.approx(said("the"))
 
 
+def test_a_word_without_end():
+    scorer = NGramScorer(NGram([*TEXTS, "x" * 9000]), ["", " ", "a", "x"])
+    for token, most in ((2, -1000), (3, -10)):
+        state, total = scorer.start(), 0.0
+        for _ in range(5000):
+            nats, state = scorer.extend(state, token)
+            total += nats
+        assert -math.inf < total + scorer.end(state) < most
+    assert len(scorer._begun) < 100  # not every beginning of the long one
+
+
 def test_it_decides_between_what_sounds_alike():
     texts = ["", " ", *"abcdefghijklmnopqrstuvwxyz"]
     log_probs = torch.full((40, len(texts)), -9.0)

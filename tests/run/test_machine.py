@@ -103,7 +103,7 @@ from lm.run.machine import keep_memory
 keep_memory()
 faults = []
 for _ in range(3):
-    np.ones(50_000_000, np.uint8)  # freed at once
+    np.ones(30_000_000, np.uint8)  # freed at once
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 assert faults[2] - faults[0] < 100, faults
 """

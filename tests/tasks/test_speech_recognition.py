@@ -220,7 +220,8 @@ def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, wor
         (("--data.joined=[3,2]",), "--data.joined is [3, 2]"),
         (("--model.beam_width=0",), "beam_width is 0"),
         (("--model.consistency=-1",), "consistency is -1"),
-        (("--model.tokens=4",), "4 pieces: the texts have 4 characters alone"),
+        (("--model.consistency=0.2", "--data.augment=[]"), "nothing varies the features of sounds"),
+        (("--model.tokens=4",), "--model.tokens is 4: the texts have 4 characters: give at least 5"),
         (("--model.tokens=none.model",), "none.model"),
         (("--model.backbone.causal=true",), "SpeechRecognition needs a BERT"),
     ],
@@ -241,6 +242,8 @@ def test_pieces_of_words_are_written(lm, folder):
         ids = task.targets(text)
         assert task.text_of(ids) == text and len(ids) <= len(text) + 1
     ab = task.targets("ab ca")
+    one, other = task.targets("ab"), task.targets("ca")
+    assert [*one, *task.space, *other] == ab  # as strings are joined
     log_probs = torch.full((2 * len(ab), 12), -9.0)
     log_probs[range(len(log_probs)), [id for each in ab for id in (each, 0)]] = 0.0
     words = words_of(Decoder(task.labels, task.text_of)(log_probs), task.labels, seconds=0.02)

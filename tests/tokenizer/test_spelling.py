@@ -39,7 +39,7 @@ def test_pieces_of_words():
     assert tokenizer.fingerprint == spelling_tokenizer(texts, 12).fingerprint
     assert len(spelling_tokenizer(texts, 5000)) < 40  # as many as there are
     assert len(spelling_tokenizer(texts, 9)) == 9  # nothing but characters and what is unknown
-    with pytest.raises(UserError, match="8 pieces: the texts have 8 characters alone"):
+    with pytest.raises(UserError, match="`tokens` is 8: the texts have 8 characters: give at least 9"):
         spelling_tokenizer(texts, 8)
 
 

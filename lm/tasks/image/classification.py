@@ -54,7 +54,12 @@ class ImageClassification(ImageTask, Classification):
         self.mixup, self.cutmix = mixup, cutmix
 
     def head(self) -> dict[str, Any]:
-        return {**super().head(), **({"also": self.also} if self.also else {})}
+        if not self.also:
+            return super().head()
+        if not getattr(self.input, "prefix", 0):
+            wanted = "there is none: `model.input.prefix` 1 makes one"
+            raise UserError(f"also is {self.also}, beside the class token, but {wanted}", status=2)
+        return {**super().head(), "also": self.also}
 
     def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         super().take_record(record, processor)

@@ -104,14 +104,19 @@ class SpeechRecognition(SpeechTask):
 
     @property
     def space(self) -> list[int]:
-        """What stands between words."""
-        return self.tokenizer.encode(" ")
+        """What stands between words: nothing where each brings its own space."""
+        word = next(text.strip() for text in self.labels if text.strip())
+        one, two = self.tokenizer.encode(word), self.tokenizer.encode(f"{word} {word}")
+        return two[len(one) : len(two) - len(one)]
 
     def text_of(self, ids: Sequence[int]) -> str:
         return " ".join(self.tokenizer.decode(ids).split())
 
     def find_labels(self, data: ExampleData) -> list[str]:
         """What each class stands for."""
+        if self.consistency and not any(change.on_features for change in data.augment):
+            wanted = "add lm.data.audio.SpecAugment to `data.augment`"
+            raise UserError(f"consistency: nothing varies the features of sounds: {wanted}", status=2)
         if isinstance(self.tokens, str):
             tokenizer = load_tokenizer(self.tokens)
             if not tokenizer.is_special(0):
