@@ -1,7 +1,7 @@
 """What the machine decides: the precision of a run that says `auto`; and that memory stays with a run."""
 
 import ctypes
-import sys
+import platform
 from pathlib import Path
 
 import torch
@@ -25,8 +25,8 @@ def keep_memory() -> None:
     """Have what a step frees stay with the process for the next step. By itself glibc gives tensors of more
     than 32 MiB back to Linux, which has to clear every page anew: a quarter of the time of a CNN's step.
     Nothing happens where the C library is another."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        most = (1 << 31) - 1
+    if platform.libc_ver()[0] == "glibc":
+        libc, most = ctypes.CDLL(None), (1 << 31) - 1
         # M_MMAP_THRESHOLD. glibc before 2.35 takes 32 MiB at the most, to which it comes by itself, unless
         # it is told the other option alone.
         if libc.mallopt(-3, most) or libc.mallopt(-3, 32 << 20):

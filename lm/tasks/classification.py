@@ -39,7 +39,9 @@ class Classification(TransferTask):
     thing = "example"  # what is labelled, for messages
     best_by = ("accuracy", "max")
     kept = ("kind",)
-    beside = TransferTask.beside | {"pooling", "pooler", "label_smoothing", "class_weights", "_drawn"}
+    beside = TransferTask.beside | {
+        *("pooling", "pooler", "also", "norm", "label_smoothing", "class_weights", "_drawn"),
+    }
 
     def __init__(
         self,
@@ -52,6 +54,8 @@ class Classification(TransferTask):
         super().__init__(backbone, **kwargs)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}: it must be from 0 to below 1", status=2)
+        self.also: str | None = None  # it and a norm are what heads of others have; see `Classifier`
+        self.norm = False
         self.pooling = ("last" if self.config.causal else "mean") if pooling == "auto" else pooling
         if self.config.causal and self.pooling == "first":
             raise UserError(
@@ -63,17 +67,21 @@ class Classification(TransferTask):
         self.register_buffer("weights", None, persistent=False)
 
     def head(self) -> dict[str, Any]:
+        more = {"also": self.also, "norm": self.norm}
         return {
             "kind": "pooled",
             "outputs": 1 if self.kind == "rating" else len(self.labels),
             "pooling": self.pooling,
             "pooler": self.pooler and self.pooling == "first",
             "dropout": self.config.dropout,
+            **{name: value for name, value in more.items() if value},
         }
 
     def take_record(self, record: dict[str, Any], processor: Processor) -> None:
         super().take_record(record, processor)
-        self.pooling, self.pooler = record["head"]["pooling"], record["head"]["pooler"]
+        head = record["head"]
+        self.pooling, self.pooler = head["pooling"], head["pooler"]
+        self.also, self.norm = head.get("also"), head.get("norm", False)
 
     @abstractmethod
     def logits(self, batch: dict[str, Any]) -> Tensor:

@@ -161,6 +161,10 @@ def test_what_can_not_be_used_is_counted_and_said(lm, folder):
         (("--model.input.patch_size=6", "--model.input.stem=convolutions"), "powers of 2"),
         (("--model.mixup=-1",), "mixup is -1"),
         (("--model.also=mean",), "also is mean, beside the first position: give --model.pooling first"),
+        (
+            ("--model.also=mean", "--model.pooling=first"),
+            "also is mean, beside the class token, but there is none",
+        ),
         (("--model.backbone.causal=true",), "ImageClassification needs a BERT"),
         (("--data.label_from=[a-z]+",), "has no group in parentheses"),
     ],

@@ -91,9 +91,11 @@ class InputConfig(ABC):
 
     Attributes:
         kind: its name in checkpoints.
+        prefix: see `Input`; of a class token and its like alone.
     """
 
     kind: ClassVar[str]
+    prefix = 0
 
     @property
     def in_blocks(self) -> bool:

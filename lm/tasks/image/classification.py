@@ -10,7 +10,6 @@ from lm.data.examples.batches import Features
 from lm.data.images.mixing import mixed
 from lm.data.images.module import ImageExample
 from lm.errors import UserError
-from lm.processors import Processor
 from lm.tasks.classification import Classification
 from lm.tasks.image.base import ImageTask
 
@@ -32,7 +31,7 @@ class ImageClassification(ImageTask, Classification):
     thing = "picture"
     data_class = "lm.data.ImageData"
     usage = "classify {} photo.jpg"
-    beside = Classification.beside | ImageTask.beside | {"mixup", "cutmix", "also"}
+    beside = Classification.beside | ImageTask.beside | {"mixup", "cutmix"}
 
     def __init__(
         self,
@@ -47,23 +46,17 @@ class ImageClassification(ImageTask, Classification):
             raise UserError(
                 f"also is {also}, beside the first position: give `model.pooling` first", status=2
             )
-        self.also: str | None = also
+        self.also = also
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise UserError(f"{name} is {value}: it must be at least 0", status=2)
         self.mixup, self.cutmix = mixup, cutmix
 
     def head(self) -> dict[str, Any]:
-        if not self.also:
-            return super().head()
-        if not getattr(self.input, "prefix", 0):
+        if self.also and not self.input.prefix:
             wanted = "there is none: `model.input.prefix` 1 makes one"
             raise UserError(f"also is {self.also}, beside the class token, but {wanted}", status=2)
-        return {**super().head(), "also": self.also}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        super().take_record(record, processor)
-        self.also = record["head"].get("also")
+        return super().head()
 
     def encode(self, example: ImageExample, training: bool) -> list[Features]:
         """`place`, and `target` where the label is known."""

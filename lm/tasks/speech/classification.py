@@ -7,7 +7,6 @@ from lm.backbone import BackboneConfig
 from lm.data.audio.module import AudioExample
 from lm.data.examples.batches import Features
 from lm.metrics import EmotionScores
-from lm.processors import Processor
 from lm.tasks.classification import Classification
 from lm.tasks.speech.base import SoundCollate, SpeechTask
 
@@ -28,7 +27,7 @@ class AudioClassification(SpeechTask, Classification):
     data_class = "lm.data.AudioData"
     usage = "classify {} sound.wav"
     kept = (*Classification.kept, "padded")
-    beside = Classification.beside | SpeechTask.beside | {"padded", "read"}
+    beside = Classification.beside | SpeechTask.beside | {"padded"}
 
     def __init__(
         self,
@@ -40,14 +39,9 @@ class AudioClassification(SpeechTask, Classification):
         super().__init__(backbone, **kwargs)
         self.pooling = "mean" if pooling == "auto" else pooling
         self.padded = padded
-        self.read: dict[str, Any] = {}  # what a foreign head has beside
 
     def head(self) -> dict[str, Any]:
-        return {**super().head(), **self.mixing, **self.read}
-
-    def take_record(self, record: dict[str, Any], processor: Processor) -> None:
-        super().take_record(record, processor)
-        self.read = {name: record["head"][name] for name in ("also", "norm") if name in record["head"]}
+        return {**super().head(), **self.mixing}
 
     @property
     def collate(self) -> SoundCollate:
