@@ -264,13 +264,17 @@ class Task(LightningModule, ABC):
             layers = [name for name in layers if f"{name}.values" not in ours]
             checkpoint["state_dict"] = dequantised(checkpoint["state_dict"], layers)
         ours = {**self.record(), "processor": self.processor.fingerprint}
-        theirs = {**record, "processor": checkpoints.processor_of(record).fingerprint} if record else ours
+        theirs = {**record, "processor": self.kept_processor(record).fingerprint} if record else ours
         for name, what in (("processor", "processor (a tokenizer, say)"), ("labels", "labels")):
             if theirs.get(name) != ours.get(name):
                 raise UserError(
                     f"the checkpoint was trained with another {what} than this task has made of its data. "
                     "Give its path as trainer.ckpt_path = PATH beforehand, and they are taken from it"
                 )
+
+    def kept_processor(self, record: dict[str, Any]) -> Processor:
+        """A checkpoint's processor, as it goes with the data."""
+        return checkpoints.processor_of(record)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

@@ -158,7 +158,7 @@ class ExampleTask(Task):
             raise UserError(f"{ours} can't learn from {theirs}: give `data` {self.data_class}", status=2)
         data.give_back_rare(self.labels_of)
         if record is not None:
-            self.take_record(record, checkpoints.processor_of(record))
+            self.take_record(record, self.kept_processor(record))
         else:
             self.processor = self.make_processor(data)
             self.labels = self.find_labels(data)

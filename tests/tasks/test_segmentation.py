@@ -1,6 +1,7 @@
 """A class for every pixel through the command: learned, measured, resumed, written as masks."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +120,12 @@ def test_it_learns_and_writes_masks_as_large_as_the_photo(lm, folder):
     task = model.task("segment")
     assert task.squares == 4 and task.head()["outputs"] == 3 * 16  # kept in the checkpoint
     assert figures["test_mean_iou"] == pytest.approx(mean_iou(model), abs=1e-4)
+
+    # Measured at another size than it learned from.
+    measured = lm("test", "checkpoints/street", "--data.size", "[48, 72]").out
+    task.processor = replace(task.processor, size=(48, 72))
+    figure = float(re.search(r"mean_iou ([\d.]+)", measured)[1])
+    assert figure == pytest.approx(mean_iou(model), abs=1e-4) != figures["test_mean_iou"]
 
 
 def test_the_dice_loss_counts_classes_alike_and_void_nowhere():

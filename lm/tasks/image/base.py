@@ -15,6 +15,7 @@ from lm.data.examples.batches import Features, collate
 from lm.data.images.augment import Augmentation
 from lm.data.media.places import Place
 from lm.metrics.pictures import sheet_picture
+from lm.processors import Processor
 from lm.processors.images import ImageProcessor
 from lm.processors.pictures import Picture, read_picture
 from lm.tasks.base import Work
@@ -75,6 +76,11 @@ class ImageTask(MediaTask):
 
     def fitting_input(self, processor: ImageProcessor) -> InputConfig:
         return self.input.of_size(processor.size)
+
+    def kept_processor(self, record: dict[str, Any]) -> Processor:
+        """At the size that the data name: another than was learned from may suit better what is measured
+        (Touvron et al. 2019, arXiv:1906.06423)."""
+        return self.data.make_processor(super().kept_processor(record))
 
     @property
     def collate(self) -> PictureCollate:
