@@ -5,6 +5,7 @@ What is put at a model's end is written here, so that the same pieces give the s
 https://protobuf.dev/programming-guides/encoding/
 """
 
+import struct
 from typing import Any
 
 
@@ -25,6 +26,11 @@ def _varint(number: int) -> bytes:
 def field(number: int, content: bytes) -> bytes:
     """A field of bytes: a string or a message."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def normal_piece(piece: str, score: float) -> bytes:
+    """A piece of text as such a field."""
+    return field(1, field(1, piece.encode()) + b"\x15" + struct.pack("<f", score))
 
 
 def control_piece(piece: str) -> bytes:

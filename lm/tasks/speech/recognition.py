@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.backbone import BackboneConfig
+from lm.convert.whisper_decoder import DecoderWords
 from lm.data.audio.module import SpeechExample
 from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
@@ -30,6 +32,7 @@ from lm.tasks.speech.decoding import Decoder, open_language_model
 from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.spelling import spelling_tokenizer
 
+DECODER = "decoder"
 TRANSCRIPTS = "transcripts"
 _KEPT: Any = object()  # a setting that is not given: None is one, too
 
@@ -42,7 +45,9 @@ class SpeechRecognition(SpeechTask):
         backbone: the shape of the Transformer, not causal; with `init_from` it comes from there.
         tokens: what is written instead of the characters of the transcripts: so many pieces of their words,
             which are heard better where the same words come again; or the tokens of a tokenizer, such as a
-            SentencePiece model's file, whose token 0 has to be no text.
+            SentencePiece model's file, whose token 0 has to be no text; or `decoder`: the pieces of words of
+            the decoder of the Whisper that it starts from, with a head that begins with what the decoder
+            reads, and finds words that no transcript has; see `lm.convert.whisper_decoder`.
         case, punctuation: whether they are learned and count; see `lm.metrics.speech.transcript`.
         consistency: the weight with which two views of a sound, whose features are varied apart, have to
             agree (CR-CTC, Yao et al. 2024, arXiv:2410.05101); a step takes twice as long. 0: one view.
@@ -60,7 +65,7 @@ class SpeechRecognition(SpeechTask):
     best_by = ("word_error_rate", "min")
     kept = ("case", "punctuation", "spelling")
     beside = SpeechTask.beside | {
-        *("beam_width", "language_model", "alpha", "beta", "tokenizer", "decoder", "_found"),
+        *("beam_width", "language_model", "alpha", "beta", "tokenizer", "decoder", "decoder_words", "_found"),
     }
 
     def __init__(
@@ -80,6 +85,9 @@ class SpeechRecognition(SpeechTask):
         self.tokens, self.case, self.punctuation = tokens, case, punctuation
         if consistency < 0:
             raise UserError(f"consistency is {consistency}: it must not be negative", status=2)
+        if tokens == DECODER and (self.start is None or self.mix_layers):
+            wanted = "leave `mix_layers` out" if self.start else "give `init_from`, a Whisper's folder"
+            raise UserError(f"tokens: {DECODER}: it reads a Whisper's last layer: {wanted}", status=2)
         self.consistency = consistency
         self.beam_width, self.language_model, self.alpha, self.beta = beam_width, language_model, alpha, beta
         self.decode_with(beam_width)  # which it may refuse
@@ -117,13 +125,15 @@ class SpeechRecognition(SpeechTask):
         if self.consistency and not any(change.on_features for change in data.augment):
             wanted = "add lm.data.audio.SpecAugment to `data.augment`"
             raise UserError(f"consistency: nothing varies the features of sounds: {wanted}", status=2)
-        if isinstance(self.tokens, str):
+        texts = [self.written(example.label) for example in data.examples("train")]
+        if self.tokens == DECODER:
+            tokenizer = spelling_tokenizer(texts, self.decoder_words.pieces(set("".join(texts))))
+        elif isinstance(self.tokens, str):
             tokenizer = load_tokenizer(self.tokens)
             if not tokenizer.is_special(0):
                 why = "is text, which the blank can't be"
                 raise UserError(f"tokens: token 0 of {self.tokens} {why}", status=2)
         else:
-            texts = (self.written(example.label) for example in data.examples("train"))
             tokenizer = spelling_tokenizer(texts, self.tokens)
         self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
         return [
@@ -144,6 +154,30 @@ class SpeechRecognition(SpeechTask):
             what = ", ".join(map(repr, sorted(set.union(*unknown))[:5]))
             where = f"{count:,} transcripts of {data.called(split)}"
             say(f"{where} have characters that were never learned: {what}")
+
+    @cached_property
+    def decoder_words(self) -> DecoderWords:
+        """Of the Whisper that it starts from."""
+        return DecoderWords(Path(str(self.init_from)))
+
+    def initialize(self, resumed: bool, training: bool) -> None:
+        super().initialize(resumed, training)
+        if self.tokens != DECODER or not training:
+            return
+        head = self.net.head
+        if not resumed:
+            weight, bias, known = self.decoder_words.head(self.labels)
+            with torch.no_grad():
+                head.weight[known], head.bias[known] = weight[known], bias[known]
+            say(f"head: {int(known.sum()):,} of {len(known):,} pieces are the decoder's")
+        self.__dict__.pop("decoder_words", None)
+        # Adam would move the rows of what no transcript has as far as the others, always away.
+        learned = torch.zeros(len(self.labels), dtype=torch.bool)
+        for example in self.data.examples("train"):
+            learned[[0, *self.targets(example.label)]] = True
+        for weights in (head.weight, head.bias):
+            rows = learned.view(-1, *[1] * (weights.ndim - 1))
+            weights.register_hook(lambda gradient, rows=rows: gradient * rows.to(gradient.device))
 
     def head(self) -> dict[str, Any]:
         made = {"kind": "tokens", "outputs": len(self.labels), "pooling": None, "pooler": False}
