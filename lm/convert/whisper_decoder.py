@@ -33,10 +33,14 @@ class DecoderWords:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UserError(f"{folder} has no decoder of a Whisper: give its Hugging Face folder", status=2)
+            raise UserError(
+                f"{folder} has no decoder of a Whisper: give its folder, or other `tokens`", status=2
+            )
         self._tensors = {name.removeprefix("model."): each for name, each in read_tensors(folder).items()}
         if "decoder.embed_tokens.weight" not in self._tensors:
-            raise UserError(f"{folder} has no decoder of a Whisper, whose words could be heard", status=2)
+            raise UserError(
+                f"{folder} has no decoder of a Whisper: give a whole one, or other `tokens`", status=2
+            )
         tokenizer = read_tokenizer(folder)
         self._end = tokenizer.eos_id
         self._ids: dict[str, int] = {}  # of a text, the commonest first

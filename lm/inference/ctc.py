@@ -8,9 +8,10 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lm.backbone import LanguageModel
@@ -51,6 +52,45 @@ class Word(NamedTuple):
     end: float
 
 
+class Likeliest:
+    """Log-probabilities (T, V) of which each frame's likeliest classes are kept, in order: of hours of sound
+    and thousands of classes all would not fit into memory. The others are taken to be as likely as the last
+    of these, which is more than they are.
+
+    Args:
+        log_probs: all of them.
+        most: how many are kept.
+    """
+
+    def __init__(self, log_probs: Tensor, most: int = 64) -> None:
+        self.size = log_probs.shape[1]
+        self.values, classes = log_probs.topk(min(most, self.size))
+        self.classes = classes.int()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, frames: slice) -> Self:
+        return self.joined([self], [frames])
+
+    @classmethod
+    def joined(cls, given: Sequence[Self], parts: Sequence[slice]) -> Self:
+        """Frames of each, one after another."""
+        made = cls.__new__(cls)
+        made.size = given[0].size
+        made.values = torch.cat([each.values[part] for each, part in zip(given, parts, strict=True)])
+        made.classes = torch.cat([each.classes[part] for each, part in zip(given, parts, strict=True)])
+        return made
+
+    def argmax(self, dim: int = -1) -> Tensor:
+        return self.classes[:, 0]
+
+    def whole(self) -> Tensor:
+        """(T, V)."""
+        whole = self.values[:, -1:].repeat(1, self.size)
+        return whole.scatter_(1, self.classes.long(), self.values)
+
+
 class Scorer(Protocol):
     """A language model that is asked class by class. Its state is whatever it needs of what came before."""
 
@@ -64,7 +104,7 @@ class Scorer(Protocol):
         """What it adds that nothing more is said."""
 
 
-def greedy(logits: Tensor, blank: int = 0) -> list[Label]:
+def greedy(logits: Tensor | Likeliest, blank: int = 0) -> list[Label]:
     """What the likeliest path spells. The likeliest class of each frame is taken from logits (T, V), or from
     anything that rises with them."""
     found, first = [], 0

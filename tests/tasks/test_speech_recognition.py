@@ -17,7 +17,7 @@ from lm.backbone import BackboneConfig
 from lm.data.audio.augment import SpecAugment
 from lm.data.audio.module import SpeechData
 from lm.errors import UserError
-from lm.inference.ctc import Label, align, beam_search, greedy, words_of
+from lm.inference.ctc import Label, Likeliest, align, beam_search, greedy, words_of
 from lm.tasks.speech.decoding import Decoder, open_language_model, stretches
 from lm.tasks.speech.recognition import SpeechRecognition, disagreement
 
@@ -246,7 +246,7 @@ def test_pieces_of_words_are_written(lm, folder):
     assert [*one, *task.space, *other] == ab  # as strings are joined
     log_probs = torch.full((2 * len(ab), 12), -9.0)
     log_probs[range(len(log_probs)), [id for each in ab for id in (each, 0)]] = 0.0
-    words = words_of(Decoder(task.labels, task.text_of)(log_probs), task.labels, seconds=0.02)
+    words = words_of(Decoder(task.labels, task.text_of)(Likeliest(log_probs)), task.labels, seconds=0.02)
     assert [word.text for word in words] == ["ab", "ca"]
 
 
@@ -355,7 +355,7 @@ def test_windows_of_a_long_sound_are_one(task):
                 torch.arange(first, first + task.input.length(task.processor.frames(size)))[:, None]
             )
         assert start + size == length and size > 0
-        whole = task._whole(ranges)[:, 0]
+        whole = task._whole([Likeliest(each) for each in ranges]).whole()[:, 0]
         assert torch.equal(whole, torch.arange(len(whole)))
         assert len(whole) == math.ceil(length / task.hop)
 
@@ -372,10 +372,10 @@ def test_a_gpt_chooses_among_sentences(starts):
 
     assert [label.token for label in greedy(probabilities)] == [1]
     better = max("ab", key=lambda text: gpt.nats([text])[0])
-    chosen = Decoder(texts, text_of, 8, gpt, alpha=1.0, beta=20.0)(probabilities)
+    chosen = Decoder(texts, text_of, 8, gpt, alpha=1.0, beta=20.0)(Likeliest(probabilities))
     assert text_of([label.token for label in chosen]).strip() == better
     # Words that were counted choose likewise.
-    counted = Decoder(texts, text_of, None, ["b"] * 9, alpha=2.0)(probabilities)
+    counted = Decoder(texts, text_of, None, ["b"] * 9, alpha=2.0)(Likeliest(probabilities))
     assert text_of([label.token for label in counted]) == "b"
     with pytest.raises(UserError, match="is no language model that writes from left to right"):
         open_language_model(str(starts["bert"]), "cpu")
@@ -394,9 +394,9 @@ def spoken(length: int, seed: int, pauses: int = 0) -> torch.Tensor:
 def test_a_long_sound_is_searched_stretch_by_stretch():
     log_probs = spoken(7000, seed=1, pauses=20)
     decoder = Decoder(list(" abcd"), str, beam_width=2)
-    decoder(log_probs[:50])  # what is loaded at first
+    decoder(Likeliest(log_probs[:50]))  # what is loaded at first
     tracemalloc.start()
-    found = decoder(log_probs)
+    found = decoder(Likeliest(log_probs))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 8e6  # at once one table alone of 7,000 positions and 1,750 places has 12 MB
@@ -412,6 +412,18 @@ def test_a_long_sound_is_searched_stretch_by_stretch():
         for label in align(part, beam_search(part, width=2)[0].tokens)
     ]
     assert found == alone == greedy(log_probs)
+
+
+def test_the_likeliest_classes_are_kept_and_no_other_is_less_likely():
+    log_probs = torch.randn(40, 300).log_softmax(-1)
+    parts = [Likeliest(log_probs, 20), Likeliest(log_probs[:7], 20)]
+    kept = Likeliest.joined(parts, [slice(3, None), slice(None, 5)])
+    wanted = torch.cat([log_probs[3:], log_probs[:5]])
+    assert len(kept) == len(wanted) and torch.equal(kept.argmax(), wanted.argmax(1))
+    least = wanted.topk(20).values[:, -1:]
+    assert torch.equal(kept.whole(), wanted.maximum(least))
+    assert torch.equal(kept[2:9].whole(), wanted[2:9].maximum(least[2:9]))
+    assert torch.equal(Likeliest(log_probs, 400).whole(), log_probs)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2999, 3000])

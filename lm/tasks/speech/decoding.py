@@ -12,7 +12,7 @@ from lm.data.corpus.files import decode
 from lm.data.examples.tables import is_table, read_rows
 from lm.data.examples.texts import text_in
 from lm.errors import UserError
-from lm.inference.ctc import Gpt, Label, align, beam_search, greedy, rescore
+from lm.inference.ctc import Gpt, Label, Likeliest, align, beam_search, greedy, rescore
 from lm.inference.ngrams import NGram, NGramScorer
 from lm.tasks.table import writes_text
 
@@ -22,7 +22,7 @@ _LONG = 3000  # positions that are searched together: a minute, where each is 20
 
 
 class Decoder:
-    """The labels that were said, of log-probabilities (positions, classes).
+    """The labels that were said, of log-probabilities of classes at each position.
 
     Args:
         texts: what each class stands for; the blank, 0, for nothing.
@@ -49,14 +49,14 @@ class Decoder:
         if model is not None and self.gpt is None:
             self.scorer = NGramScorer(NGram(model, _ORDER), texts)
 
-    def __call__(self, log_probs: Tensor) -> list[Label]:
+    def __call__(self, log_probs: Likeliest) -> list[Label]:
         """The labels with the positions where they were said."""
         if self.width is None:
             return greedy(log_probs)
         return [
             Label(token, start + first, start + last)
             for start, stretch in stretches(log_probs)
-            for token, first, last in self._searched(stretch)
+            for token, first, last in self._searched(stretch.whole())
         ]
 
     def _searched(self, log_probs: Tensor) -> list[Label]:
@@ -66,8 +66,8 @@ class Decoder:
         return align(log_probs, found[0].tokens)
 
 
-def stretches(log_probs: Tensor, most: int = _LONG) -> Iterator[tuple[int, Tensor]]:
-    """Log-probabilities (positions, classes) in parts of at most `most` positions, with where each starts:
+def stretches(log_probs: Likeliest, most: int = _LONG) -> Iterator[tuple[int, Likeliest]]:
+    """Log-probabilities in parts of at most `most` positions, with where each starts:
     time and memory of a search grow faster than a sound. Cut is in the middle of the longest pause of the
     second half of what is possible: where the blank, 0, is likeliest."""
     start, half = 0, most // 2

@@ -19,7 +19,7 @@ from lm.data.audio.module import SpeechExample
 from lm.data.examples.batches import Features
 from lm.data.examples.module import ExampleData
 from lm.errors import UserError
-from lm.inference.ctc import words_of
+from lm.inference.ctc import Likeliest, words_of
 from lm.inference.generate import Sample, Sampling
 from lm.inference.lines import Line
 from lm.metrics import MeanLoss, SpeechScores
@@ -329,27 +329,27 @@ class SpeechRecognition(SpeechTask):
 
     # Of a line that a person gives; see `lm.tasks.applying`.
 
-    def look(self, batch: dict[str, Any], logits: Tensor) -> list[Tensor]:
-        """Log-probabilities (positions, classes) of each sound."""
-        log_probs = logits.float().log_softmax(-1).cpu()
+    def look(self, batch: dict[str, Any], logits: Tensor) -> list[Likeliest]:
+        """Log-probabilities of the classes at each position of each sound."""
         lengths = (batch["documents"] >= 0).sum(1).tolist()
-        return [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
+        rows = (row[:length] for row, length in zip(logits, lengths, strict=True))
+        return [Likeliest(row.float().log_softmax(-1).cpu()) for row in rows]
 
-    def result(self, line: Line, example: SpeechExample, found: list[Tensor]) -> dict[str, Any]:
+    def result(self, line: Line, example: SpeechExample, found: list[Likeliest]) -> dict[str, Any]:
         """The text and its words with the seconds from and to which each is said."""
         labels = self.decoder(self._whole(found))
         said = words_of(labels, self.labels, self.hop / self.processor.rate)
         words = [{"word": w.text, "start": round(w.start, 2), "end": round(w.end, 2)} for w in said]
         return {"text": self.text_of([label.token for label in labels]), "words": words}
 
-    def _whole(self, windows: list[Tensor]) -> Tensor:
+    def _whole(self, windows: list[Likeliest]) -> Likeliest:
         """Windows of one sound as if it had been heard at once: half of what two share is from either."""
         half, last = (self.positions - self._step) // 2, len(windows) - 1
         own = [
-            each[half if number else 0 : self._step + half if number < last else len(each)]
-            for number, each in enumerate(windows)
+            slice(half if number else 0, self._step + half if number < last else None)
+            for number in range(len(windows))
         ]
-        return torch.cat(own)
+        return Likeliest.joined(windows, own)
 
     def show(self, row: dict[str, Any]) -> str:
         return row["text"]
