@@ -32,7 +32,7 @@ class DecoderWords:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
+        if not (folder / "config.json").is_file():
             raise UserError(
                 f"{folder} has no decoder of a Whisper: give its folder, or other `tokens`", status=2
             )

@@ -129,7 +129,7 @@ def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
     [
         (("--model.init_from=null",), "give --model.init_from, a Whisper's folder"),
         (("--model.mix_layers=true",), "leave --model.mix_layers out"),
-        (("--model.init_from=encoder",), "encoder has no decoder of a Whisper"),
+        (("--model.init_from=encoder",), "encoder has no decoder of a Whisper: give a whole one"),
     ],
 )
 def test_settings_that_make_no_sense(lm, folder, options, words):
@@ -166,5 +166,6 @@ def test_a_real_whispers_words_are_there_before_it_learns(whisper_tiny, real_dat
 
 def test_a_file_is_no_whisper(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(UserError, match="no decoder of a Whisper"):
-        DecoderWords(tmp_path / "x")
+    for place in (tmp_path / "x", tmp_path):  # such as a run's folder
+        with pytest.raises(UserError, match="no decoder of a Whisper: give its folder"):
+            DecoderWords(place)
