@@ -61,18 +61,16 @@ class DecoderWords:
     def head(self, labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Weight (labels, hidden_size) and bias (labels) that find what labels spell, and which of them the
         decoder has (labels). The first one is the blank."""
-        tensors = {name: each.float() for name, each in self._tensors.items() if "encoder.layers" not in name}
-        embeddings = tensors["decoder.embed_tokens.weight"]
-        last = max(int(name.split(".")[2]) for name in tensors if name.startswith("decoder.layers."))
-        attention = f"decoder.layers.{last}.encoder_attn."
-        out, value = (tensors[f"{attention}{name}.weight"] for name in ("out_proj", "v_proj"))
-        through, plus = out @ value, out @ tensors[f"{attention}v_proj.bias"]
-        plus = plus + tensors[f"{attention}out_proj.bias"]
+        last = max(int(name.split(".")[2]) for name in self._tensors if name.startswith("decoder.layers."))
+        out, out_bias = self._layer(f"decoder.layers.{last}.encoder_attn.out_proj")
+        value, value_bias = self._layer(f"decoder.layers.{last}.encoder_attn.v_proj")
+        through, plus = out @ value, out @ value_bias + out_bias
         through, plus = through - through.mean(0), plus - plus.mean()  # as the norm that follows does
         # That norm divides by a deviation, here what it is where the encoder's own norm gives variances of 1.
-        deviation = (through * tensors["encoder.layer_norm.weight"]).square().sum(1).mean().sqrt()
-        gain, shift = tensors["decoder.layer_norm.weight"], tensors["decoder.layer_norm.bias"]
+        deviation = (through * self._layer("encoder.layer_norm")[0]).square().sum(1).mean().sqrt()
+        gain, shift = self._layer("decoder.layer_norm")
         through, plus = gain[:, None] * through / deviation, gain * plus / deviation + shift
+        embeddings = self._tensors["decoder.embed_tokens.weight"].float()
         quiet = [self._ids[text] for text in _QUIET if text in self._ids]
         blank = embeddings[[*quiet, *([] if self._end is None else [self._end])]].mean(0)
         known = torch.tensor([label in self._ids for label in labels])
@@ -81,3 +79,6 @@ class DecoderWords:
         bias = rows @ plus
         bias[0] += _QUIETER
         return rows @ through, bias, known
+
+    def _layer(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._tensors[f"{name}.weight"].float(), self._tensors[f"{name}.bias"].float()

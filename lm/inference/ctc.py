@@ -83,6 +83,7 @@ class Likeliest:
         return made
 
     def argmax(self, dim: int = -1) -> Tensor:
+        """The likeliest class of each frame, as a Tensor's (T)."""
         return self.classes[:, 0]
 
     def whole(self) -> Tensor:

@@ -32,7 +32,7 @@ from lm.tasks.speech.decoding import Decoder, open_language_model
 from lm.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
 from lm.tokenizer.spelling import spelling_tokenizer
 
-DECODER = "decoder"
+DECODER = "decoder"  # of `tokens`: the Whisper's; `decoder` is what finds words in classes
 TRANSCRIPTS = "transcripts"
 _KEPT: Any = object()  # a setting that is not given: None is one, too
 
