@@ -1,6 +1,7 @@
 """Tensors in safetensors files: one, or shards with an index. Pickled weights are never opened."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,14 @@ def _files(folder: Path) -> list[Path]:
     raise UserError(f"{folder} has no weights: there is no {SINGLE} and no {INDEX}")
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, floating-point ones as fp32."""
+def read_tensors(folder: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+    """The tensors of a folder by name, floating-point ones as fp32: all, or those whose names are wanted."""
     library, tensors = _library(), {}
     for path in _files(folder):
         try:
-            tensors |= library.torch.load_file(path)
+            with library.safe_open(path, "pt") as file:
+                names = file.keys() if wanted is None else filter(wanted, file.keys())
+                tensors |= {name: file.get_tensor(name) for name in names}
         except (library.SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path} is cut short or damaged ({error}): get it again") from error
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from lm.convert.tokenizer_files import read_tokenizer
-from lm.convert.weights import read_tensors
+from lm.convert.weights import read_json, read_tensors
 from lm.errors import UserError
 
-_MOST = 8000  # pieces: the commonest, of which a word of English has 1.08 on average
+_TABLE = "decoder.embed_tokens.weight"
+_MOST = 8000  # pieces: the commonest
 _QUIET = (",", "-", ".")  # what it reads where no word is said, beside the end of the text
-_QUIETER = 6.0  # nats by which that is likelier at first, as it is with CTC nearly everywhere
+_QUIETER = 6.0  # nats by which that is likelier at first, as it is with CTC nearly everywhere; chosen once
 
 
 class DecoderWords:
@@ -28,7 +29,7 @@ class DecoderWords:
         folder: a Hugging Face folder of a whole Whisper.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or its files can't be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,15 +37,20 @@ class DecoderWords:
             raise UserError(
                 f"{folder} has no decoder of a Whisper: give its folder, or other `tokens`", status=2
             )
-        self._tensors = {name.removeprefix("model."): each for name, each in read_tensors(folder).items()}
-        if "decoder.embed_tokens.weight" not in self._tensors:
+        last = f"decoder.layers.{read_json(folder / 'config.json').get('decoder_layers', 0) - 1}.encoder_attn"
+        layers = [f"{last}.out_proj", f"{last}.v_proj", "encoder.layer_norm", "decoder.layer_norm"]
+        places = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | {_TABLE}
+        read = read_tensors(folder, lambda name: name.removeprefix("model.") in places)
+        self._tensors = {name.removeprefix("model."): tensor for name, tensor in read.items()}
+        if self._tensors.keys() != places:
             raise UserError(
                 f"{folder} has no decoder of a Whisper: give a whole one, or other `tokens`", status=2
             )
+        self._out, self._value, self._encoder_norm, self._norm = layers
         tokenizer = read_tokenizer(folder)
         self._end = tokenizer.eos_id
         self._ids: dict[str, int] = {}  # of a text, the commonest first
-        for id in range(min(tokenizer.vocab_size, len(self._tensors["decoder.embed_tokens.weight"]))):
+        for id in range(min(tokenizer.vocab_size, len(self._tensors[_TABLE]))):
             try:
                 text = tokenizer.piece_bytes(id).decode()
             except UnicodeDecodeError:  # a part of a character
@@ -61,16 +67,15 @@ class DecoderWords:
     def head(self, labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Weight (labels, hidden_size) and bias (labels) that find what labels spell, and which of them the
         decoder has (labels). The first one is the blank."""
-        last = max(int(name.split(".")[2]) for name in self._tensors if name.startswith("decoder.layers."))
-        out, out_bias = self._layer(f"decoder.layers.{last}.encoder_attn.out_proj")
-        value, value_bias = self._layer(f"decoder.layers.{last}.encoder_attn.v_proj")
+        out, out_bias = self._layer(self._out)
+        value, value_bias = self._layer(self._value)
         through, plus = out @ value, out @ value_bias + out_bias
         through, plus = through - through.mean(0), plus - plus.mean()  # as the norm that follows does
         # That norm divides by a deviation, here what it is where the encoder's own norm gives variances of 1.
-        deviation = (through * self._layer("encoder.layer_norm")[0]).square().sum(1).mean().sqrt()
-        gain, shift = self._layer("decoder.layer_norm")
+        deviation = (through * self._layer(self._encoder_norm)[0]).square().sum(1).mean().sqrt()
+        gain, shift = self._layer(self._norm)
         through, plus = gain[:, None] * through / deviation, gain * plus / deviation + shift
-        embeddings = self._tensors["decoder.embed_tokens.weight"].float()
+        embeddings = self._tensors[_TABLE]
         quiet = [self._ids[text] for text in _QUIET if text in self._ids]
         blank = embeddings[[*quiet, *([] if self._end is None else [self._end])]].mean(0)
         known = torch.tensor([label in self._ids for label in labels])
@@ -81,4 +86,4 @@ class DecoderWords:
         return rows @ through, bias, known
 
     def _layer(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._tensors[f"{name}.weight"].float(), self._tensors[f"{name}.bias"].float()
+        return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]

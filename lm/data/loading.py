@@ -18,6 +18,8 @@ from lm.engine.replicas import data_shard
 from lm.errors import UserError
 from lm.processors import Processor
 
+_AHEAD = 4  # batches that a process has ready, so that one that takes long is not waited for
+
 
 class Places(DistributedSampler, SequentialSampler):
     """What a dataset is asked for, one item a batch: `items`, which a loader may replace before an iteration.
@@ -219,18 +221,24 @@ def _options(num_workers: int, pin_memory: bool) -> dict[str, Any]:
         "batch_size": None,  # the datasets make whole batches at once
         "collate_fn": _as_it_is,
         "num_workers": num_workers,
-        "worker_init_fn": _apart if num_workers else None,
+        "worker_init_fn": _reads_ahead if num_workers else None,
+        "prefetch_factor": _AHEAD if num_workers else None,
         "persistent_workers": num_workers > 0,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),  # `iter` draws from it, and must not from the one of training
     }
 
 
-def _apart(worker: int) -> None:
-    """Keep a process that reads ahead out of its parent's group: Ctrl-C, and what else is sent to the group,
-    is for the run alone, which ends its step and saves. It still ends with its parent."""
+def _reads_ahead(worker: int) -> None:
+    """Prepare a process that reads ahead.
+
+    It is kept out of its parent's group: Ctrl-C, and what else is sent to the group, is for the run alone,
+    which ends its step and saves. It still ends with its parent. And what it has read is handed over by the
+    name of the memory where it lies: for a descriptor, its parent would have to ask it while it reads on.
+    """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    torch.multiprocessing.set_sharing_strategy("file_system")
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -53,19 +53,24 @@ class Word(NamedTuple):
 
 
 class Likeliest:
-    """Log-probabilities (T, V) of which each frame's likeliest classes are kept, in order: of hours of sound
+    """Log-probabilities of V classes in T frames, of which each frame's likeliest are kept: of hours of sound
     and thousands of classes all would not fit into memory. The others are taken to be as likely as the last
     of these, which is more than they are.
 
     Args:
-        log_probs: all of them.
-        most: how many are kept.
+        log_probs: all of them (T, V), on any device.
+        most: how many are kept (K), or all, where there are fewer.
+
+    Attributes:
+        size: V.
+        values: what is kept (T, K), the likeliest first, on the CPU.
+        classes: of which classes it is, int32 (T, K).
     """
 
     def __init__(self, log_probs: Tensor, most: int = 64) -> None:
         self.size = log_probs.shape[1]
-        self.values, classes = log_probs.topk(min(most, self.size))
-        self.classes = classes.int()
+        values, classes = log_probs.detach().topk(min(most, self.size))
+        self.values, self.classes = values.cpu(), classes.int().cpu()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -82,14 +87,12 @@ class Likeliest:
         made.classes = torch.cat([each.classes[part] for each, part in zip(given, parts, strict=True)])
         return made
 
-    def argmax(self, dim: int = -1) -> Tensor:
-        """The likeliest class of each frame, as a Tensor's (T)."""
-        return self.classes[:, 0]
-
-    def whole(self) -> Tensor:
-        """(T, V)."""
-        whole = self.values[:, -1:].repeat(1, self.size)
-        return whole.scatter_(1, self.classes.long(), self.values)
+    def of(self, classes: Sequence[int]) -> Tensor:
+        """Log-probabilities of n classes, each another one, (T, n)."""
+        columns = torch.full((self.size,), len(classes))  # one more, for what nobody asks for
+        columns[list(classes)] = torch.arange(len(classes))
+        found = self.values[:, -1:].repeat(1, len(classes) + 1)
+        return found.scatter_(1, columns[self.classes.long()], self.values)[:, :-1]
 
 
 class Scorer(Protocol):
@@ -105,11 +108,10 @@ class Scorer(Protocol):
         """What it adds that nothing more is said."""
 
 
-def greedy(logits: Tensor | Likeliest, blank: int = 0) -> list[Label]:
-    """What the likeliest path spells. The likeliest class of each frame is taken from logits (T, V), or from
-    anything that rises with them."""
+def greedy(log_probs: Likeliest, blank: int = 0) -> list[Label]:
+    """What the likeliest path spells."""
     found, first = [], 0
-    for token, frames in groupby(logits.argmax(dim=-1).tolist()):
+    for token, frames in groupby(log_probs.classes[:, 0].tolist()):
         after = first + len(list(frames))
         if token != blank:
             found.append(Label(token, first, after - 1))
@@ -118,7 +120,7 @@ def greedy(logits: Tensor | Likeliest, blank: int = 0) -> list[Label]:
 
 
 def beam_search(
-    log_probs: Tensor,
+    log_probs: Likeliest,
     blank: int = 0,
     width: int = 32,
     model: Scorer | None = None,
@@ -131,10 +133,11 @@ def beam_search(
     arXiv:1408.2873).
 
     All paths that spell one thing count together, those that end in a blank apart from the others: only
-    behind a blank the same class is another one. Exact where `width`, `top` and `least` leave nothing out.
+    behind a blank the same class is another one. Exact where all classes are kept, and `width`, `top` and
+    `least` leave nothing out.
 
     Args:
-        log_probs: logarithms of the classes' probabilities, (T, V).
+        log_probs: logarithms of the classes' probabilities.
         blank: the blank's number.
         width: how many beginnings are followed.
         model: a language model; None: the network alone.
@@ -143,25 +146,24 @@ def beam_search(
         top: how many classes of a frame are followed at the most,
         least: and how likely they are at least.
     """
-    scores = log_probs.detach().double().cpu().numpy()
     log_least = math.log(least) if least > 0 else _NEVER
-    likeliest = np.argsort(-scores, axis=1, kind="stable")[:, :top].tolist()
     # What may have been said so far is named by its last class and the number of what came before that: whole
     # texts would be copied and compared at each step.
     nothing = (-1, blank)
     numbers, numbered = {nothing: 0}, [nothing]
     beams = {nothing: (0.0, _NEVER)}  # log-probabilities: ends in a blank, or doesn't
     known = {nothing: (0, 0.0, model.start() if model else None)}  # length; language model's nats and state
-    for frame, candidates in zip(scores.tolist(), likeliest, strict=True):
+    for classes, values in zip(log_probs.classes.tolist(), log_probs.values.tolist(), strict=True):
         reached: dict[tuple[int, int], list[float]] = {}
-        tokens = [token for token in candidates if token != blank and frame[token] >= log_least]
+        frame, others = dict(zip(classes, values, strict=True)), values[-1]
+        tokens = [token for token in classes[:top] if token != blank and frame[token] >= log_least]
         for name, (in_blank, in_token) in beams.items():
             number, last = numbers[name], name[1]
             either = _add(in_blank, in_token)
             stay = reached.setdefault(name, [_NEVER, _NEVER])
-            stay[0] = _add(stay[0], either + frame[blank])
+            stay[0] = _add(stay[0], either + frame.get(blank, others))
             if last != blank:
-                stay[1] = _add(stay[1], in_token + frame[last])
+                stay[1] = _add(stay[1], in_token + frame.get(last, others))
             for token in tokens:
                 before = in_blank if token == last else either
                 if before > _NEVER:
@@ -200,7 +202,7 @@ def _add(a: float, b: float) -> float:
     return high if low == _NEVER else high + math.log1p(math.exp(low - high))
 
 
-def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Label]:
+def align(log_probs: Likeliest, tokens: Sequence[int], blank: int = 0) -> list[Label]:
     """When each of some classes was said: the frames that it has on the likeliest path that spells them.
 
     Raises:
@@ -211,18 +213,19 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Labe
     # A path goes through: a blank, the first class, a blank, …, the last class, a blank.
     places = np.full(2 * len(tokens) + 1, blank)
     places[1::2] = tokens
-    scores = log_probs.detach().double().cpu().numpy()
+    classes, columns = np.unique(places, return_inverse=True)
+    scores = log_probs.of(classes.tolist()).double().numpy()
     leaps = np.zeros(len(places), dtype=bool)  # where the blank before it may be left out
     leaps[3::2] = places[3::2] != places[1:-2:2]
     best = np.full(len(places), _NEVER)
-    best[:2] = scores[0, places[:2]]
+    best[:2] = scores[0, columns[:2]]
     steps = np.zeros((len(scores), len(places)), dtype=np.int8)  # back to the place before
     for frame in range(1, len(scores)):
         ways = np.full((3, len(places)), _NEVER)
         ways[0], ways[1, 1:] = best, best[:-1]
         ways[2, 2:] = np.where(leaps[2:], best[:-2], _NEVER)
         steps[frame] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + scores[frame, places]
+        best = ways.max(axis=0) + scores[frame, columns]
     place = len(places) - 1 - int(best[-2] > best[-1])
     if best[place] == _NEVER:
         raise ValueError(f"{len(scores)} frames can't spell {len(tokens)} classes")

@@ -273,7 +273,8 @@ class Task(LightningModule, ABC):
                 )
 
     def kept_processor(self, record: dict[str, Any]) -> Processor:
-        """A checkpoint's processor, as it goes with the data."""
+        """The processor of the checkpoint that a run goes on from or that is measured. A subclass may let the
+        data change it, to measure with."""
         return checkpoints.processor_of(record)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

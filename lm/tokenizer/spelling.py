@@ -55,6 +55,12 @@ def spelling_tokenizer(
         unk_piece=UNK,
         minloglevel=2,
     )
-    given = pieces if isinstance(pieces, Sequence) else ()
-    merged = (normal_piece(text.replace(" ", SPACE), -float(rank)) for rank, text in enumerate(given))
-    return SentencePieceTokenizer(model.getvalue() + b"".join(merged))
+    if not isinstance(pieces, Sequence):
+        return SentencePieceTokenizer(model.getvalue())
+    made = SentencePieceTokenizer(model.getvalue())
+    there = {
+        made.piece_bytes(id) for id in range(made.vocab_size)
+    }  # of characters that it can't take, merges
+    merges = [text for text in dict.fromkeys(pieces) if text.encode() not in there]
+    fields = (normal_piece(text.replace(" ", SPACE), -float(rank)) for rank, text in enumerate(merges))
+    return SentencePieceTokenizer(model.getvalue() + b"".join(fields))

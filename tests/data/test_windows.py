@@ -1,5 +1,7 @@
 """The order of windows: a bijection, the same everywhere, and every token a target."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from lm.data.corpus.shards import ShardWriter, TokenStream
 from lm.data.loading import ResumableLoader, validation_loader
 from lm.data.windows import Permutation, TrainingWindows, ValidationWindows, mix
+
+OPEN = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -154,6 +158,17 @@ def test_a_resume_goes_on_where_the_state_says(make_stream, workers):
     end = ResumableLoader(windows)
     end.load_state_dict({"epoch": 0, "samples": per_epoch})
     assert read(end, epochs=2) == whole[per_epoch:]
+
+
+@pytest.mark.skipif(not OPEN.is_dir(), reason="only Linux tells which files are open")
+def test_batches_that_are_kept_hold_no_file_open(make_stream):
+    """Nor has a process that reads ahead to be asked for each tensor."""
+    loader = ResumableLoader(TrainingWindows(make_stream(1000), 8, 2, 0), num_workers=1)
+    iterator = iter(loader)
+    kept = [next(iterator)]
+    before = len(list(OPEN.iterdir()))
+    kept += [next(iterator) for _ in range(30)]
+    assert len(list(OPEN.iterdir())) <= before + 2
 
 
 def test_a_resume_on_another_number_of_ranks_reads_the_rest(make_stream):

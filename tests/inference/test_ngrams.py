@@ -7,7 +7,7 @@ import pydoc_data.topics
 import pytest
 import torch
 
-from lm.inference.ctc import beam_search
+from lm.inference.ctc import Likeliest, beam_search
 from lm.inference.ngrams import END, START, NGram, NGramScorer
 from lm.metrics.chinese import apart
 
@@ -163,7 +163,7 @@ def test_it_decides_between_what_sounds_alike():
     log_probs[22:, 0] = -0.01
 
     def heard(**how) -> str:
-        return "".join(texts[token] for token in beam_search(log_probs, **how)[0].tokens)
+        return "".join(texts[token] for token in beam_search(Likeliest(log_probs), **how)[0].tokens)
 
     assert heard() == "the kat sat"
     assert heard(model=NGramScorer(NGram(TEXTS, 3), texts)) == "the cat sat"
@@ -177,7 +177,10 @@ def test_chinese_needs_no_spaces():
     log_probs[1::2, 0] = -0.01
     log_probs[0, texts.index("天")] = log_probs[4, texts.index("好")] = -0.01
     log_probs[2, texts.index("气")], log_probs[2, texts.index("汽")] = math.log(0.4), math.log(0.6)
-    heard = ["".join(texts[t] for t in beam_search(log_probs, model=m)[0].tokens) for m in (None, scorer)]
+    heard = [
+        "".join(texts[t] for t in beam_search(Likeliest(log_probs), model=m)[0].tokens)
+        for m in (None, scorer)
+    ]
     assert heard == ["天汽好", "天气好"]
 
 

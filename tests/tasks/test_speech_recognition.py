@@ -355,7 +355,7 @@ def test_windows_of_a_long_sound_are_one(task):
                 torch.arange(first, first + task.input.length(task.processor.frames(size)))[:, None]
             )
         assert start + size == length and size > 0
-        whole = task._whole([Likeliest(each) for each in ranges]).whole()[:, 0]
+        whole = task._whole([Likeliest(each) for each in ranges]).values[:, 0]
         assert torch.equal(whole, torch.arange(len(whole)))
         assert len(whole) == math.ceil(length / task.hop)
 
@@ -370,7 +370,7 @@ def test_a_gpt_chooses_among_sentences(starts):
     def text_of(ids):
         return "".join(texts[id] for id in ids)
 
-    assert [label.token for label in greedy(probabilities)] == [1]
+    assert [label.token for label in greedy(Likeliest(probabilities))] == [1]
     better = max("ab", key=lambda text: gpt.nats([text])[0])
     chosen = Decoder(texts, text_of, 8, gpt, alpha=1.0, beta=20.0)(Likeliest(probabilities))
     assert text_of([label.token for label in chosen]).strip() == better
@@ -400,9 +400,10 @@ def test_a_long_sound_is_searched_stretch_by_stretch():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 8e6  # at once one table alone of 7,000 positions and 1,750 places has 12 MB
-    parts = list(stretches(log_probs))
+    kept = Likeliest(log_probs)
+    parts = list(stretches(kept))
     starts = [start for start, _ in parts]
-    assert torch.equal(torch.cat([part for _, part in parts]), log_probs) and len(parts) >= 3
+    assert torch.equal(torch.cat([part.values for _, part in parts]), kept.values) and len(parts) >= 3
     assert all(1500 < len(part) <= 3000 for _, part in parts[:-1]) and len(parts[-1][1]) <= 3000
     for start in starts[1:]:  # in the middle of a pause, with nothing cut apart
         assert log_probs[start - 25 : start + 25].argmax(1).eq(0).all()
@@ -411,33 +412,21 @@ def test_a_long_sound_is_searched_stretch_by_stretch():
         for start, part in parts
         for label in align(part, beam_search(part, width=2)[0].tokens)
     ]
-    assert found == alone == greedy(log_probs)
-
-
-def test_the_likeliest_classes_are_kept_and_no_other_is_less_likely():
-    log_probs = torch.randn(40, 300).log_softmax(-1)
-    parts = [Likeliest(log_probs, 20), Likeliest(log_probs[:7], 20)]
-    kept = Likeliest.joined(parts, [slice(3, None), slice(None, 5)])
-    wanted = torch.cat([log_probs[3:], log_probs[:5]])
-    assert len(kept) == len(wanted) and torch.equal(kept.argmax(), wanted.argmax(1))
-    least = wanted.topk(20).values[:, -1:]
-    assert torch.equal(kept.whole(), wanted.maximum(least))
-    assert torch.equal(kept[2:9].whole(), wanted[2:9].maximum(least[2:9]))
-    assert torch.equal(Likeliest(log_probs, 400).whole(), log_probs)
+    assert found == alone == greedy(kept)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2999, 3000])
 def test_a_short_sound_is_one_stretch(length):
-    ((start, part),) = stretches(log_probs := spoken(length, seed=2))
-    assert start == 0 and torch.equal(part, log_probs)
+    ((start, part),) = stretches(kept := Likeliest(spoken(length, seed=2)))
+    assert start == 0 and torch.equal(part.values, kept.values)
 
 
 @pytest.mark.parametrize("said", [0, 1])
 def test_stretches_of_one_sound_without_end(said):
     """Silence, or one letter."""
-    log_probs = (9 * torch.eye(3)[torch.full((10_000,), said)]).log_softmax(-1)
-    parts = [part for _, part in stretches(log_probs)]
-    assert torch.equal(torch.cat(parts), log_probs)
+    kept = Likeliest((9 * torch.eye(3)[torch.full((10_000,), said)]).log_softmax(-1))
+    parts = [part for _, part in stretches(kept)]
+    assert torch.equal(torch.cat([part.values for part in parts]), kept.values)
     assert all(1500 <= len(part) <= 3000 for part in parts[:-1])
 
 

@@ -2,11 +2,15 @@
 
 import struct
 
-from lm.tokenizer.protobuf import control_piece, field, read_fields
+from lm.tokenizer.protobuf import control_piece, field, normal_piece, read_fields
 
 
 def test_a_control_piece_s_bytes():
     assert control_piece("<|x|>") == bytes.fromhex("0a0e 0a05 3c7c787c3e 1500000000 1803")
+
+
+def test_a_normal_piece_s_bytes():
+    assert normal_piece("▁ab", -2.0) == bytes.fromhex("0a0c 0a05 e296816162 15000000c0")
 
 
 def test_what_was_written_is_read():

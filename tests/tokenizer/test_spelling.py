@@ -47,3 +47,24 @@ def test_pieces_of_words():
 def test_no_text(texts):
     with pytest.raises(UserError, match="there is no text"):
         spelling_tokenizer(texts)
+
+
+def test_pieces_that_are_merged_in_order():
+    tokenizer = spelling_tokenizer(["abc cab"], [" a", "ab", "bc", " ab", "ab"])
+    names = [tokenizer.piece_bytes(id).decode() for id in range(1, tokenizer.vocab_size)]
+    assert sorted(names) == sorted([*"abc ", " a", "ab", "bc", " ab"])
+
+    def cut(text: str) -> list[str]:
+        return [names[id - 1] for id in tokenizer.encode(text)]
+
+    assert cut("abc") == [" a", "bc"]  # "ab" can't be there any more, nor " ab" of " " and "ab"
+    assert cut("cab") == [" ", "c", "ab"]
+    assert cut("bab") == [" ", "b", "ab"]
+    assert tokenizer.decode(tokenizer.encode("abc cab")).split() == ["abc", "cab"]
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "a ▁ b", "<unk> a"])
+def test_characters_that_no_token_can_be(odd):
+    """They are left out; the others are there as ever."""
+    tokenizer = spelling_tokenizer(["ab ab", odd], ["ab", " ab"])
+    assert tokenizer.decode(tokenizer.encode("ab ba")).split() == ["ab", "ba"]

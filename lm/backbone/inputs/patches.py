@@ -135,7 +135,7 @@ class PatchInput(BlockInput):
         """Positions (rows · columns, hidden_size) of a grid, and those of the vectors before it."""
         if self.positions is None:
             like = next(self.parameters())
-            return sine_positions(rows, columns, self.width, like.device).to(like.dtype), None
+            return sine_positions(rows, columns, self.width, like.device, self.grid).to(like.dtype), None
         first, places = self.positions.weight.split((self.shape.prefix, math.prod(self.grid)))
         if (rows, columns) != self.grid:
             square = places.T.reshape(1, self.width, *self.grid)
@@ -153,12 +153,21 @@ def padded(pictures: Tensor, side: int) -> Tensor:
     return F.pad(pictures, (0, right, 0, bottom)) if bottom or right else pictures
 
 
-def sine_positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+def sine_positions(
+    rows: int, columns: int, width: int, device: torch.device, grid: tuple[int, int] | None = None
+) -> Tensor:
     """Fixed positions (rows · columns, width): sines and cosines of the row, then of the column
-    (arXiv:2005.12872 has them so, without its normalisation). What `width` has over a multiple of 4 is 0."""
+    (arXiv:2005.12872 has them so, without its normalisation). What `width` has over a multiple of 4 is 0.
+
+    Args:
+        grid: rows and columns that are learned from: others lie between the same borders.
+    """
     count = width // 4
     rates = 10000.0 ** (-torch.arange(count, device=device) / max(count, 1))
-    y, x = (torch.arange(n, device=device)[:, None] * rates for n in (rows, columns))  # (n, count)
+    sides = zip((rows, columns), grid or (rows, columns), strict=True)
+    y, x = (
+        ((torch.arange(n, device=device) + 0.5) * (known / n) - 0.5)[:, None] * rates for n, known in sides
+    )
     y = torch.cat((y.sin(), y.cos()), -1)[:, None].expand(rows, columns, -1)
     x = torch.cat((x.sin(), x.cos()), -1)[None].expand(rows, columns, -1)
     return F.pad(torch.cat((y, x), -1), (0, width - 4 * count)).flatten(0, 1)

@@ -78,9 +78,11 @@ class ImageTask(MediaTask):
         return self.input.of_size(processor.size)
 
     def kept_processor(self, record: dict[str, Any]) -> Processor:
-        """At the size that the data name: another than was learned from may suit better what is measured
+        """At the size that the data name, where it is measured: another than was learned from may suit better
         (Touvron et al. 2019, arXiv:1906.06423)."""
-        return self.data.make_processor(super().kept_processor(record))
+        kept = super().kept_processor(record)
+        learns = self._trainer is not None and self.trainer.state.fn == "fit"
+        return kept if learns else self.data.make_processor(kept)
 
     @property
     def collate(self) -> PictureCollate:

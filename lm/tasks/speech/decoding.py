@@ -5,8 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lm.convert import open_model
 from lm.data.corpus.files import decode
 from lm.data.examples.tables import is_table, read_rows
@@ -56,10 +54,10 @@ class Decoder:
         return [
             Label(token, start + first, start + last)
             for start, stretch in stretches(log_probs)
-            for token, first, last in self._searched(stretch.whole())
+            for token, first, last in self._searched(stretch)
         ]
 
-    def _searched(self, log_probs: Tensor) -> list[Label]:
+    def _searched(self, log_probs: Likeliest) -> list[Label]:
         found = beam_search(log_probs, 0, self.width, self.scorer, self.alpha, self.beta)
         if self.gpt is not None:
             found = rescore(found, self.text_of, self.gpt, self.alpha, self.beta)

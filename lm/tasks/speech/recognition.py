@@ -47,7 +47,8 @@ class SpeechRecognition(SpeechTask):
             which are heard better where the same words come again; or the tokens of a tokenizer, such as a
             SentencePiece model's file, whose token 0 has to be no text; or `decoder`: the pieces of words of
             the decoder of the Whisper that it starts from, with a head that begins with what the decoder
-            reads, and finds words that no transcript has; see `lm.convert.whisper_decoder`.
+            reads, and finds words that no transcript has; see `lm.convert.whisper_decoder`. Of a recogniser
+            that it starts from it is those tokens and the head that this one has.
         case, punctuation: whether they are learned and count; see `lm.metrics.speech.transcript`.
         consistency: the weight with which two views of a sound, whose features are varied apart, have to
             agree (CR-CTC, Yao et al. 2024, arXiv:2410.05101); a step takes twice as long. 0: one view.
@@ -126,7 +127,9 @@ class SpeechRecognition(SpeechTask):
             wanted = "add lm.data.audio.SpecAugment to `data.augment`"
             raise UserError(f"consistency: nothing varies the features of sounds: {wanted}", status=2)
         texts = [self.written(example.label) for example in data.examples("train")]
-        if self.tokens == DECODER:
+        if self.tokens == DECODER and (spelling := self.start.record.get("spelling")):
+            tokenizer = tokenizer_from_bytes(base64.b64decode(spelling))
+        elif self.tokens == DECODER:
             tokenizer = spelling_tokenizer(texts, self.decoder_words.pieces(set("".join(texts))))
         elif isinstance(self.tokens, str):
             tokenizer = load_tokenizer(self.tokens)
@@ -160,23 +163,33 @@ class SpeechRecognition(SpeechTask):
         """Of the Whisper that it starts from."""
         return DecoderWords(Path(str(self.init_from)))
 
+    @property
+    def shardable(self) -> bool:
+        """Not with the decoder's head: its rows' gradients are looked after where they are whole."""
+        return self.tokens != DECODER
+
     def initialize(self, resumed: bool, training: bool) -> None:
+        """See `ExampleTask.initialize`. Raises UserError where the Whisper's decoder can't be read."""
         super().initialize(resumed, training)
-        if self.tokens != DECODER or not training:
-            return
-        head = self.net.head
-        if not resumed:
+        if self.tokens == DECODER and not resumed and "head.weight" in self._fresh:
             weight, bias, known = self.decoder_words.head(self.labels)
             with torch.no_grad():
+                head = self.net.head
                 head.weight[known], head.bias[known] = weight[known], bias[known]
             say(f"head: {int(known.sum()):,} of {len(known):,} pieces are the decoder's")
         self.__dict__.pop("decoder_words", None)
-        # Adam would move the rows of what no transcript has as far as the others, always away.
-        learned = torch.zeros(len(self.labels), dtype=torch.bool)
-        for example in self.data.examples("train"):
-            learned[[0, *self.targets(example.label)]] = True
-        for weights in (head.weight, head.bias):
-            rows = learned.view(-1, *[1] * (weights.ndim - 1))
+
+    def look_at(self, data: ExampleData, parts: list[str]) -> None:
+        """See `ExampleTask.look_at`. Of the decoder's head the rows of what is never said get no gradient:
+        Adam would move them as far as the others, always away."""
+        super().look_at(data, parts)
+        if self.tokens != DECODER or "train" not in parts:
+            return
+        said = torch.zeros(len(self.labels), dtype=torch.bool)
+        for features in data.features("train"):
+            said[[0, *features["targets"]]] = True
+        for weights in (self.net.head.weight, self.net.head.bias):
+            rows = said.view(-1, *[1] * (weights.ndim - 1))
             weights.register_hook(lambda gradient, rows=rows: gradient * rows.to(gradient.device))
 
     def head(self) -> dict[str, Any]:
@@ -333,7 +346,7 @@ class SpeechRecognition(SpeechTask):
         """Log-probabilities of the classes at each position of each sound."""
         lengths = (batch["documents"] >= 0).sum(1).tolist()
         rows = (row[:length] for row, length in zip(logits, lengths, strict=True))
-        return [Likeliest(row.float().log_softmax(-1).cpu()) for row in rows]
+        return [Likeliest(row.float().log_softmax(-1)) for row in rows]
 
     def result(self, line: Line, example: SpeechExample, found: list[Likeliest]) -> dict[str, Any]:
         """The text and its words with the seconds from and to which each is said."""

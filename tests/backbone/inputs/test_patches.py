@@ -66,6 +66,15 @@ def test_sine_positions_differ_by_place():
     torch.testing.assert_close(places.view(5, 7, 24)[:, 0, :12], places.view(5, 7, 24)[:, 6, :12])
 
 
+def test_sine_positions_of_a_larger_picture_lie_between_those_that_were_learned_from():
+    places, known = (made(positions="sine", size=(20, 28)).places(*grid)[0] for grid in ((15, 21), (5, 7)))
+    assert torch.equal(known, sine_positions(5, 7, 24, torch.device("cpu")))
+    torch.testing.assert_close(places.view(15, 21, 24)[1::3, 1::3].flatten(0, 1), known)  # the middle of each
+    nearest = torch.cdist(places, known).argmin(1).view(15, 21)
+    wanted = torch.arange(35).view(5, 7).repeat_interleave(3, 0).repeat_interleave(3, 1)
+    assert torch.equal(nearest, wanted)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("fields", [{"stem_width": 8}, {"positions": "sine", "size": None}], ids=str)
 def test_a_stem_of_convolutions_gives_as_many_positions(fields):
