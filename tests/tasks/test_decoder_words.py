@@ -57,7 +57,8 @@ def test_it_learns_by_the_decoders_pieces(lm, pipe, folder):
 
 
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
-    ends_alike_though_killed(*WORDS, "--data.num_workers=2", at="step 14/", saved=10)
+    words = (*WORDS, "--trainer.max_epochs=1", "--data.num_workers=2")
+    ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,9 @@ def test_settings_that_make_no_sense(lm, folder, options, words):
     write_whisper(folder / "encoder", "WhisperForAudioClassification")
     result = lm("fit", *WORDS, *options)
     assert result.status and result.err.count("\n") <= 3 and words in result.err, result.err
+
+
+def test_its_head_is_not_sharded(lm, folder):
+    """Where rows lie in several processes, those of what is never said would be learned, too."""
+    result = lm("fit", *WORDS, "--config=fsdp", "--trainer.devices=1")
+    assert result.status == 2 and "SpeechRecognition is not sharded over processes" in result.err
