@@ -64,9 +64,9 @@ class Subject:
 
     @property
     def command(self) -> str | None:
-        """The command of a fine-tuned model: classify, tag, answer, chat; None of others."""
+        """The command of a model fine-tuned on texts: classify, tag, answer, chat; None of others."""
         entry = entry_of(self.model.model.record)
-        return entry.command if entry else None
+        return entry.command if entry and entry.on_texts else None
 
     @property
     def network(self) -> Any:

@@ -19,6 +19,11 @@ class Entry(NamedTuple):
     what: str
     command: str
 
+    @property
+    def on_texts(self) -> bool:
+        """Whether its models take texts, not pictures or sounds."""
+        return self.module.startswith("text.")
+
 
 TASKS = {
     "CausalPretraining": Entry("text.causal", "a pretrained GPT", "generate"),

@@ -174,7 +174,7 @@ def test_a_checkpoint_opens_again_and_finds_what_was_measured(lm, folder):
 
 
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
-    words = (*QUERIES, "--data.num_workers=2", "--trainer.max_epochs=6")
+    words = (*QUERIES, "--data.num_workers=1", "--trainer.max_epochs=6")
     ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 

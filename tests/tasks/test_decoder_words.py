@@ -54,10 +54,14 @@ def test_it_learns_by_the_decoders_pieces(lm, pipe, folder):
     again = read(folder / "checkpoints/more/best.ckpt")
     assert again["lm"]["labels"] == labels
     assert torch.allclose(again["state_dict"]["net.head.weight"][others], now[others], rtol=2e-3)
+    strange = (folder / "t.tsv").read_text().translate(str.maketrans("ABC", "XYZ"))
+    (folder / "t.tsv").write_text(strange)
+    refused = lm("fit", *WORDS, "--model.init_from=checkpoints/speech", "--name=strange")
+    assert refused.status and "nothing that is said there is spelled by these" in refused.err, refused.err
 
 
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
-    words = (*WORDS, "--trainer.max_epochs=1", "--data.num_workers=2")
+    words = (*WORDS, "--trainer.max_epochs=1", "--data.num_workers=1")
     ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 

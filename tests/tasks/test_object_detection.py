@@ -140,7 +140,7 @@ def test_it_learns_and_finds_things_in_pixels_of_the_photo(lm, pipe, folder):
 
 
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
-    words = ("--config=c.yaml", "--data.num_workers=2", "--trainer.max_epochs=3")
+    words = ("--config=c.yaml", "--data.num_workers=1", "--trainer.max_epochs=3")
     ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 

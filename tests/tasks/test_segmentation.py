@@ -143,7 +143,7 @@ def test_the_dice_loss_counts_classes_alike_and_void_nowhere():
 
 
 def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder):
-    words = ("--config=c.yaml", "--data.num_workers=2", "--trainer.max_epochs=4")
+    words = ("--config=c.yaml", "--data.num_workers=1", "--trainer.max_epochs=4")
     ends_alike_though_killed(*words, at="step 14/", saved=10)
 
 

@@ -251,7 +251,7 @@ def test_pieces_of_words_are_written(lm, folder):
 
 
 def test_two_views_killed_go_on_to_the_last_bit(ends_alike_though_killed, folder):
-    words = ("--config=c.yaml", "--trainer.max_epochs=1", "--data.num_workers=2")
+    words = ("--config=c.yaml", "--trainer.max_epochs=1", "--data.num_workers=1")
     ends_alike_though_killed(*words, "--model.consistency=0.2", at="step 14/", saved=10)
 
 

@@ -23,9 +23,10 @@ def command_of(model: "Predictor") -> str:
     from lm.tasks.table import entry_of
 
     entry = entry_of(model.model.record)
-    if entry is None or entry.command not in _READERS:
+    if entry is None or not entry.on_texts or entry.command not in _READERS:
         what = entry.what if entry else "no task of lm's"
-        raise UserError(f"{model.model.source} is {what}, to which no test set belongs: compare it by `text`")
+        how = "compare it by `text`" if entry is None or entry.on_texts else "compare what `lm test` finds"
+        raise UserError(f"{model.model.source} is {what}, to which no test set belongs: {how}")
     return entry.command
 
 

@@ -82,13 +82,15 @@ class SpeechRecognition(SpeechTask):
         beta: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        reads = f"tokens: {DECODER}: it reads a Whisper's last layer"
+        if tokens == DECODER and kwargs.get("init_from") is None:
+            raise UserError(f"{reads}: give `init_from`, a Whisper's folder", status=2)
         super().__init__(backbone, **kwargs)
         self.tokens, self.case, self.punctuation = tokens, case, punctuation
         if consistency < 0:
             raise UserError(f"consistency is {consistency}: it must not be negative", status=2)
-        if tokens == DECODER and (self.start is None or self.mix_layers):
-            wanted = "leave `mix_layers` out" if self.start else "give `init_from`, a Whisper's folder"
-            raise UserError(f"tokens: {DECODER}: it reads a Whisper's last layer: {wanted}", status=2)
+        if tokens == DECODER and self.mix_layers:
+            raise UserError(f"{reads}: leave `mix_layers` out", status=2)
         self.consistency = consistency
         self.beam_width, self.language_model, self.alpha, self.beta = beam_width, language_model, alpha, beta
         self.decode_with(beam_width)  # which it may refuse
@@ -139,6 +141,11 @@ class SpeechRecognition(SpeechTask):
         else:
             tokenizer = spelling_tokenizer(texts, self.tokens)
         self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
+        if not any(self.text_of(self.targets(text)) for text in texts):
+            raise UserError(
+                f"{data.called('train')}: nothing that is said there is spelled by these `tokens`"
+            )
+        self._say_unknown(texts, data.called("train"))
         return [
             "" if tokenizer.is_special(id) else tokenizer.piece_bytes(id).decode(errors="replace")
             for id in range(tokenizer.vocab_size)
@@ -151,12 +158,13 @@ class SpeechRecognition(SpeechTask):
                 f"{missing:,} of {len(examples):,} sounds of {data.called(split)} have no transcript: "
                 "`lm predict` writes them; there are no figures without"
             )
-        written = [self.written(example.label) for example in examples]
-        unknown = [set(text) - set(self.text_of(self.targets(text))) for text in written]
+        self._say_unknown([self.written(example.label) for example in examples], data.called(split))
+
+    def _say_unknown(self, texts: list[str], where: str) -> None:
+        unknown = [set(text) - set(self.text_of(self.targets(text))) - {" "} for text in texts]
         if count := sum(map(bool, unknown)):
             what = ", ".join(map(repr, sorted(set.union(*unknown))[:5]))
-            where = f"{count:,} transcripts of {data.called(split)}"
-            say(f"{where} have characters that were never learned: {what}")
+            say(f"{count:,} transcripts of {where} have characters that were never learned: {what}")
 
     @cached_property
     def decoder_words(self) -> DecoderWords:

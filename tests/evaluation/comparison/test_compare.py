@@ -4,14 +4,20 @@ import json
 import math
 import random
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from lm import checkpoint as checkpoints
+from lm.audit.checks.groups import Groups
+from lm.audit.checks.robustness import Robustness
+from lm.audit.subject import Subject
 from lm.backbone import BackboneConfig, LanguageModel
+from lm.errors import UserError
 from lm.evaluation.comparison.samples import columns_of, side_by_side, wrapped
+from lm.evaluation.comparison.tested import command_of
 from lm.evaluation.comparison.text import Text, block_size, text_figure
 from lm.predictor import load
 
@@ -464,3 +470,13 @@ def test_prompts_of_files(lm, trained, tmp_path):
     assert [row["prompt"] for row in shown["samples"]] == ["def f", "class\nA", "x"]
     assert all(row["texts"][0] == row["texts"][1] for row in shown["samples"])  # the same seeds
     assert shown["comparisons"] == []
+
+
+@pytest.mark.parametrize("task", ["ImageClassification", "AudioClassification", "SpeechRecognition"])
+def test_no_file_of_texts_tests_what_takes_none(task):
+    """Nor do checks of classifiers of texts look at it."""
+    model = SimpleNamespace(model=SimpleNamespace(record={"task": f"lm.tasks.{task}"}, source="m"))
+    with pytest.raises(UserError, match="to which no test set belongs: compare what `lm test` finds"):
+        command_of(model)
+    assert Robustness().unfit(Subject(model)) == "it is no classifier of texts"
+    assert Groups().unfit(Subject(model)) == "it does not put one label on a text"
