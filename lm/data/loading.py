@@ -4,11 +4,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from lm.data.corpus.shards import Corpus
@@ -18,6 +22,7 @@ from lm.engine.replicas import data_shard
 from lm.errors import UserError
 from lm.processors import Processor
 
+_SMALL = 1 << 20  # bytes of a tensor
 _AHEAD = 4  # batches that a process has ready, so that one that takes long is not waited for
 
 
@@ -233,12 +238,30 @@ def _reads_ahead(worker: int) -> None:
     """Prepare a process that reads ahead.
 
     It is kept out of its parent's group: Ctrl-C, and what else is sent to the group, is for the run alone,
-    which ends its step and saves. It still ends with its parent. And what it has read is handed over by the
-    name of the memory where it lies: for a descriptor, its parent would have to ask it while it reads on.
+    which ends its step and saves. It still ends with its parent, also where this one was killed.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    torch.multiprocessing.set_sharing_strategy("file_system")
+    ForkingPickler.register(Tensor, _handed_over)
+    Finalize(None, _leave, (os.getppid(),), exitpriority=0)
+
+
+def _handed_over(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    """How a tensor goes to the parent: a small one as a copy. For memory that both share, that one asks its
+    reader for a descriptor, and waits until it has time."""
+    if tensor.nbytes > _SMALL or tensor.dtype == torch.bfloat16:  # which NumPy does not have
+        return reduce_tensor(tensor)
+    return _taken, (tensor.numpy(),)
+
+
+def _taken(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values)
+
+
+def _leave(parent: int) -> None:
+    """Go at once where the parent is gone: nobody takes the copies, for which a process waits at its end."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:
