@@ -7,6 +7,7 @@ knows words that no transcript has.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -37,20 +38,23 @@ class DecoderWords:
             raise UserError(
                 f"{folder} has no decoder of a Whisper: give its folder, or other `tokens`", status=2
             )
-        last = f"decoder.layers.{read_json(folder / 'config.json').get('decoder_layers', 0) - 1}.encoder_attn"
+        count = read_json(folder / "config.json").get("decoder_layers")
+        last = f"decoder.layers.{count - 1 if isinstance(count, int) else None}.encoder_attn"
         layers = [f"{last}.out_proj", f"{last}.v_proj", "encoder.layer_norm", "decoder.layer_norm"]
-        places = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | {_TABLE}
-        read = read_tensors(folder, lambda name: name.removeprefix("model.") in places)
-        self._tensors = {name.removeprefix("model."): tensor for name, tensor in read.items()}
-        if self._tensors.keys() != places:
+        pairs = [(f"{layer}.weight", f"{layer}.bias") for layer in layers]
+        wanted = {_TABLE, *chain.from_iterable(pairs)}
+        read = read_tensors(folder, lambda name: name.removeprefix("model.") in wanted)
+        tensors = {name.removeprefix("model."): tensor for name, tensor in read.items()}
+        if tensors.keys() != wanted:
             raise UserError(
                 f"{folder} has no decoder of a Whisper: give a whole one, or other `tokens`", status=2
             )
-        self._out, self._value, self._encoder_norm, self._norm = layers
+        self._embeddings = tensors[_TABLE]
+        self._out, self._value, self._encoder_norm, self._norm = ((tensors[w], tensors[b]) for w, b in pairs)
         tokenizer = read_tokenizer(folder)
         self._end = tokenizer.eos_id
         self._ids: dict[str, int] = {}  # of a text, the commonest first
-        for id in range(min(tokenizer.vocab_size, len(self._tensors[_TABLE]))):
+        for id in range(min(tokenizer.vocab_size, len(self._embeddings))):
             try:
                 text = tokenizer.piece_bytes(id).decode()
             except UnicodeDecodeError:  # a part of a character
@@ -67,23 +71,18 @@ class DecoderWords:
     def head(self, labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Weight (labels, hidden_size) and bias (labels) that find what labels spell, and which of them the
         decoder has (labels). The first one is the blank."""
-        out, out_bias = self._layer(self._out)
-        value, value_bias = self._layer(self._value)
+        (out, out_bias), (value, value_bias) = self._out, self._value
         through, plus = out @ value, out @ value_bias + out_bias
         through, plus = through - through.mean(0), plus - plus.mean()  # as the norm that follows does
         # That norm divides by a deviation, here what it is where the encoder's own norm gives variances of 1.
-        deviation = (through * self._layer(self._encoder_norm)[0]).square().sum(1).mean().sqrt()
-        gain, shift = self._layer(self._norm)
+        deviation = (through * self._encoder_norm[0]).square().sum(1).mean().sqrt()
+        gain, shift = self._norm
         through, plus = gain[:, None] * through / deviation, gain * plus / deviation + shift
-        embeddings = self._tensors[_TABLE]
         quiet = [self._ids[text] for text in _QUIET if text in self._ids]
-        blank = embeddings[[*quiet, *([] if self._end is None else [self._end])]].mean(0)
+        blank = self._embeddings[[*quiet, *([] if self._end is None else [self._end])]].mean(0)
         known = torch.tensor([label in self._ids for label in labels])
-        rows = embeddings[[self._ids.get(label, 0) for label in labels]] * known[:, None]
+        rows = self._embeddings[[self._ids.get(label, 0) for label in labels]] * known[:, None]
         rows[0], known[0] = blank, True
         bias = rows @ plus
         bias[0] += _QUIETER
         return rows @ through, bias, known
-
-    def _layer(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]

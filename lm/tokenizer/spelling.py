@@ -58,9 +58,8 @@ def spelling_tokenizer(
     if not isinstance(pieces, Sequence):
         return SentencePieceTokenizer(model.getvalue())
     made = SentencePieceTokenizer(model.getvalue())
-    there = {
-        made.piece_bytes(id) for id in range(made.vocab_size)
-    }  # of characters that it can't take, merges
+    # Characters, and where SentencePiece can't take one of the texts', also merges.
+    there = {made.piece_bytes(id) for id in range(made.vocab_size)}
     merges = [text for text in dict.fromkeys(pieces) if text.encode() not in there]
     fields = (normal_piece(text.replace(" ", SPACE), -float(rank)) for rank, text in enumerate(merges))
     return SentencePieceTokenizer(model.getvalue() + b"".join(fields))

@@ -165,9 +165,8 @@ def sine_positions(
     count = width // 4
     rates = 10000.0 ** (-torch.arange(count, device=device) / max(count, 1))
     sides = zip((rows, columns), grid or (rows, columns), strict=True)
-    y, x = (
-        ((torch.arange(n, device=device) + 0.5) * (known / n) - 0.5)[:, None] * rates for n, known in sides
-    )
+    places = (((torch.arange(n, device=device) + 0.5) * known / n - 0.5)[:, None] for n, known in sides)
+    y, x = (place * rates for place in places)  # (n, count)
     y = torch.cat((y.sin(), y.cos()), -1)[:, None].expand(rows, columns, -1)
     x = torch.cat((x.sin(), x.cos()), -1)[None].expand(rows, columns, -1)
     return F.pad(torch.cat((y, x), -1), (0, width - 4 * count)).flatten(0, 1)

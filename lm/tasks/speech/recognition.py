@@ -141,11 +141,11 @@ class SpeechRecognition(SpeechTask):
         else:
             tokenizer = spelling_tokenizer(texts, self.tokens)
         self.spelling = base64.b64encode(tokenizer.to_bytes()).decode()
+        where = data.called("train")
         if not any(self.text_of(self.targets(text)) for text in texts):
-            raise UserError(
-                f"{data.called('train')}: nothing that is said there is spelled by these `tokens`"
-            )
-        self._say_unknown(texts, data.called("train"))
+            raise UserError(f"{where}: nothing that is said there is spelled by these `tokens`")
+        if isinstance(self.tokens, str):  # else the tokens were made of these very texts
+            self._say_unknown(texts, where)
         return [
             "" if tokenizer.is_special(id) else tokenizer.piece_bytes(id).decode(errors="replace")
             for id in range(tokenizer.vocab_size)
