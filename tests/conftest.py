@@ -122,7 +122,7 @@ def pipe(lm, monkeypatch):
 
 # What a forked process does: the command, as a process of its own that was started by hand would.
 FORKED = """
-import multiprocessing, os, sys
+import argparse, multiprocessing, os, sys
 multiprocessing.set_start_method(None, force=True)  # its own processes start as they always do
 os.setsid()
 for place, pipe in ((1, out), (2, err)):
@@ -132,7 +132,29 @@ os.chdir(folder)
 sys.argv = words
 import torch
 torch.set_num_threads(1)
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lm.cli import main
+
+class Rank(multiprocessing.get_context("fork").Process):
+    '''A further process of the run, where Lightning has a Popen: it begins anew, but has imported.'''
+
+    def __init__(self, command, env, cwd):
+        super().__init__(target=self.begin, args=(env,))
+        self.start()
+
+    def begin(self, env):
+        os.environ.update(env)
+        main()
+
+    def poll(self):
+        return self.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+subprocess_script.subprocess = argparse.Namespace(Popen=Rank)
 main()
 """
 _forks = multiprocessing.get_context("forkserver")

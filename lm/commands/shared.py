@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm.errors import UserError, spelling
 from lm.inference.lines import Line, read_lines, well_formed, write_rows
 from lm.options import OptionParser
+from lm.processes import say
 
 if TYPE_CHECKING:
     from lm.predictor import SamplingOptions
@@ -131,7 +132,8 @@ def use_task(
     settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> None:
-    """Apply a task to what is given, or else to standard input, and write what it finds.
+    """Apply a task to what is given, or else to standard input, and write what it finds; of one among several
+    that can't be used, why, and the command fails in the end.
 
     Args:
         args: of `task_parser`.
@@ -149,6 +151,12 @@ def use_task(
         raise UserError(f"give {what}, or lines on standard input such as {example}", status=2)
     from lm.predictor import load
 
+    refused: list[UserError] = []
+
+    def on_error(error: UserError) -> None:
+        refused.append(error)
+        say(str(error))
+
     with spelling(lambda: vars(args)):
         model = load(args.model, args.device)
         task = model.task(command)
@@ -157,12 +165,20 @@ def use_task(
         if task.column == "path":
             given, example = [line for each in given for line in _files(each)], '{"path": "…"}'
             column = options.get("text", "path") if column else None
-        groups = model.apply(command, given or read_lines(column, example), **options)
+        lines = given or read_lines(column, example)
+        several = task.column == "path" and len(given) != 1  # files, which may be damaged, or gone
+        groups = model.apply(command, lines, on_error if several else None, **options)
         if not given or args.json:
             write_rows(groups)
-            return
-        rows = [row for group in groups for row in group]
+        else:
+            _show(task, [row for group in groups for row in group], show or {})
+        if refused:
+            raise UserError(f"{len(refused):,} of what was given could not be used, as said above")
+
+
+def _show(task: Any, rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    """Results for a person."""
     for number, row in enumerate(rows):
         if len(rows) > 1:
             print("\n" * (number > 0) + " ".join(row[task.column].split()))
-        print(task.show(row, **(show or {})))
+        print(row["error"] if "error" in row else task.show(row, **options))

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lm.errors import UserError
+from lm.errors import SetupError, UserError
 
 BATCH = 32  # examples that the model sees at once
 INPUT = "standard input"
@@ -34,12 +34,13 @@ class Line:
             option: what another column is named by, for the message.
 
         Raises:
-            UserError: there is no such column, or something else is in it.
+            SetupError: there is no such column.
+            UserError: something else is in it.
         """
         if column not in self.fields:
             names = ", ".join(name if len(name) <= 30 else f"{name[:30]}…" for name in self.fields)
             hint = f"; give `{option}` NAME" if option else ""
-            raise UserError(f"{self.where}: there is no {column!r}, only {names or 'an empty object'}{hint}")
+            raise SetupError(f"{self.where}: there is no {column!r}, only {names or 'an empty object'}{hint}")
         found = self.fields[column]
         if isinstance(found, bool) or not isinstance(found, str | int | float):
             raise UserError(f"{self.where}: {column!r} is not a text")

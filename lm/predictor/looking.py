@@ -1,6 +1,6 @@
 """What a model finds in texts, pictures and sounds: that of a task which it was trained for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -125,11 +125,17 @@ class Looking(Opened):
             if settings:
                 task.decode_with(**before)
 
-    def apply(self, command: str, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
+    def apply(
+        self,
+        command: str,
+        lines: Iterable[Line],
+        on_error: Callable[[UserError], None] | None = None,
+        **options: Any,
+    ) -> Iterator[list[Row]]:
         """See `lm.tasks.applying.apply`."""
         from lm.tasks.applying import apply
 
-        return apply(self.task(command), lines, **options)
+        return apply(self.task(command), lines, on_error, **options)
 
     def _of_files(self, command: str, given: Any) -> Any:
         """What a command finds in a file, or in several: paths, or bytes."""

@@ -181,8 +181,8 @@ class Words:
 
     def plain(self, config: Namespace | None = None) -> dict[str, Any]:
         """The configuration in plain values, but for those that the data say."""
-        text = self.parser.dump(config or self.config, skip_link_targets=True, skip_none=False, format="yaml")
-        return yaml.safe_load(text)
+        kept = {"skip_link_targets": True, "skip_none": False, "skip_validation": True}  # parsing did it
+        return yaml.safe_load(self.parser.dump(config or self.config, format="yaml", **kept))
 
     def completed(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """A configuration with the defaults of the options that came after it was written; as it is where it

@@ -6,7 +6,7 @@ such as an empty text), says what it finds in the windows of a batch (`look`) an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch
 import lm.tasks
 from lm.checkpoint import Model
 from lm.data.examples.batches import length_of
-from lm.errors import UserError
+from lm.errors import SetupError, UserError
 from lm.inference.lines import BATCH, Line, pools
 from lm.tasks.table import entry_of, refuse
 from lm.tasks.transfer import TransferTask
@@ -35,35 +35,62 @@ def task_of(model: Model, command: str) -> TransferTask:
     return getattr(lm.tasks, model.record["task"].rpartition(".")[2]).of(model)
 
 
-def apply(task: Any, lines: Iterable[Line], **options: Any) -> Iterator[list[Row]]:
+def apply(
+    task: Any, lines: Iterable[Line], on_error: Callable[[UserError], None] | None = None, **options: Any
+) -> Iterator[list[Row]]:
     """The results of lines, in their order: groups of rows, a line's fields with the result.
 
     Windows of like length share a batch; what is found does not depend on who shares it.
 
     Args:
+        on_error: told why a line can't be used, such as a damaged file; the line's row then has that as
+            `error` in the place of a result. None: such a line ends it.
         options: for `from_line`.
     """
     for pool in pools(lines, _POOL):
-        examples = [task.from_line(line, **options) for line in pool]
-        windows = [
-            (number, window)
-            for number, (line, example) in enumerate(zip(pool, examples, strict=True))
-            for window in _encoded(task, example, line)
-        ]
-        parts = Counter(number for number, _ in windows)
-        found: list[dict[int, Any]] = [{} for _ in pool]
-        order = sorted(range(len(windows)), key=lambda i: length_of(windows[i][1]))
         done = 0
-        for chosen in [*pools(order), []]:  # with the empty one come the last of the pool
-            for i, part in zip(chosen, _looked(task, [windows[i][1] for i in chosen]), strict=True):
-                found[windows[i][0]][i] = part
-            rows = []
-            while done < len(pool) and len(found[done]) == parts[done]:
-                example = examples[done] if found[done] else None
-                result = task.result(pool[done], example, [part for _, part in sorted(found[done].items())])
-                rows.append({**pool[done].fields, **result})
-                done += 1
-            yield rows
+        try:
+            for rows in _together(task, pool, options):
+                done += len(rows)
+                yield rows
+        except UserError as error:
+            if on_error is None or isinstance(error, SetupError):
+                raise
+            for line in pool[done:]:  # each alone, to know which it is
+                yield [_alone(task, line, on_error, options)]
+
+
+def _alone(task: Any, line: Line, on_error: Callable[[UserError], None], options: dict[str, Any]) -> Row:
+    try:
+        (row,) = (row for rows in _together(task, [line], options) for row in rows)
+    except UserError as error:
+        on_error(error)
+        return {**line.fields, "error": str(error)}
+    return row
+
+
+def _together(task: Any, pool: list[Line], options: dict[str, Any]) -> Iterator[list[Row]]:
+    """The results of a pool of lines."""
+    examples = [task.from_line(line, **options) for line in pool]
+    windows = [
+        (number, window)
+        for number, (line, example) in enumerate(zip(pool, examples, strict=True))
+        for window in _encoded(task, example, line)
+    ]
+    parts = Counter(number for number, _ in windows)
+    found: list[dict[int, Any]] = [{} for _ in pool]
+    order = sorted(range(len(windows)), key=lambda i: length_of(windows[i][1]))
+    done = 0
+    for chosen in [*pools(order), []]:  # with the empty one come the last of the pool
+        for i, part in zip(chosen, _looked(task, [windows[i][1] for i in chosen]), strict=True):
+            found[windows[i][0]][i] = part
+        rows = []
+        while done < len(pool) and len(found[done]) == parts[done]:
+            example = examples[done] if found[done] else None
+            result = task.result(pool[done], example, [part for _, part in sorted(found[done].items())])
+            rows.append({**pool[done].fields, **result})
+            done += 1
+        yield rows
 
 
 def _encoded(task: TransferTask, example: Any, line: Line) -> list[Row]:

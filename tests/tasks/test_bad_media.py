@@ -8,7 +8,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,22 @@ def test_pictures_of_every_kind(lm, tmp_path, models, command):
         refused = lm(*words, name)
         assert (refused.status, refused.out) == (1, "") and refused.err.startswith(f"lm {command}: {said}")
         assert refused.err.count("\n") == 1
+    some_of_several_are_refused(lm, words, dict.fromkeys(GOOD), BAD)
+
+
+def some_of_several_are_refused(lm, words, good, bad):
+    """What is bad has an error in its place, the rest what it has alone, and the command fails at the end."""
+    several = [name for pair in zip_longest(bad, good) for name in pair if name]
+    result = lm(*words, *several)
+    assert result.status == 1
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [row["path"] for row in rows] == several
+    assert {row["path"] for row in rows if "error" in row} == bad.keys()
+    alone = lm(*words, *good).out.splitlines()
+    assert [row for row in rows if "error" not in row] == [json.loads(line) for line in alone]
+    *each, last = result.err.splitlines()
+    assert all(line.startswith(said) for line, (_, said) in zip(each, bad.values(), strict=True))
+    assert last == f"lm {words[0]}: {len(bad)} of what was given could not be used, as said above"
 
 
 @pytest.mark.parametrize(("command", "model"), [("classify", "hear"), ("transcribe", "transcribe")])
@@ -165,6 +181,7 @@ def test_sounds_of_every_kind(lm, tmp_path, models, command, model):
         refused = lm(*words, name)
         assert (refused.status, refused.out) == (1, "") and refused.err.startswith(f"lm {command}: {said}")
         assert refused.err.count("\n") == 1
+    some_of_several_are_refused(lm, words, dict.fromkeys(HEARD), UNHEARD)
 
 
 def test_of_three_hours_no_more_than_some_windows_are_held(lm, tmp_path, models):

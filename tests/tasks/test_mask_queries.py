@@ -109,7 +109,7 @@ def _edge(mask):
 
 
 def test_it_learns_and_opens_again(lm, folder):  # noqa: F811
-    result = lm("fit", *QUERIES, "--trainer.max_epochs=20")
+    result = lm("fit", *QUERIES, "--trainer.max_epochs=20", "--trainer.val_check_interval=100")
     assert result.status == 0, result.err
     run = folder / "checkpoints/street"
     figures = json.loads((run / "summary.json").read_text())

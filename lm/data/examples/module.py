@@ -60,7 +60,8 @@ class ExampleData(Data):
         batch_size: examples in a batch, on each device.
         eval_batch_size: the same while evaluating.
         val_fraction: the part of `train` that is held out where there is no `val`.
-        limit: learn from this many examples only, the same ones each time; null for all.
+        limit: learn from this many examples only, the same ones each time; null for all. What it is measured
+            by stays whole.
         seed: decides the order of the examples.
         num_workers: processes that read ahead.
         data_dir: where what was read lies, in `examples`.

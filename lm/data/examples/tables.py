@@ -65,6 +65,20 @@ def value(row: Row, name: str, where: str) -> object:
     return row[name]
 
 
+def having(rows: Iterable[tuple[str, Row]], name: str | None) -> Iterator[tuple[str, Row]]:
+    """The same rows, one of which at least has to have a column, where it is named.
+
+    Raises:
+        UserError: none has it; names the columns of the first.
+    """
+    first, found = None, name is None
+    for where, row in rows:
+        first, found = first or (row, where), found or name in row
+        yield where, row
+    if first is not None and not found:
+        raise UserError(no_column(first[0], str(name), first[1]))
+
+
 def no_column(row: Iterable[str], name: str, where: str) -> str:
     """Says that a column is missing, and which there are."""
     names = ", ".join(column if len(column) <= 30 else f"{column[:30]}…" for column in map(str, row))

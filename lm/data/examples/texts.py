@@ -12,7 +12,7 @@ from lm.data.corpus.files import decode
 from lm.data.corpus.sources import Warnings
 from lm.data.examples.files import File, Known, Skipped, read_files, split_member
 from lm.data.examples.records import TextExample
-from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
+from lm.data.examples.tables import Row, having, is_table, read_rows, value
 from lm.errors import UserError
 
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
@@ -132,17 +132,9 @@ def _table_texts(
     path: str, names: tuple[str, str | None, str | None], columns: list[str] | None, labelled: bool
 ) -> Iterator[Labelled]:
     text, pair, label = names
-    without: tuple[str, Row] | None = None  # the first row that lacks the label's column
-    with_label = False
-    for where, row in read_rows(path, columns):
-        if label in row:
-            with_label = True
-        else:
-            without = without or (where, row)
+    for where, row in having(read_rows(path, columns), label if labelled else None):
         first = text_in(row, text, where)
         yield where, first, text_in(row, pair, where) if pair else None, row.get(label)
-    if labelled and label is not None and without and not with_label:
-        raise UserError(no_column(without[1], label, without[0]))
 
 
 def _class_files(path: str) -> list[tuple[str, File]]:

@@ -17,7 +17,7 @@ import numpy as np
 from lm.data.examples.files import Known, Skipped
 from lm.data.examples.module import ExampleData
 from lm.data.examples.records import Example
-from lm.data.examples.tables import Row, is_table, no_column, read_rows, value
+from lm.data.examples.tables import Row, having, is_table, no_column, read_rows, value
 from lm.data.examples.texts import Labels
 from lm.data.media.places import Place, places
 from lm.errors import SetupError, UserError, some
@@ -200,7 +200,8 @@ class MediaData(ExampleData):
             return
         home = self.located(self.media) if self.media else str(Path(path).expanduser().parent)
         there = {place.name: place for place in places(home, self._wanted, self._plain)}
-        for where, row in read_rows(path, self.columns):
+        label = None if self.predicting or self.label_from else self.label
+        for where, row in having(read_rows(path, self.columns), label):
             if self.part is not None and (part := str(value(row, self.part, where))) != split:
                 self._parts[part] += part not in self.paths
                 continue
@@ -208,7 +209,7 @@ class MediaData(ExampleData):
             place = there.get(name) or self._alone(Path(home), name)
             fields = self._of_row(row, where, name)
             if self._in_part(fields, split):
-                yield place or name, fields
+                yield place or str(Path(home) / name), fields
 
     @property
     def _plain(self) -> Path:

@@ -89,7 +89,7 @@ def open_language_model(path: str, device: Any) -> Gpt | list[str]:
     place = Path(path).expanduser()
     if is_table(path):
         return [text_in(row, "text", where) for where, row in read_rows(path)]
-    if place.suffix == ".txt" and place.is_file():
+    if place.suffix == ".txt":
         found = decode(place.read_bytes())
         if found is None:
             raise UserError(f"{path} is not text: it looks like a binary file")
