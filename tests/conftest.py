@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import gc
 import gzip
 import importlib.util
 import inspect
@@ -31,6 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 torch.set_num_threads(1)  # threads that spin on busy cores make small steps 30 times slower
+gc.set_threshold(50_000, 20, 100)  # to look through all that libraries keep so often costs 5%
 os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # for the processes that tests start
 
 
@@ -122,13 +124,15 @@ def pipe(lm, monkeypatch):
 
 # What a forked process does: the command, as a process of its own that was started by hand would.
 FORKED = """
-import argparse, multiprocessing, os, sys
+import argparse, multiprocessing, os, resource, sys
 multiprocessing.set_start_method(None, force=True)  # its own processes start as they always do
 os.setsid()
 for place, pipe in ((1, out), (2, err)):
     os.dup2(pipe.detach(), place)
 sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
 os.chdir(folder)
+if file_size is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 sys.argv = words
 import torch
 torch.set_num_threads(1)
@@ -164,16 +168,20 @@ _forks.set_forkserver_preload(
 
 
 class Forked:
-    """The `lm` command in a process of its own, as `Popen`; its server has imported what takes seconds."""
+    """The `lm` command in a process of its own, as `Popen`; its server has imported what takes seconds.
 
-    def __init__(self, words: tuple[str | Path, ...], folder: Path) -> None:
+    Args:
+        file_size: bytes that no file may grow beyond, as on a disk that is full.
+    """
+
+    def __init__(self, words: tuple[str | Path, ...], folder: Path, file_size: int | None = None) -> None:
         pipes = [os.pipe(), os.pipe()]
         out, err = (DupFd(write) for _, write in pipes)
         words = [
             str(ROOT / "lm/__main__.py"),
             *map(str, words),
         ]  # where Lightning starts further processes from
-        given = {"out": out, "err": err, "folder": str(folder), "words": words}
+        given = {"out": out, "err": err, "folder": str(folder), "words": words, "file_size": file_size}
         self._process = _forks.Process(target=exec, args=(FORKED, given))
         self._process.start()
         self.pid = self._process.pid
@@ -211,8 +219,8 @@ def start_lm(tmp_path) -> Callable[..., Forked]:
     """Starts the `lm` command as a process of its own, in an empty folder, one thread."""
     started: list[Forked] = []
 
-    def start(*words: str | Path) -> Forked:
-        started.append(Forked(words, tmp_path))
+    def start(*words: str | Path, file_size: int | None = None) -> Forked:
+        started.append(Forked(words, tmp_path, file_size))
         return started[-1]
 
     yield start

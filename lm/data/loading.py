@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from multiprocessing.reduction import ForkingPickler
-from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from lm.data.windows import Samples, ValidationWindows
 from lm.engine.lightning import finished_batches
 from lm.engine.replicas import data_shard
 from lm.errors import UserError
+from lm.processes import end_with_parent
 from lm.processors import Processor
 
 _SMALL = 1 << 20  # bytes of a tensor
@@ -238,12 +238,13 @@ def _reads_ahead(worker: int) -> None:
     """Prepare a process that reads ahead.
 
     It is kept out of its parent's group: Ctrl-C, and what else is sent to the group, is for the run alone,
-    which ends its step and saves. It still ends with its parent, also where this one was killed.
+    which ends its step and saves. It still ends with its parent, also where this one was killed: at once, and
+    not when it has handed over what nobody takes any more.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     ForkingPickler.register(Tensor, _handed_over)
-    Finalize(None, _leave, (os.getppid(),), exitpriority=0)
+    end_with_parent()
 
 
 def _handed_over(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
@@ -256,12 +257,6 @@ def _handed_over(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...]
 
 def _taken(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values)
-
-
-def _leave(parent: int) -> None:
-    """Go at once where the parent is gone: nobody takes the copies, for which a process waits at its end."""
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -255,27 +253,22 @@ def test_a_damaged_last_ckpt_of_a_run(lm, tiny_gpt, trained, tmp_path):
     assert anew.status == 0 and "run checkpoints/gpt starts" in anew.err, anew.err
 
 
-def limited(words: list[str], folder: Path, blocks: int) -> subprocess.CompletedProcess:
-    """The command where no file may grow beyond `blocks` kilobytes, as on a disk that is full."""
-    line = f"ulimit -f {blocks}; exec {sys.executable} -m lm {' '.join(words)}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True)
-
-
-def test_a_full_disk_while_preparing(tiny_gpt, tmp_path):
-    result = limited(["fit", *tiny_gpt], tmp_path, 8)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "data" in result.stderr.splitlines()[-1]
+def test_a_full_disk_while_preparing(start_lm, tiny_gpt, tmp_path):
+    process = start_lm("fit", *tiny_gpt, file_size=8 << 10)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "data" in err.splitlines()[-1]
     assert nothing_left(tmp_path)
 
 
-def test_a_full_disk_while_saving(tiny_gpt, trained, tmp_path):
+def test_a_full_disk_while_saving(start_lm, tiny_gpt, trained, tmp_path):
     shutil.copytree(trained / "data", tmp_path / "data")
-    result = limited(["fit", *tiny_gpt], tmp_path, 100)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "cannot write checkpoints/gpt-nano/last.ckpt" in result.stderr
+    process = start_lm("fit", *tiny_gpt, file_size=100 << 10)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "cannot write checkpoints/gpt-nano/last.ckpt" in err
     left = {path.name for path in (tmp_path / "checkpoints/gpt-nano").iterdir()}
     assert not [name for name in left if "partial" in name or name.endswith(".ckpt")]
 
