@@ -217,6 +217,8 @@ def test_killed_it_goes_on_to_the_last_bit(ends_alike_though_killed, folder, wor
         (("--data.seconds=null",), "--data.seconds is not given"),
         (("--data.part=part",), "there is no column 'part' in t.tsv: it has split, id"),
         (("--data.path={name}.wav",), "there is no column 'name' in t.tsv"),
+        (("--data.text=words",), "there is no column 'words' in t.tsv"),
+        (("--data.path={id}.mp3",), "there is no such file (such as sounds/train0.mp3) (160)"),
         (("--data.joined=[3,2]",), "--data.joined is [3, 2]"),
         (("--model.beam_width=0",), "beam_width is 0"),
         (("--model.consistency=-1",), "consistency is -1"),
