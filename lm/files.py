@@ -114,10 +114,12 @@ def check_target(path: Path, what: str, ending: str, force: bool) -> None:
     """See that a file may be written there, before anything is made for it.
 
     Raises:
-        UserError: its name ends otherwise, or there is one and it is not to be replaced.
+        UserError: its name ends otherwise, its folder is not there, or it is, and not to be replaced.
     """
     if path.suffix != ending:
         raise UserError(f"{path}: the name of {what} ends in {ending}", status=2)
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: No such file or directory")
     if path.exists() and not force:
         raise UserError(f"{path} is there already: name another file, or `force` to replace it")
 

@@ -67,12 +67,18 @@ def whisper_tiny(real_data, tmp_path_factory) -> Path:
     return folder
 
 
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
 @pytest.fixture(autouse=True)
-def forgets_modules(tmp_path_factory):
-    """What a test wrote and imported goes with its folder: another test's `mine.py` is another module."""
+def forgets(tmp_path_factory):
+    """What a test wrote and imported goes with its folder: another test's `mine.py` is another module. So
+    does what Lightning says in the environment to the processes of a run: those of another are not its."""
     before, path = set(sys.modules), list(sys.path)
     yield
     sys.path[:] = path
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
     own = str(tmp_path_factory.getbasetemp())
     for name in sys.modules.keys() - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(own):

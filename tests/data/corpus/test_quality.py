@@ -5,6 +5,7 @@ import random
 import re
 import tarfile
 from collections import Counter
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -209,19 +210,21 @@ def test_decides_as_datatrove_does(real_data):
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
+    sentences, words = PunktSentenceTokenizer(), NLTKWordTokenizer()
+    sentences_of = cache(sentences.tokenize)  # each filter asks for the same again
+    words_of = cache(lambda text: [word for part in sentences_of(text) for word in words.tokenize(part)])
+
     class Tokenizer(WordTokenizer):
         """nltk's, without the model for sentences, which isn't in its package."""
 
-        sentences, words = PunktSentenceTokenizer(), NLTKWordTokenizer()
-
         def word_tokenize(self, text):
-            return [word for part in self.sentences.tokenize(text) for word in self.words.tokenize(part)]
+            return [*words_of(text)]
 
         def sent_tokenize(self, text):
-            return self.sentences.tokenize(text)
+            return [*sentences_of(text)]
 
         def span_tokenize(self, text):
-            return list(self.sentences.span_tokenize(text))
+            return list(sentences.span_tokenize(text))
 
     tokenizer = Tokenizer()
     theirs = {
