@@ -183,11 +183,8 @@ class Forked:
     def __init__(self, words: tuple[str | Path, ...], folder: Path, file_size: int | None = None) -> None:
         pipes = [os.pipe(), os.pipe()]
         out, err = (DupFd(write) for _, write in pipes)
-        words = [
-            str(ROOT / "lm/__main__.py"),
-            *map(str, words),
-        ]  # where Lightning starts further processes from
-        given = {"out": out, "err": err, "folder": str(folder), "words": words, "file_size": file_size}
+        words = ("lm", *map(str, words))
+        given = {"out": out, "err": err, "folder": str(folder), "words": list(words), "file_size": file_size}
         self._process = _forks.Process(target=exec, args=(FORKED, given))
         self._process.start()
         self.pid = self._process.pid

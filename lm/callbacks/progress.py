@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -101,7 +102,11 @@ def figures_line(trainer: Trainer) -> str:
     """The figures of the last validation or test in one line."""
     validated = figures_of(trainer)
     testing = trainer.state.fn == "test" and not validated
-    figures = figures_of(trainer, "test") if testing else validated
+    return in_words(figures_of(trainer, "test") if testing else validated)
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """Figures by their names for a person; those of single classes are for TensorBoard."""
     formats = {
         "loss": "loss {:.4f}",
         "perplexity": "perplexity {:.2f}",
@@ -109,4 +114,7 @@ def figures_line(trainer: Trainer) -> str:
         "accuracy": "accuracy {:.1%}",
     }
     named = ((name, value) for name, value in figures.items() if not name.startswith("f1_"))
-    return ", ".join(formats.get(name, name + " {:.4g}").format(value) for name, value in named)
+    return ", ".join(
+        formats.get(name, name + (" {:,.0f}" if value % 1 == 0 else " {:.4g}")).format(value)  # a count
+        for name, value in named
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from lm.callbacks.progress import in_words
 from lm.inference.generate import Sample
 from lm.processes import is_rank_zero, say
 from lm.run.folder import RUNS, Finished, write_configuration
@@ -85,14 +86,8 @@ def _of_a_task(summary: dict[str, Any], best: str) -> str:
         lines = [f"best validation {figure} {summary[best]:.4f} at step {summary['best_step']}"]
     test = {k.removeprefix("test_"): v for k, v in summary.items() if k.startswith("test_")}
     if test:
-        figures = (f"{name} {_shown(value)}" for name, value in test.items() if not name.startswith("f1_"))
-        lines.append("on the test part    " + ", ".join(figures))
+        lines.append("on the test part    " + in_words(test))
     return "\n".join(lines)
-
-
-def _shown(figure: float) -> str:
-    """A whole number is a count where it can't be a share."""
-    return f"{figure:,.0f}" if figure > 1 and figure % 1 == 0 else f"{figure:.4f}"
 
 
 def report(folder: Path, summary: dict[str, Any], sample: Sample, unit: str, model: Task) -> str:

@@ -116,5 +116,5 @@ def _looked(task: Any, windows: list[Row]) -> list[Any]:
     with torch.inference_mode():
         logits = task.logits(batch).float()
         if bool(logits.isnan().any()):
-            raise UserError("the model's outputs are not finite: its training has diverged")
+            raise SetupError("the model's outputs are not finite: its training has diverged")
         return task.look(batch, logits)

@@ -128,7 +128,7 @@ def close(found, expected) -> bool:
 def test_the_commands_say_the_same(lm, pipe, tokenizer, tmp_path, name, request):
     task, extra = KINDS[name]
     path = tmp_path / "c.ckpt"
-    if name == "single":
+    if name == "single":  # which is there already
         shutil.copytree(request.getfixturevalue("classifier"), tmp_path, dirs_exist_ok=True)
     else:
         save_checkpoint(path, tokenizer, CLASSES[task.__name__], head_of(name, extra), **extra)
