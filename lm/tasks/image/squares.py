@@ -3,6 +3,7 @@ interpolated (the linear decoder of Segmenter, arXiv:2105.05633)."""
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -69,13 +70,13 @@ class SquareLabels:
         Args:
             mask: class of each pixel (B, H, W), `VOID` where none is known.
         """
-        scores = self.scores(outputs)
-        losses = F.cross_entropy(scores, mask.long(), ignore_index=VOID, reduction="none").sum((1, 2))
+        likely = self.scores(outputs).log_softmax(1)
+        losses = F.nll_loss(likely, mask.long(), ignore_index=VOID, reduction="none").sum((1, 2))
         if not self.dice:
             return losses
-        counted = (mask != VOID)[:, None]
-        true = F.one_hot(mask.long() * counted[:, 0], self.classes).movedim(-1, 1) * counted
-        found = scores.softmax(1) * counted
+        numbers = torch.arange(self.classes, device=mask.device)
+        true = (mask[:, None] == numbers[:, None, None]).to(likely.dtype)
+        found = likely.exp() * (mask != VOID)[:, None]
         size, both = true.sum((2, 3)), (true * found).sum((2, 3))  # (B, classes)
         apart = (1 - (2 * both + 1) / (size + found.sum((2, 3)) + 1)) * (size > 0)
         apart = apart.sum(1) / (size > 0).sum(1).clamp(min=1)
