@@ -20,6 +20,9 @@ _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _UNIGRAM, BPE = 1, 2
 
+# Spaces joined and none left at the ends. `Strip` would take line breaks, too, which SentencePiece keeps.
+_JOINED_SPACES = ((" {2,}", " "), (r"\A | \z", ""))
+
 # Where two encoders would part, they part on one of these.
 _PROBES = (
     "The quick brown fox, aged 31, isn't lazy:  two  spaces,\ttabs\nand lines.\n\n  Indented. ",
@@ -28,7 +31,7 @@ _PROBES = (
     "Ünïcödé, naïve café — “quotes” • 3½ €, ﬁne ①",
     "😀👩‍👩‍👧 \u2581 marker \u0000 null \u200b end",
     " a",
-    "a",
+    "a\n ",
     "",
 )
 
@@ -82,7 +85,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
     steps, back = library.normalizers, library.decoders
     changes = [
         *([steps.Precompiled(rules[2])] if rules.get(2) else []),
-        *([steps.Strip(), steps.Replace(library.Regex(" {2,}"), " ")] if strips else []),
+        *([steps.Replace(library.Regex(cut), to) for cut, to in _JOINED_SPACES] if strips else []),
         *([steps.Replace(SPACE, " ")] if marked else []),
         *([steps.Prepend(" ")] if adds_space else []),
     ]

@@ -140,10 +140,11 @@ def test_a_run_beside_integers(fit, lm, tmp_path, bits, kind):
     tested = json.loads((run / "summary.json").read_text())["test_loss"]
     save(quantise(merged), tmp_path / "again.ckpt")
     for path in (run, "alone.ckpt", "again.ckpt"):
+        # The run's own test multiplied its few rows by the kernel for integers, with activations in bf16.
         measured = lm("test", path)
         assert measured.status == 0, measured.err
         assert float(measured.out.split("loss ")[1].split(",")[0]) == pytest.approx(
-            tested, abs=5e-2 if path == "again.ckpt" else 2e-4
+            tested, abs=5e-2 if path == "again.ckpt" else 2e-3
         )
     for name in ("best.ckpt", "adapter.ckpt"):
         assert f"{bits} bits" in lm("info", run / name).out

@@ -311,11 +311,17 @@ def test_any_torch_optimizer_works_by_class_path(lm, tiny_gpt):
     assert "mu_product" in state["state"][0]  # NAdam's own
 
 
-def test_a_corpus_that_changed_under_a_run_is_refused(lm, tiny_gpt, code_text, tmp_path):
-    """An edited text gives another corpus: to go on with it would be neither run."""
-    text = tmp_path / "mine.py"
+def test_a_corpus_that_changed_under_a_run_is_refused(lm, tiny_gpt, code_text, tokenizer, tmp_path):
+    """An edited text gives another corpus, also by one tokenizer: to go on with it would be neither run."""
+    text, model = tmp_path / "mine.py", tmp_path / "tokenizer.model"
     text.write_bytes(code_text.read_bytes())
-    words = [word for word in tiny_gpt if not word.startswith("--data.corpus")] + [f"--data.corpus={text}"]
+    model.write_bytes(tokenizer.to_bytes())
+    words = (
+        *tiny_gpt,
+        f"--data.corpus={text}",
+        f"--data.tokenizer={model}",
+        f"--data.vocab_size={tokenizer.vocab_size}",
+    )
     assert lm("fit", *words).status == 0
     (tmp_path / "checkpoints/gpt-nano/summary.json").unlink()
     text.write_bytes(code_text.read_bytes() + b"# one line more\n")

@@ -160,7 +160,8 @@ def test_what_was_seen_is_told_where_it_is_likelier(corpus, remembers, often):
         area, told = found.figures[f"auc/{attack}"], found.figures[f"caught/{attack}"]
         assert area.n == 300 and told.n == 150
         if often:
-            least = (0.9, 0.3) if attack == "zlib" else (0.99, 0.9)  # texts pack differently
+            # Texts pack differently. Of code, a window in a hundred may stand in both parts.
+            least = (0.9, 0.3) if attack == "zlib" else (0.97, 0.9)
             assert area.value > least[0] and told.value > least[1]
         else:
             assert area.low < 0.5 < area.high and area.high - area.low < 0.2 and told.value < 0.1

@@ -284,7 +284,7 @@ def test_without_noise_and_clipping_a_step_on_everything_is_the_plain_one(lm, ti
     start = lm("fit", *words, "--name=start", "--model.optimizer.lr=0")
     assert start.status == 0, start.err
     plain, private, before = weights("plain"), weights("private"), weights("start")
-    assert apart(plain, private) < 1e-5 and apart(plain, before) > 1e-3
+    assert apart(plain, private) < 1e-5 and apart(plain, before) > 5e-4
     record = json.loads(Path("checkpoints/private/summary.json").read_text())
     assert record["private"]["epsilon"] is None and record["tokens_seen"] == 2 * half * length
 

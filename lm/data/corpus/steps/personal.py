@@ -85,8 +85,8 @@ _KEYS = {
 }
 _PEM = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:(?:[^-]|-(?!----))*+-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|"
-    r"(?:\s{0,9}[A-Za-z0-9+/=]{60,80})++)"  # its end is cut off
+    r"(?:[^-]*+(?:-(?!----)[^-]*+)*-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|"
+    r"(?:\s{0,9}[A-Za-z0-9+/=]{60,80})+)"  # its end is cut off
 )
 _STYLE = re.compile(r"sk(?:[-_][a-z]*[0-9]{0,4})+")  # a class in a style sheet: sk-cube-grid-2
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{32}")
