@@ -1,5 +1,6 @@
 """The datamodule with a real Trainer: N + M steps with a stop between equal N + M without, wherever it is."""
 
+import inspect
 import json
 import logging
 import random
@@ -275,6 +276,6 @@ def test_what_cannot_work_is_said(corpus):
 
 
 def test_every_option_has_its_help():
-    arguments = PretrainingData.__doc__.split("Args:")[1]
+    arguments = inspect.getdoc(PretrainingData).split("Args:")[1]
     parameters = list(PretrainingData.__init__.__annotations__)
-    assert all(f"        {name}: " in arguments for name in parameters if name != "return")
+    assert all(f"    {name}: " in arguments for name in parameters if name != "return")
