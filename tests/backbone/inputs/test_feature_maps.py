@@ -83,7 +83,7 @@ def test_a_folders_weights_are_taken_and_kept(tmp_path):
     shape = FeatureMaps(model=str(tmp_path))
     net = Classifier(PLAIN, 5, "mean", embeddings=shape.make(PLAIN)).eval()  # initialises all but the CNN
     picture = torch.randn(2, 3, 64, 64)
-    maps = theirs(picture.contiguous(memory_format=torch.channels_last)).last_hidden_state
+    maps = theirs(picture).last_hidden_state
     hidden = net.backbone(picture)
     assert torch.equal(hidden, maps.flatten(2).transpose(1, 2))
     torch.testing.assert_close(net(picture), net.head(theirs(picture).pooler_output.flatten(1)))
@@ -135,7 +135,6 @@ def test_a_map_of_the_hidden_size_is_projected_and_normed_before_blocks(own):
     theirs = net.norm(net.projections[0](shape.maps(net.network, picture)[0]).flatten(2).mT)
     torch.testing.assert_close(net(picture), theirs + sine_positions(4, 6, 24, picture.device))
     plain = shape.make(PLAIN).eval()
-    picture = picture.contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain(picture), shape.maps(plain.network, picture)[0].flatten(2).mT)
 
 
