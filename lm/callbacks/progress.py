@@ -115,6 +115,7 @@ def in_words(figures: Mapping[str, float]) -> str:
     }
     named = ((name, value) for name, value in figures.items() if not name.startswith("f1_"))
     return ", ".join(
-        formats.get(name, name + (" {:,.0f}" if value % 1 == 0 else " {:.4g}")).format(value)  # a count
+        # Counts, and what is as large, without decimals.
+        formats.get(name, name + (" {:,.0f}" if value % 1 == 0 or value > 1000 else " {:.4g}")).format(value)
         for name, value in named
     )

@@ -166,7 +166,7 @@ def use_task(
             given, example = [line for each in given for line in _files(each)], '{"path": "…"}'
             column = options.get("text", "path") if column else None
         lines = given or read_lines(column, example)
-        several = task.column == "path" and len(given) != 1  # files, which may be damaged, or gone
+        several = task.column == "path" and len(given) != 1  # files, which may be damaged
         groups = model.apply(command, lines, on_error if several else None, **options)
         if not given or args.json:
             write_rows(groups)

@@ -20,8 +20,10 @@ _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _UNIGRAM, BPE = 1, 2
 
-# Spaces joined and none left at the ends. `Strip` would take line breaks, too, which SentencePiece keeps.
-_JOINED_SPACES = ((" {2,}", " "), (r"\A | \z", ""))
+# Spaces joined and none left at the ends, at the last one also none that was a marker. `Strip` would take
+# line breaks, too, which SentencePiece keeps. No `\A` and `\z`: libraries in JavaScript read this, too.
+_JOINED_SPACES = ((" {2,}", " "), (r"(?<![\s\S]) ", ""))
+_LAST_SPACES = r" +(?![\s\S])"
 
 # Where two encoders would part, they part on one of these.
 _PROBES = (
@@ -32,6 +34,7 @@ _PROBES = (
     "😀👩‍👩‍👧 \u2581 marker \u0000 null \u200b end",
     " a",
     "a\n ",
+    "a \u2581",
     "",
 )
 
@@ -87,6 +90,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, framed: bool) -> dict[str,
         *([steps.Precompiled(rules[2])] if rules.get(2) else []),
         *([steps.Replace(library.Regex(cut), to) for cut, to in _JOINED_SPACES] if strips else []),
         *([steps.Replace(SPACE, " ")] if marked else []),
+        *([steps.Replace(library.Regex(_LAST_SPACES), "")] if strips else []),
         *([steps.Prepend(" ")] if adds_space else []),
     ]
     if changes:

@@ -94,11 +94,11 @@ def sheet_picture(pictures: Sequence[np.ndarray], captions: Sequence[str], colum
     Raises:
         UserError: matplotlib is not installed.
     """
-    from PIL import Image  # which matplotlib needs, too
-
     rows = -(-len(pictures) // columns)
     width, height = 240 * columns, 260 * rows  # of cells with a picture of 232 by 230 at most, and a line
     figure = _figure(width / _DOTS, height / _DOTS, layout="none")
+    from PIL import Image  # which matplotlib needs, too
+
     text = {"ha": "center", "va": "top", "fontsize": 9, "fontfamily": _families(), "parse_math": False}
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, columns)

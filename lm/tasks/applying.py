@@ -14,7 +14,7 @@ import torch
 import lm.tasks
 from lm.checkpoint import Model
 from lm.data.examples.batches import length_of
-from lm.errors import SetupError, UserError
+from lm.errors import SetupError, UserError, spelled
 from lm.inference.lines import BATCH, Line, pools
 from lm.tasks.table import entry_of, refuse
 from lm.tasks.transfer import TransferTask
@@ -63,9 +63,11 @@ def apply(
 def _alone(task: Any, line: Line, on_error: Callable[[UserError], None], options: dict[str, Any]) -> Row:
     try:
         (row,) = (row for rows in _together(task, [line], options) for row in rows)
+    except SetupError:
+        raise
     except UserError as error:
         on_error(error)
-        return {**line.fields, "error": str(error)}
+        return {**line.fields, "error": spelled(str(error))}
     return row
 
 

@@ -123,7 +123,8 @@ def test_sentencepiece_models_brought_along(name, sources, texts, tmp_path):
     """Byte-pair and unigram, with a space in front, normalised, spaces joined."""
     tokenizer = load_tokenizer(sources / name)
     there = write(tokenizer, tmp_path)
-    for text in (*texts.values(), "  two  spaces ", "ﬁne ①", "\n lines\n  ", " \n", "\u3000wide\xa0"):
+    ends = ("  two  spaces ", "\n lines\n  ", " \n", "\u3000wide\xa0", "a \u2581")
+    for text in (*texts.values(), "ﬁne ①", *ends):
         assert there(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
     assert read_tokenizer(tmp_path).to_bytes() == tokenizer.to_bytes()
 

@@ -167,6 +167,17 @@ def some_of_several_are_refused(lm, words, good, bad):
     assert last == f"lm {words[0]}: {len(bad)} of what was given could not be used, as said above"
 
 
+def test_what_is_wrong_for_all_ends_it_behind_a_bad_file_too(lm, tmp_path, models):
+    for name in ("cut.jpg", "dot.png"):
+        (tmp_path / name).write_bytes(ALL[name])
+    content = checkpoints.read(models / "classify.ckpt", mmap=False)
+    content["state_dict"]["net.head.bias"][:] = float("nan")
+    checkpoints.write(content, tmp_path / "nan.ckpt")
+    result = lm("classify", "nan.ckpt", "cut.jpg", "dot.png", "--json")
+    assert result.status == 1 and not any("not finite" in line for line in result.out.splitlines())
+    assert result.err.splitlines()[-1].startswith("lm classify: the model's outputs are not finite")
+
+
 @pytest.mark.parametrize(("command", "model"), [("classify", "hear"), ("transcribe", "transcribe")])
 def test_sounds_of_every_kind(lm, tmp_path, models, command, model):
     for name, data in (HEARD | {name: data for name, (data, _) in UNHEARD.items()}).items():

@@ -89,8 +89,11 @@ def open_language_model(path: str, device: Any) -> Gpt | list[str]:
     place = Path(path).expanduser()
     if is_table(path):
         return [text_in(row, "text", where) for where, row in read_rows(path)]
-    if place.suffix == ".txt":
-        found = decode(place.read_bytes())
+    if place.suffix == ".txt" and not place.is_dir():
+        try:
+            found = decode(place.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
         if found is None:
             raise UserError(f"{path} is not text: it looks like a binary file")
         return found[0].splitlines()

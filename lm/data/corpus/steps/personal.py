@@ -85,7 +85,9 @@ _KEYS = {
 }
 _PEM = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:[^-]*+(?:-(?!----)[^-]*+)*-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|"
+    # To the next five hyphens. A possessive group loses matches on Python before 3.11.5, and one that goes
+    # back remembers each hyphen; a lookahead does neither.
+    r"(?:(?=((?s:.)*?-----))\1END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|"
     r"(?:\s{0,9}[A-Za-z0-9+/=]{60,80})+)"  # its end is cut off
 )
 _STYLE = re.compile(r"sk(?:[-_][a-z]*[0-9]{0,4})+")  # a class in a style sheet: sk-cube-grid-2
