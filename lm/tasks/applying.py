@@ -53,8 +53,8 @@ def apply(
             for rows in _together(task, pool, options):
                 done += len(rows)
                 yield rows
-        except UserError as error:
-            if on_error is None or isinstance(error, SetupError):
+        except UserError:
+            if on_error is None:
                 raise
             for line in pool[done:]:  # each alone, to know which it is
                 yield [_alone(task, line, on_error, options)]
@@ -63,7 +63,7 @@ def apply(
 def _alone(task: Any, line: Line, on_error: Callable[[UserError], None], options: dict[str, Any]) -> Row:
     try:
         (row,) = (row for rows in _together(task, [line], options) for row in rows)
-    except SetupError:
+    except SetupError:  # no line is to blame
         raise
     except UserError as error:
         on_error(error)

@@ -92,8 +92,10 @@ def content(path: str) -> dict:
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, "lora"), (4, "dora")])
-def test_a_run_beside_integers(fit, lm, tmp_path, bits, kind):
+def test_a_run_beside_integers(fit, lm, tmp_path, monkeypatch, bits, kind):
     """What it keeps, and that each of its files is the base's floats with the adapter."""
+    # The kernel that multiplies few rows has activations in bf16: the run's own test would differ by that.
+    monkeypatch.setattr(QuantisedLinear, "fits_kernel", lambda self: False)
     done = fit("chats", bits, f"--model.adapter.kind={kind}")
     assert done.status == 0, done.err
     base = tmp_path / f"gpt-int{bits}.ckpt"
@@ -140,11 +142,10 @@ def test_a_run_beside_integers(fit, lm, tmp_path, bits, kind):
     tested = json.loads((run / "summary.json").read_text())["test_loss"]
     save(quantise(merged), tmp_path / "again.ckpt")
     for path in (run, "alone.ckpt", "again.ckpt"):
-        # The run's own test multiplied its few rows by the kernel for integers, with activations in bf16.
         measured = lm("test", path)
         assert measured.status == 0, measured.err
         assert float(measured.out.split("loss ")[1].split(",")[0]) == pytest.approx(
-            tested, abs=5e-2 if path == "again.ckpt" else 2e-3
+            tested, abs=5e-2 if path == "again.ckpt" else 2e-4
         )
     for name in ("best.ckpt", "adapter.ckpt"):
         assert f"{bits} bits" in lm("info", run / name).out

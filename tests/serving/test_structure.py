@@ -93,9 +93,11 @@ def test_whole_answers_are_what_the_schema_says(ask, name):
     assert len(whole) >= 3
     for text in whole:
         jsonschema.validate(json.loads(text), SCHEMAS[name])
-    # A grammar knows no calendar: it lets through the 31st of every month.
-    date = re.compile(r'"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"')
-    assert name != "date" or all(date.fullmatch(text) for text in whole)
+    known = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    dates = [
+        json.loads(text).replace("0000-", "2000-") for text in whole if name == "date"
+    ]  # Python has no year 0
+    assert all(known.conforms(text, "date") for text in dates)
 
 
 @pytest.mark.parametrize(

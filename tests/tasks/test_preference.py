@@ -68,8 +68,9 @@ def test_loss_and_gradients_on_whole_logits(task, kind, smoothing, learn):
     tuned = task(kind=kind, label_smoothing=smoothing, beta=0.3)
     other = task(kind=kind, label_smoothing=smoothing, beta=0.3)
     batch = tuned.collate(tuned.data.features("train"))
-    # IPO's square makes steps of DPO's size diverge, and what has diverged can't be compared.
-    learn(tuned, [batch], count=2, lr=0.01 if kind == "dpo" else 1e-5)
+    # IPO's square makes steps of DPO's size diverge, and what has diverged can't be compared; nor can
+    # gradients of what DPO has learned whole.
+    learn(tuned, [batch], count=2, lr=0.003 if kind == "dpo" else 1e-5)
     tuned.net.train()
     loss = tuned.training_step(batch, 0)["loss"]
     loss.backward()
@@ -79,7 +80,7 @@ def test_loss_and_gradients_on_whole_logits(task, kind, smoothing, learn):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     expected.backward()
     largest = max(gradient.abs().max() for gradient in found.values())
-    assert largest > 1e-3
+    assert largest > 1e-2
     for name, p in tuned.net.named_parameters():
         torch.testing.assert_close(found[name], p.grad, rtol=1e-4, atol=1e-5 * largest, msg=name)
 

@@ -84,11 +84,10 @@ def subject_of(corpus: Corpus, samples: int, hidden: int = 16) -> Subject:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    """30 documents of Python."""
-    import argparse
-    import inspect
-
-    folder, text = tmp_path_factory.mktemp("documents"), inspect.getsource(argparse)
+    """30 documents that are the same on every machine, no window of which stands in two places."""
+    folder = tmp_path_factory.mktemp("documents")
+    words = (str(number**3) for number in range(10_000))  # in letters: digits are a token each
+    text = " ".join(words).translate(str.maketrans("0123456789", "abcdefghij"))
     path = folder / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": text[at : at + 2000]}) for at in range(0, 60_000, 2000)))
     return Corpus.open(prepare(CorpusSettings(str(path), 400, data_dir=str(folder), val_fraction=0.2)))
@@ -160,8 +159,7 @@ def test_what_was_seen_is_told_where_it_is_likelier(corpus, remembers, often):
         area, told = found.figures[f"auc/{attack}"], found.figures[f"caught/{attack}"]
         assert area.n == 300 and told.n == 150
         if often:
-            # Texts pack differently. Of code, a window in a hundred may stand in both parts.
-            least = (0.9, 0.3) if attack == "zlib" else (0.97, 0.9)
+            least = (0.9, 0.3) if attack == "zlib" else (0.99, 0.9)  # texts pack differently
             assert area.value > least[0] and told.value > least[1]
         else:
             assert area.low < 0.5 < area.high and area.high - area.low < 0.2 and told.value < 0.1

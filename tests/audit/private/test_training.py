@@ -276,6 +276,7 @@ def test_without_noise_and_clipping_a_step_on_everything_is_the_plain_one(lm, ti
     half = (tokens - length) // length // 2
     words = (*tiny_gpt, "--data.corpus=few.py", f"--data.seq_len={length}", "--trainer.max_steps=1", *SGD)
     words = (*words, f"--data.batch_size={half}", "--trainer.accumulate_grad_batches=2")
+    words = (*words, "--model.optimizer.lr=1")  # a step that is seen, whatever this Python's source is
     first = lm("fit", *words, "--name=plain")
     assert first.status == 0, first.err
     other = lm("fit", *words, "--name=private", *options(noise_multiplier=0, max_grad_norm=1e9))
@@ -284,7 +285,7 @@ def test_without_noise_and_clipping_a_step_on_everything_is_the_plain_one(lm, ti
     start = lm("fit", *words, "--name=start", "--model.optimizer.lr=0")
     assert start.status == 0, start.err
     plain, private, before = weights("plain"), weights("private"), weights("start")
-    assert apart(plain, private) < 1e-5 and apart(plain, before) > 5e-4
+    assert apart(plain, private) < 1e-5 and apart(plain, before) > 1e-3
     record = json.loads(Path("checkpoints/private/summary.json").read_text())
     assert record["private"]["epsilon"] is None and record["tokens_seen"] == 2 * half * length
 
